@@ -1,0 +1,63 @@
+"""What every benchmark writes beside its figures: command, commit, hardware, versions, date."""
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "lightning", "polars", "pyarrow", "numpy", "faiss-cpu")
+
+
+def describe() -> dict[str, Any]:
+    """Where and with what this process runs."""
+    return {
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "commit": _commit(),
+        "hardware": f"{_processor()}, {len(os.sched_getaffinity(0))} cores, no GPU used",
+        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def write(path: str | None, rows: list[dict[str, Any]]) -> None:
+    """Write flat rows to a JSON file, each with the description of this machine; print them where no file is given."""
+    about = describe()
+    text = "[\n" + ",\n".join(json.dumps(row | about) for row in rows) + "\n]\n"
+    if path is None:
+        print(text)
+    else:
+        Path(path).write_text(text, encoding="utf-8")
+
+
+def peak_kib() -> int:
+    """Largest resident size of this process so far."""
+    return _status("VmHWM")
+
+
+def resident_kib() -> int:
+    """Resident size of this process now."""
+    return _status("VmRSS")
+
+
+def _status(key: str) -> int:
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(key + ":"):
+            return int(line.split()[1])
+    raise RuntimeError(f"/proc/self/status has no {key}; this benchmark needs Linux")
+
+
+def _commit() -> str:
+    result = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    return result.stdout.strip() or "unknown"
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()

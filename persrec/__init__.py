@@ -1,0 +1,33 @@
+"""persrec: recommend the next item to users whose history can be arbitrarily long.
+
+The public names are resolved when they are first used, so `import persrec` loads neither torch nor polars.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from persrec.api import evaluate, fit, prepare, recommend
+    from persrec.serving.recommender import Recommender
+
+__version__ = "0.1.0"
+
+__all__ = ["Recommender", "__version__", "evaluate", "fit", "prepare", "recommend"]
+
+_HOMES = {
+    "Recommender": "persrec.serving.recommender",
+    "evaluate": "persrec.api",
+    "fit": "persrec.api",
+    "prepare": "persrec.api",
+    "recommend": "persrec.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'persrec' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

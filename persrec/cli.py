@@ -1,0 +1,198 @@
+"""The commands; each only hands its arguments to persrec.api and prints what comes back.
+
+Heavy imports are made inside the commands, so that `persrec --help` answers at once.
+"""
+
+import errno
+import sys
+import textwrap
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from persrec import __version__
+from persrec.errors import UserError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+USER_ERROR, INTERRUPTED = 2, 130
+WRITERS = {".csv": "write_csv", ".parquet": "write_parquet", ".jsonl": "write_ndjson"}
+
+overrides = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Set a recipe key, as in training.epochs=3; repeatable.",
+)
+
+
+def main() -> NoReturn:
+    """Run a command; faults of the user's input end in one message and exit code 2, Ctrl-C in 130."""
+    try:
+        status = commands.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except UserError as error:
+        _fail(str(error))
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _fail(f"the disk is full{f' ({error.filename})' if error.filename else ''}; make room and repeat the command")
+    except (KeyboardInterrupt, click.Abort):
+        _interrupted()
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit code 1
+            _interrupted()
+        raise
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _interrupted() -> NoReturn:
+    click.echo("persrec: interrupted; `persrec fit ... --resume` goes on with a fit", err=True)
+    sys.exit(INTERRUPTED)
+
+
+def _fail(message: str) -> NoReturn:
+    click.echo(f"persrec: {message}", err=True)
+    sys.exit(USER_ERROR)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="persrec")
+def commands() -> None:
+    """Recommend the next item to users with histories of any length.
+
+    Start with `persrec fit quickstart`, or with a log of your own: `persrec fit ratings.csv`.
+    """
+
+
+@commands.command()
+@click.argument("recipe")
+@overrides
+@click.option("--check", is_flag=True, help="Only look: counts, ties, repeats, span, users with closed segments.")
+def prepare(recipe: str, overrides: tuple[str, ...], check: bool) -> None:
+    """Turn the raw log of RECIPE (a name, a .yaml file or a log) into prepared data."""
+    from persrec import api
+
+    _print(api.check(recipe, overrides) if check else api.prepare(recipe, overrides))
+
+
+@commands.command()
+@click.argument("recipe", metavar="RECIPE|FILE")
+@overrides
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/<name of the recipe>]")
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint of an interrupted fit.")
+@click.option("--overwrite", is_flag=True, help="Replace a complete run.")
+def fit(recipe: str, overrides: tuple[str, ...], out: Path | None, resume: bool, overwrite: bool) -> None:
+    """Do everything from the raw log to the metrics, and leave a run folder.
+
+    RECIPE is a shipped name (see `persrec recipes`) or a .yaml file; a log as FILE is fitted with the default recipe.
+    """
+    from persrec import api
+
+    _print(api.fit(recipe, overrides, out=out, resume=resume, overwrite=overwrite))
+
+
+@commands.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Also write the rows here.")
+def evaluate(run: Path, json_file: Path | None) -> None:
+    """Rank all items for the test events of RUN, a run folder, and print its metrics."""
+    from persrec import api
+
+    _print(api.evaluate(run, json_file=json_file))
+
+
+@commands.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("users", nargs=-1)
+@click.option("--histories", type=click.Path(path_type=Path), help="A log of users who may be new, instead of USERS.")
+@click.option("--k", default=10, show_default=True, type=click.IntRange(min=1), help="Items per user.")
+@click.option("--at", metavar="TIME", help="When they are asked: ISO 8601 or ms.  [default: the user's last event]")
+@click.option("--out", type=click.Path(path_type=Path), help="A .csv, .parquet or .jsonl file.  [default: print csv]")
+def recommend(
+    run: Path, users: tuple[str, ...], histories: Path | None, k: int, at: str | None, out: Path | None
+) -> None:
+    """Recommend items to USERS (ids of the log that RUN was fitted on) or to the users of a file of histories."""
+    if bool(users) == (histories is not None):
+        raise UserError("recommend: expected either user ids or --histories FILE, and one of them")
+    if out is not None:
+        check_format(out)
+    moment = None if at is None else milliseconds(at)
+    from persrec import api
+
+    frame = api.recommend(run, users=list(users) or None, histories=histories, k=k, at=moment)
+    write(frame, out)
+
+
+@commands.group(invoke_without_command=True)
+@click.pass_context
+def recipes(context: click.Context) -> None:
+    """The recipes that come with persrec."""
+    if context.invoked_subcommand is None:
+        context.invoke(list_recipes)
+
+
+@recipes.command("list")
+def list_recipes() -> None:
+    """Names, and what each is about."""
+    from persrec.recipe_file import read_yaml, shipped
+
+    for name, path in shipped().items():
+        click.echo(name)
+        click.echo(textwrap.fill(read_yaml(path)["about"].strip(), 96, initial_indent="    ", subsequent_indent="    "))
+
+
+@recipes.command("print")
+@click.argument("name")
+def print_recipe(name: str) -> None:
+    """The text of a shipped recipe, to start one of your own from."""
+    from persrec.recipe_file import shipped_path
+
+    click.echo(shipped_path(name).read_text(encoding="utf-8"), nl=False)
+
+
+def milliseconds(text: str) -> int:
+    """A point in time in ms since 1970 from `1700000000000` or ISO 8601 (UTC, where it names no zone)."""
+    if text.lstrip("-").isdigit():
+        return int(text)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise UserError(
+            f"--at {text}: expected ISO 8601, as in 2024-05-31T12:00, or milliseconds since 1970"
+        ) from error
+    return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def check_format(out: Path) -> None:
+    if out.suffix not in WRITERS:
+        raise UserError(f"--out {out}: got the ending {out.suffix!r}, expected one of {', '.join(WRITERS)}")
+    if not out.parent.is_dir():
+        raise UserError(f"--out {out}: the folder {out.parent} does not exist; make it or choose another")
+
+
+def write(frame: "pl.DataFrame", out: Path | None) -> None:
+    """The frame as a file of the ending's format, whole or not at all; as csv on the terminal where `out` is None."""
+    if out is None:
+        click.echo(frame.write_csv(), nl=False)
+        return
+    temporary = out.with_name(f".{out.name}.partial")
+    try:
+        getattr(frame, WRITERS[out.suffix])(temporary)
+        temporary.replace(out)
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written ({error.strerror}); make room or choose another") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _print(result: Any) -> None:
+    from rich.console import Console
+
+    Console().print(result)

@@ -1,0 +1,47 @@
+"""Numbers for ids: users 0..U-1, items 1..V (0 is `PAD`), each in the order of its sorted ids."""
+
+import polars as pl
+
+from persrec.interactions.schema import ITEM
+
+INDEX = "index"
+
+
+def vocabulary(frame: pl.LazyFrame, column: str, *, first: int) -> pl.LazyFrame:
+    """The distinct ids of a column, sorted, with their numbers from `first` on as `index` (Int32)."""
+    ids = frame.select(column).unique().sort(column)
+    return ids.with_columns(pl.int_range(first, pl.len() + first, dtype=pl.Int32).alias(INDEX))
+
+
+def encode(frame: pl.LazyFrame, vocabularies: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
+    """The log with the ids of the named columns replaced by their numbers; the order of the rows is kept."""
+    columns = frame.collect_schema().names()
+    for column, ids in vocabularies.items():
+        numbers = ids.rename({INDEX: f"{column} number"})
+        frame = frame.join(numbers, on=column, how="left", maintain_order="left").drop(column)
+        frame = frame.rename({f"{column} number": column})
+    return frame.select(columns)
+
+
+def compact(frame: pl.LazyFrame, ids: pl.LazyFrame, column: str, *, first: int) -> tuple[pl.LazyFrame, pl.LazyFrame]:
+    """Numbers without gaps after events were dropped: the log renumbered, and its smaller vocabulary."""
+    left = vocabulary(frame, column, first=first).rename({INDEX: "new", column: INDEX})
+    renumbered = encode(frame, {column: left.rename({INDEX: column, "new": INDEX})})
+    smaller = ids.join(left, on=INDEX, maintain_order="left").drop(INDEX).rename({"new": INDEX})
+    return renumbered, smaller
+
+
+def item_table(items: pl.LazyFrame, lists: pl.LazyFrame, bounds: pl.LazyFrame) -> pl.LazyFrame:
+    """Per item, in the order of its numbers: `item_id`, `events`, and `in_training`, whether a training event has it.
+
+    `lists` and `bounds` have one row per user, in the same order.
+    """
+    both = pl.concat([lists.select("items"), bounds.select("train_end")], how="horizontal")
+    counts = both.select(pl.col("items").explode()).group_by("items").agg(pl.len().cast(pl.Int64).alias("events"))
+    trained = both.select(pl.col("items").list.head(pl.col("train_end")).explode()).unique()
+    return (
+        items.join(counts, left_on=INDEX, right_on="items", how="left")
+        .join(trained.with_columns(pl.lit(True).alias("in_training")), left_on=INDEX, right_on="items", how="left")
+        .sort(INDEX)
+        .select(ITEM, "events", pl.col("in_training").fill_null(False))
+    )

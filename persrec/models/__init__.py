@@ -1,0 +1,1 @@
+"""Models: the step, the memory and the backbones that share them (torch only)."""

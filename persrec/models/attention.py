@@ -1,0 +1,148 @@
+"""Pointwise SiLU attention with relative biases, and the buckets of the biases.
+
+Shapes: B users, H heads, L rows (queries), C columns (keys: M remembered rows, then the L rows), E width of a head,
+P position buckets, T time buckets. `visible` is bool, True = row may attend to column.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+TIME_BUCKETS = 80
+LOG_SPAN = 32  # position buckets beyond the exact ones
+LOG_STEPS = 4  # of them per doubling of the distance
+TIME_BASE = 0.301  # HSTU's bucketing of time: floor(ln(seconds) / 0.301)
+
+
+class Buckets(NamedTuple):
+    """Bucket of each pair of row and column; built once per step, shared by all layers and heads."""
+
+    position: Tensor  # (b, L, C) int32, b = 1 when all users' rows stand at the same distances
+    time: Tensor | None  # (B, L, C) int32, or None without a time signal
+
+
+def position_bucket(distance: Tensor, exact: int) -> Tensor:
+    """Bucket of a distance in events: itself below `exact`, logarithmic beyond, the last one open; int32."""
+    far = distance.clamp(min=exact).to(torch.float32).div_(exact).log2_().mul_(LOG_STEPS).to(torch.int32)
+    return torch.where(distance < exact, distance.clamp(min=0).to(torch.int32), far.clamp(max=LOG_SPAN - 1) + exact)
+
+
+def time_bucket(gap: Tensor) -> Tensor:
+    """Bucket of a gap in milliseconds: 0 below one second, then 1 + floor(ln(seconds) / 0.301), the last one open; int32."""
+    seconds = gap.to(torch.float32).mul_(1e-3)
+    bucket = seconds.clamp(min=1.0).log_().div_(TIME_BASE).to(torch.int32).add_(1)
+    return bucket.masked_fill_(seconds < 1.0, 0).clamp_(max=TIME_BUCKETS - 1)
+
+
+def position_buckets(exact: int) -> int:
+    """Size P of a position table."""
+    return exact + LOG_SPAN
+
+
+class _PointwiseAttention(torch.autograd.Function):
+    """silu(q k^T + bias) v / divisor over the visible pairs, with a hand-written gradient.
+
+    HSTU (arXiv 2402.17152), equation 2. Autograd alone would keep six (B, H, L, C) tensors; this keeps one, or none with
+    `recompute`.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        position_table: Tensor,
+        time_table: Tensor | None,
+        buckets: Buckets,
+        visible: Tensor,
+        divisor: Tensor,
+        recompute: bool,
+    ) -> Tensor:
+        scores = _scores(q, k, position_table, time_table, buckets)
+        weights = F.silu(scores, inplace=recompute).masked_fill_(~visible[:, None], 0.0)
+        ctx.save_for_backward(
+            q, k, v, position_table, time_table, visible, divisor, None if recompute else scores, *buckets
+        )
+        return (weights @ v).div_(divisor)  # (B, H, L, E)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, position_table, time_table, visible, divisor, scores, *bucket_tensors = ctx.saved_tensors
+        buckets = Buckets(*bucket_tensors)
+        if scores is None:
+            scores = _scores(q, k, position_table, time_table, buckets)
+        hidden = ~visible[:, None]
+        grad = grad / divisor
+        weights = F.silu(scores).masked_fill_(hidden, 0.0)
+        grad_v = weights.transpose(-1, -2) @ grad
+        grad_weights = torch.matmul(grad, v.transpose(-1, -2), out=weights)
+        grad_scores = torch.ops.aten.silu_backward(grad_weights, scores).masked_fill_(hidden, 0.0)
+        grad_position = _table_gradient(grad_scores, buckets.position, position_table)
+        grad_time = None if time_table is None else _table_gradient(grad_scores, buckets.time, time_table)
+        return grad_scores @ k, grad_scores.transpose(-1, -2) @ q, grad_v, grad_position, grad_time, *[None] * 4
+
+
+def _scores(q: Tensor, k: Tensor, position_table: Tensor, time_table: Tensor | None, buckets: Buckets) -> Tensor:
+    """q k^T + bias: (B, H, L, C)."""
+    scores = q @ k.transpose(-1, -2)
+    scores += _lookup(position_table, buckets.position)
+    if time_table is not None and buckets.time is not None:
+        scores += _lookup(time_table, buckets.time)
+    return scores
+
+
+def _lookup(table: Tensor, bucket: Tensor) -> Tensor:
+    """Entries of a (H, P) table at (b, L, C) buckets: (b, H, L, C)."""
+    return table.index_select(1, bucket.reshape(-1)).view(-1, *bucket.shape).transpose(0, 1)
+
+
+def _table_gradient(grad: Tensor, bucket: Tensor, table: Tensor) -> Tensor:
+    """Sum of (B, H, L, C) gradients per bucket: (H, P)."""
+    if bucket.shape[0] == 1:
+        grad = grad.sum(dim=0, keepdim=True)
+    flat = bucket.reshape(-1).long()
+    result = torch.zeros_like(table)
+    for head in range(table.shape[0]):
+        result[head].scatter_add_(0, flat, grad[:, head].reshape(-1))
+    return result
+
+
+def pointwise_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    position_table: Tensor,
+    time_table: Tensor | None,
+    buckets: Buckets,
+    visible: Tensor,
+    divisor: Tensor,
+    recompute: bool = False,
+) -> Tensor:
+    """Attended values (B, H, L, E) of queries (B, H, L, E) over keys and values (B, H, C, E)."""
+    return _PointwiseAttention.apply(q, k, v, position_table, time_table, buckets, visible, divisor, recompute)
+
+
+def reference_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    position_table: Tensor,
+    time_table: Tensor | None,
+    buckets: Buckets,
+    visible: Tensor,
+    divisor: Tensor,
+) -> Tensor:
+    """The slow twin of `pointwise_attention`: the same function, written out for autograd."""
+    scores = q @ k.transpose(-1, -2) + position_table[:, buckets.position.long()].transpose(0, 1)
+    if time_table is not None and buckets.time is not None:
+        scores = scores + time_table[:, buckets.time.long()].transpose(0, 1)
+    return (F.silu(scores) * visible[:, None]) @ v / divisor
+
+

@@ -1,0 +1,167 @@
+"""HSTU: a stack of gated pointwise-attention layers that reads rows on top of a memory (arXiv 2402.17152).
+
+Shapes: B users, L rows, K tokens, M remembered rows, C = M + L columns, N layers, H heads, E = D / H, D width.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from persrec.models.attention import (
+    TIME_BUCKETS,
+    Buckets,
+    pointwise_attention,
+    position_bucket,
+    position_buckets,
+    time_bucket,
+)
+from persrec.models.interfaces import Memory, Rows
+from persrec.models.segments import causal
+
+
+class RowBlock(NamedTuple):
+    """A run of rows and what they may see: the memory and the first rows up to the run's own end."""
+
+    rows: slice
+    columns: int  # of the C columns, the first ones are in reach
+    buckets: Buckets
+    visible: Tensor  # (B, rows, columns) bool
+
+
+class HSTULayer(nn.Module):
+    """One layer: y = x + W2(norm(attention(q, k, v)) * u) with u, v, q, k = silu(W1 norm(x)); equations 1 to 3."""
+
+    def __init__(self, *, width: int, heads: int, exact: int, timed: bool, dropout: float, divisor: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.inner = nn.Linear(width, 4 * width, bias=False)
+        self.outer = nn.Linear(width, width)
+        self.position_bias = nn.Parameter(torch.empty(heads, position_buckets(exact)))
+        self.time_bias = nn.Parameter(torch.empty(heads, TIME_BUCKETS)) if timed else None
+        self.dropout = nn.Dropout(dropout)
+        self.register_buffer("divisor", torch.tensor(float(divisor)))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw fresh weights."""
+        nn.init.normal_(self.inner.weight, std=0.02)
+        nn.init.xavier_uniform_(self.outer.weight)
+        nn.init.zeros_(self.outer.bias)
+        for table in (self.position_bias, self.time_bias):
+            if table is not None:
+                nn.init.normal_(table, std=0.02)
+
+    def forward(self, x: Tensor, remembered: Tensor | None, blocks: list[RowBlock], *, recompute: bool) -> Tensor:
+        """Rows (B, L, D) after this layer, given the memory's rows (B, M, D) at its input."""
+        gate, value, query, key = F.silu(self.inner(_norm(x))).chunk(4, dim=-1)  # each (B, L, D)
+        if remembered is not None and remembered.shape[1]:
+            value, key = (torch.cat([old, new], dim=1) for old, new in zip(self._value_key(remembered), (value, key)))
+        query, key, value = self._split(query), self._split(key), self._split(value)  # (B, H, L or C, E)
+        attended = [
+            pointwise_attention(
+                query[:, :, block.rows],
+                key[:, :, : block.columns],
+                value[:, :, : block.columns],
+                position_table=self.position_bias,
+                time_table=self.time_bias,
+                buckets=block.buckets,
+                visible=block.visible,
+                divisor=self.divisor,
+                recompute=recompute,
+            )
+            for block in blocks
+        ]
+        joined = torch.cat(attended, dim=2) if len(attended) > 1 else attended[0]
+        joined = joined.transpose(1, 2).flatten(2)  # (B, L, D)
+        return x + self.outer(self.dropout(_norm(joined) * gate))
+
+    def _value_key(self, remembered: Tensor) -> tuple[Tensor, Tensor]:
+        """Values and keys of remembered rows, each (B, M, D)."""
+        width = remembered.shape[-1]
+        _, value, _, key = self.inner.weight.split(width)
+        normed = _norm(remembered)
+        return F.silu(F.linear(normed, value)), F.silu(F.linear(normed, key))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, L, E)
+
+
+class HSTU(nn.Module):
+    """N layers of HSTU behind the step.
+
+    `exact` is the distance in events up to which the position bias is exact (S + R). Causal rows are attended in blocks of
+    `row_block` to twice as many, so that most of the invisible half of a long square is not computed; with `recompute` their
+    scores are computed again in the backward pass instead of being kept.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        layers: int,
+        heads: int,
+        exact: int,
+        timed: bool,
+        dropout: float,
+        divisor: float,
+        row_block: int = 96,
+        recompute: bool = False,
+    ) -> None:
+        super().__init__()
+        self.layers, self.width = layers, width
+        self.exact, self.timed = exact, timed
+        self.row_block, self.recompute = row_block, recompute
+        self.stack = nn.ModuleList(
+            HSTULayer(width=width, heads=heads, exact=exact, timed=timed, dropout=dropout, divisor=divisor)
+            for _ in range(layers)
+        )
+
+    def step(
+        self, rows: Rows, memory: Memory | None = None, *, keep: Tensor | None = None, visible: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """See `Backbone.step`; the memory must have N planes (layered)."""
+        if memory is not None and memory.states.shape[1] != self.layers:
+            raise ValueError(
+                f"the memory has {memory.states.shape[1]} planes, but this HSTU has {self.layers} layers and reads one "
+                "plane per layer; fold the history with this model"
+            )
+        x = rows.x
+        blocks = self._blocks(rows, memory, visible)
+        kept: list[Tensor] = []
+        for index, layer in enumerate(self.stack):
+            if keep is not None:
+                kept.append(x[:, keep])
+            x = layer(x, None if memory is None else memory.states[:, index], blocks, recompute=self.recompute)
+        if keep is None:
+            return x, None
+        return x, torch.stack([*kept, x[:, keep]], dim=1)
+
+    def _blocks(self, rows: Rows, memory: Memory | None, visible: Tensor | None) -> list[RowBlock]:
+        """The row blocks of a step, with buckets and masks."""
+        length = rows.x.shape[1]
+        remembered = 0 if memory is None else memory.rows
+        position, time, valid = rows.position, rows.time, rows.valid
+        if memory is not None:
+            position = torch.cat([memory.position, position], dim=1)  # (B, C)
+            time = torch.cat([memory.time, time], dim=1)
+            valid = torch.cat([memory.valid, valid], dim=1)
+        relative = position - position[:, remembered, None]
+        aligned = bool(((relative == relative[:1]) | ~valid).all())
+        size = -(-length // max(1, length // self.row_block)) if visible is None else length
+        blocks = []
+        for start in range(0, length, size):
+            own = slice(start, min(start + size, length))
+            reach = remembered + own.stop
+            users = slice(0, 1) if aligned else slice(None)
+            distance = position[users, remembered + start : reach, None] - position[users, None, :reach]
+            gap = rows.query_time[:, own, None] - time[:, None, :reach] if self.timed else None
+            buckets = Buckets(position_bucket(distance, self.exact), None if gap is None else time_bucket(gap))
+            shape = causal(own.stop - start, remembered + start, device=rows.x.device)[None] if visible is None else visible
+            blocks.append(RowBlock(own, reach, buckets, shape & valid[:, None, :reach]))
+        return blocks
+
+
+def _norm(x: Tensor) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], eps=1e-6)

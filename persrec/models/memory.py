@@ -1,0 +1,101 @@
+"""Operations on memories: empty, append, cap, choose users, join batches. All right-aligned: the newest row is the last.
+
+Shapes: B users, P planes, M remembered rows, D width.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from persrec.models.interfaces import Memory
+
+
+def empty(users: int, planes: int, width: int, *, like: Tensor, maker: str = "") -> Memory:
+    """The memory of users with nothing folded: M = 0, on the device and in the dtype of `like`."""
+    integers = like.new_zeros(users, 0, dtype=torch.int64)
+    return Memory(
+        states=like.new_zeros(users, planes, 0, width),
+        time=integers,
+        position=integers,
+        valid=integers.bool(),
+        weight=like.new_zeros(users, 0),
+        count=like.new_zeros(users, dtype=torch.int64),
+        maker=maker,
+    )
+
+
+def append(memory: Memory, new: Memory) -> Memory:
+    """`new`'s rows after `memory`'s; counts add up."""
+    return Memory(
+        states=torch.cat([memory.states, new.states], dim=2),
+        time=torch.cat([memory.time, new.time], dim=1),
+        position=torch.cat([memory.position, new.position], dim=1),
+        valid=torch.cat([memory.valid, new.valid], dim=1),
+        weight=torch.cat([memory.weight, new.weight], dim=1),
+        count=memory.count + new.count,
+        maker=memory.maker,
+    )
+
+
+def newest(memory: Memory, rows: int) -> Memory:
+    """Only the last `rows` rows; the count of folded events stays."""
+    if memory.rows <= rows:
+        return memory
+    first = memory.rows - rows
+    return replace(
+        memory,
+        states=memory.states[:, :, first:],
+        time=memory.time[:, first:],
+        position=memory.position[:, first:],
+        valid=memory.valid[:, first:],
+        weight=memory.weight[:, first:],
+    )
+
+
+def take(memory: Memory, users: slice | Tensor) -> Memory:
+    """The memories of some users of the batch."""
+    return replace(
+        memory,
+        states=memory.states[users],
+        time=memory.time[users],
+        position=memory.position[users],
+        valid=memory.valid[users],
+        weight=memory.weight[users],
+        count=memory.count[users],
+    )
+
+
+def widen(memory: Memory, rows: int) -> Memory:
+    """The same memory with M = `rows`, by invalid rows in front."""
+    missing = rows - memory.rows
+    if missing <= 0:
+        return memory
+    users, planes, _, width = memory.states.shape
+    blank = empty(users, planes, width, like=memory.states)
+    blank = replace(
+        blank,
+        states=memory.states.new_zeros(users, planes, missing, width),
+        time=memory.time.new_zeros(users, missing),
+        position=memory.position.new_zeros(users, missing),
+        valid=memory.valid.new_zeros(users, missing),
+        weight=memory.weight.new_zeros(users, missing),
+    )
+    return replace(append(blank, memory), maker=memory.maker)
+
+
+def join(first: Memory, second: Memory) -> Memory:
+    """The users of `first`, then those of `second`, widened to the same number of rows."""
+    if not len(second.count):
+        return first
+    rows = max(first.rows, second.rows)
+    first, second = widen(first, rows), widen(second, rows)
+    return Memory(
+        states=torch.cat([first.states, second.states]),
+        time=torch.cat([first.time, second.time]),
+        position=torch.cat([first.position, second.position]),
+        valid=torch.cat([first.valid, second.valid]),
+        weight=torch.cat([first.weight, second.weight]),
+        count=torch.cat([first.count, second.count]),
+        maker=first.maker,
+    )

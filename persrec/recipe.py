@@ -1,0 +1,153 @@
+"""A recipe: everything that a run depends on, read from YAML; all its faults are reported at once.
+
+`load("quickstart")` is a shipped recipe, `load("my.yaml", ["training.epochs=3"])` a file with one key set, and
+`load("ratings.csv")` the default recipe on that log.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from persrec.errors import UserError
+from persrec.faults import Fault, field_faults, suggestion, without
+from persrec.recipe_file import locate, override
+from persrec.sections import Data, Evaluation, Loss, Memory, Model, Section, Seeds, Training, as_list
+
+History = Literal["full", "recent", "compressed"]
+HISTORIES: tuple[History, ...] = ("full", "recent", "compressed")
+METRICS = ("recall", "hit_rate", "ndcg", "mrr")
+
+
+class Recipe(Section):
+    name: str = Field("recipe", pattern=r"^\w[\w.\-]*$")  # names folders
+    about: str = ""
+    data: Data = Data()
+    split: Literal["leave-one-out"] = "leave-one-out"
+    history: History | tuple[History, ...] = "compressed"
+    seeds: Seeds = (0,)
+    length: int | None = Field(None, ge=2)
+    time: Literal["none", "last", "next"] = "none"
+    model: Model = Model()
+    memory: Memory = Memory()
+    loss: Loss = Loss()
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    primary: str = "ndcg@10"
+
+    @field_validator("history", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        forms = tuple(as_list(value))
+        wrong = [form for form in forms if form not in HISTORIES]
+        if wrong or not forms or len(set(forms)) < len(forms):
+            expected = f"expected {', '.join(HISTORIES)}, or a list of them without repeats"
+            near = suggestion(str(wrong[0]), list(HISTORIES)) if wrong else ""
+            raise ValueError(f"got {value!r}, {expected}{near}")
+        return forms[0] if len(forms) == 1 else forms
+
+    @field_validator("primary")
+    @classmethod
+    def _metric_at_k(cls, value: str) -> str:
+        if not re.fullmatch(rf"({'|'.join(METRICS)})@[1-9]\d*", value):
+            raise ValueError(f"got {value!r}, expected one of {', '.join(METRICS)}, an @ and a cutoff, as in ndcg@10")
+        return value
+
+    @model_validator(mode="after")
+    def _without_conflicts(self) -> Self:
+        found = list(conflicts(self))
+        if found:
+            raise PydanticCustomError("conflicts", "{text}", {"text": "; ".join(map(str, found)), "faults": found})
+        return self
+
+    @property
+    def histories(self) -> tuple[History, ...]:
+        return (self.history,) if isinstance(self.history, str) else self.history
+
+    def grid(self) -> list["Recipe"]:
+        """One recipe per history and seed; the table of a run has one row for each."""
+        return [
+            self.model_copy(update={"history": history, "seeds": (seed,)})
+            for history in self.histories
+            for seed in self.seeds
+        ]
+
+    def dump(self) -> dict[str, Any]:
+        """Plain lists and dicts, from which `parse` makes the same recipe again."""
+        values = self.model_dump(mode="json")
+        if self.data.source != "synthetic":
+            del values["data"]["synthetic"]
+        return values
+
+
+def conflicts(recipe: Recipe) -> Iterator[Fault]:
+    """Keys that are right by themselves and wrong together."""
+    yield from _data_conflicts(recipe.data)
+    model = recipe.model
+    if model.width % model.heads:
+        text = f"got {model.width}, expected a multiple of model.heads = {model.heads}"
+        yield Fault(("model.width", "model.heads"), text)
+    if model.layers == 1 and "compressed" in recipe.histories:
+        text = "got 1, expected 2 or more: a layered memory is made of what layers 2 and up are given"
+        yield Fault(("model.layers", "history", "memory.kind"), text)
+    if recipe.time != "none" and recipe.data.source == "sasrec":
+        text = f"got {recipe.time}, expected none: data.source sasrec has no times"
+        yield Fault(("time", "data.source"), text)
+    if recipe.training.batch_events is None and recipe.training.batch_users is None:
+        text = "got null for both, expected a limit on events or on users of a batch"
+        yield Fault(("training.batch_events", "training.batch_users"), text)
+    if int(recipe.primary.partition("@")[2]) not in recipe.evaluation.k:
+        text = f"got {recipe.primary}, expected a cutoff that stands in evaluation.k = {list(recipe.evaluation.k)}"
+        yield Fault(("primary", "evaluation.k"), text)
+
+
+def _data_conflicts(data: Data) -> Iterator[Fault]:
+    if data.source == "synthetic" and data.path is not None:
+        text = f"got {data.path!r}, expected null: data.source is synthetic; for a file, set data.source as well"
+        yield Fault(("data.path", "data.source"), text)
+    if data.source != "synthetic" and data.path is None:
+        text = f"got null, expected the file or folder of the log, as data.source is {data.source}"
+        yield Fault(("data.path", "data.source"), text)
+    if data.source != "synthetic" and "synthetic" in data.model_fields_set:
+        text = f"is read only where data.source is synthetic, and it is {data.source}; remove the section"
+        yield Fault(("data.synthetic", "data.source"), text)
+    for key in ("columns", "separator"):
+        if getattr(data, key) and data.source != "table":
+            text = f"is read only where data.source is table, and it is {data.source}; remove the key"
+            yield Fault((f"data.{key}", "data.source"), text)
+
+
+def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """A shipped recipe, a recipe file, or the default recipe on a log; overrides are `dotted.key=YAML value`."""
+    values, where = locate(name_or_path)
+    return parse(override(values, overrides), f"{where} with {' '.join(overrides)}" if overrides else where)
+
+
+def parse(values: Mapping[str, Any], where: str) -> Recipe:
+    """The recipe of a settings tree; raises UserError with every fault of it, headed by `where`."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        faults = field_faults(error, Recipe)
+        faults += [fault for fault in _conflicts_of(without(values, faults)) if not _touches(fault, faults)]
+    lines = "\n".join(f"  {fault}" for fault in sorted(set(faults)))
+    count = "1 fault" if len(set(faults)) == 1 else f"{len(set(faults))} faults"
+    advice = "`persrec recipes print quickstart` shows keys and values that work."
+    raise UserError(f"recipe {where}: {count}\n{lines}\n{advice}")
+
+
+def _conflicts_of(values: Mapping[str, Any]) -> list[Fault]:
+    try:
+        Recipe.model_validate(values)
+    except ValidationError as error:
+        return [fault for part in error.errors() for fault in part.get("ctx", {}).get("faults", [])]
+    return []
+
+
+def _touches(conflict: Fault, faults: list[Fault]) -> bool:
+    """Whether a conflict rests on a faulty key, which its default replaced while looking for conflicts."""
+    wrong = {fault.keys[0] for fault in faults}
+    return any(key in wrong or any(key.startswith(f"{name}.") for name in wrong) for key in conflict.keys)

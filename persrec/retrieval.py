@@ -1,0 +1,161 @@
+"""The items with the highest scores of a query, and the rank of a target among them.
+
+B users, V items, D width. Item row 0 is padding and is never retrieved. `ExactIndex` (faiss) does the work,
+`BruteForce` (numpy) is its oracle; whatever is a `TopK` can take their place.
+"""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+
+from persrec.errors import UserError
+from persrec.seen import Seen, SeenLike, as_seen
+
+# Two scores are tied where they differ by no more than this share of |query| |target|: equal vectors may get float32
+# sums that differ by as much, as the order of summation depends on the place in the matrix.
+TIE = 1e-6
+
+
+class TopK(Protocol):
+    vectors: np.ndarray  # (V+1, D) float32
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Scores (B, k), falling, and items (B, k) int64 of queries (B, D)."""
+
+
+class ExactIndex:
+    """Inner products over all items, by faiss."""
+
+    def __init__(self, vectors: np.ndarray) -> None:
+        import faiss  # here, as it costs half a second that only searches should pay
+
+        self.vectors = _checked_vectors(vectors)
+        self._index = faiss.IndexFlatIP(vectors.shape[1])
+        self._index.add(self.vectors[1:])
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        _check(self, queries, k)
+        scores, items = self._index.search(np.ascontiguousarray(queries, dtype=np.float32), k)
+        return scores, items + 1
+
+
+class BruteForce:
+    """Inner products over all items, by numpy: slow, and short enough to be right."""
+
+    def __init__(self, vectors: np.ndarray) -> None:
+        self.vectors = _checked_vectors(vectors)
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        _check(self, queries, k)
+        scores = queries.astype(np.float32) @ self.vectors[1:].T
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        return np.take_along_axis(scores, best, axis=1), best + 1
+
+
+def top_k(
+    index: TopK, queries: np.ndarray, seen: SeenLike, k: int, *, exclude_seen: bool = True, users_per_chunk: int = 1024
+) -> tuple[np.ndarray, np.ndarray]:
+    """Items (B, k) and scores (B, k) of each user, best first, ties by item.
+
+    Where fewer than k items are left to a user, the rest of the row is PAD with the score -inf. Raises UserError for k
+    above V and for queries that are not finite.
+    """
+    _check(index, queries, k)
+    seen = as_seen(seen)
+    items, scores = np.zeros((len(queries), k), np.int64), np.full((len(queries), k), -np.inf, np.float32)
+    for rows, depth in _groups(_depths(index, seen, k, exclude_seen), users_per_chunk):
+        found, candidates = index.search(queries[rows], depth)
+        hidden = seen.contains(rows, candidates) if exclude_seen else np.zeros(candidates.shape, bool)
+        found = np.where(hidden, -np.inf, found)
+        best = np.lexsort((candidates, -found))[:, :k]  # hidden ones last
+        scores[rows] = np.take_along_axis(found, best, axis=1)
+        items[rows] = np.where(np.isneginf(scores[rows]), 0, np.take_along_axis(candidates, best, axis=1))
+    return items, scores
+
+
+def rank_targets(
+    index: TopK,
+    queries: np.ndarray,
+    targets: np.ndarray,
+    seen: SeenLike,
+    k_max: int,
+    *,
+    exclude_seen: bool = True,
+    users_per_chunk: int = 1024,
+) -> np.ndarray:
+    """The rank (B,) of each user's target (B,): 1 + items above it + items tied with it / 2, and inf beyond `k_max`.
+
+    Seen items take no rank, the target always does (`seen_targets` says where that mattered). Raises as `top_k`.
+    """
+    _check(index, queries, k_max)
+    seen = as_seen(seen)
+    ranks = np.full(len(queries), np.inf)
+    for rows, depth in _groups(_depths(index, seen, k_max, exclude_seen), users_per_chunk):
+        while len(rows):
+            found, candidates = index.search(queries[rows], depth)
+            rival = candidates != targets[rows, None]
+            if exclude_seen:
+                rival &= ~seen.contains(rows, candidates)
+            rank, lowest = _rank(index, queries[rows], targets[rows], found, rival)
+            late = rank > k_max
+            settled = late | (found[:, -1] < lowest) | (depth == len(index.vectors) - 1)
+            ranks[rows[settled & ~late]] = rank[settled & ~late]
+            rows, depth = rows[~settled], min(2 * depth, len(index.vectors) - 1)
+    return ranks
+
+
+def seen_targets(targets: np.ndarray, seen: SeenLike) -> np.ndarray:
+    """Whether each user's target is among the seen items, of which it alone is not excluded. (B,) bool"""
+    return as_seen(seen).contains(np.arange(len(targets)), targets[:, None])[:, 0]
+
+
+def _rank(
+    index: TopK, queries: np.ndarray, targets: np.ndarray, found: np.ndarray, rival: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rank (B,) among the candidates at hand, and the score (B,) below which others would not change it."""
+    own = index.vectors[targets]
+    score = np.einsum("bd,bd->b", queries, own)
+    margin = TIE * np.linalg.norm(queries, axis=1) * np.linalg.norm(own, axis=1)
+    above = rival & (found > (score + margin)[:, None])
+    tied = rival & (np.abs(found - score[:, None]) <= margin[:, None])
+    return 1 + above.sum(axis=1) + tied.sum(axis=1) / 2, score - margin
+
+
+def _depths(index: TopK, seen: Seen, k: int, exclude_seen: bool) -> np.ndarray:
+    """How many candidates each user needs, so that k are left after those it has seen. (B,)"""
+    needed = seen.counts + k if exclude_seen else np.full(len(seen.counts), k)
+    return np.minimum(needed, len(index.vectors) - 1)
+
+
+def _groups(depths: np.ndarray, users_per_chunk: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Chunks of user rows that need about as many candidates (within a factor of two), and the most that one needs."""
+    power = np.frexp(depths)[1]
+    for value in np.unique(power):
+        rows = np.flatnonzero(power == value)
+        for start in range(0, len(rows), users_per_chunk):
+            chunk = rows[start : start + users_per_chunk]
+            yield chunk, int(depths[chunk].max())
+
+
+def _check(index: TopK, queries: np.ndarray, k: int) -> None:
+    catalogue = len(index.vectors) - 1
+    if not 1 <= k <= catalogue:
+        raise UserError(
+            f"k: got {k}, expected 1 to {catalogue}, the number of items; ask for fewer (in a recipe: evaluation.k)"
+        )
+    _check_finite(queries, "the query of user row")
+
+
+def _checked_vectors(vectors: np.ndarray) -> np.ndarray:
+    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    _check_finite(vectors, "the vector of item")
+    return vectors
+
+
+def _check_finite(rows: np.ndarray, what: str) -> None:
+    finite = np.isfinite(rows).all(axis=1)
+    if not finite.all():
+        wrong = int(np.argmin(finite))
+        advice = "training has diverged: lower training.learning_rate or training.clip and fit again"
+        raise UserError(f"{what} {wrong} is not finite ({int((~finite).sum())} of {len(rows)} are not); {advice}")

@@ -1,0 +1,184 @@
+"""A run folder: what a fit leaves behind, saved and loaded as one; no pickle, and loading runs no code from it.
+
+run.json                the manifest, written last: format, versions, data, and size and SHA-256 of the files below
+recipe.yaml             the recipe of this run; `persrec fit recipe.yaml` repeats it
+weights.safetensors     the model's state
+items.arrow             the vocabulary: item_id, row i is item i+1
+metrics.json            what the evaluation found
+checkpoints/            only while a fit is under way or interrupted
+"""
+
+import hashlib
+import json
+import platform
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from persrec import __version__
+from persrec.errors import UserError
+from persrec.recipe_file import read_yaml
+
+FORMAT: Final = 1
+MANIFEST: Final = "run.json"
+RECIPE: Final = "recipe.yaml"
+WEIGHTS: Final = "weights.safetensors"
+ITEMS: Final = "items.arrow"
+METRICS: Final = "metrics.json"
+FILES: Final = (RECIPE, WEIGHTS, ITEMS, METRICS)
+CHECKPOINTS: Final = "checkpoints"
+
+
+@dataclass(frozen=True)
+class Run:
+    folder: Path
+    recipe: dict[str, Any]  # as Recipe.dump() gives it
+    data: dict[str, Any]  # the prepared data that it was fitted on: at least its hash
+    metrics: dict[str, Any]
+    versions: dict[str, str]
+
+    def weights(self) -> dict[str, Tensor]:
+        return load_file(self.folder / WEIGHTS)
+
+    def item_ids(self) -> pa.Array:
+        """The user's own item ids (V,); entry i is item i+1."""
+        with pa.OSFile(str(self.folder / ITEMS)) as file:
+            return pa.ipc.open_file(file).read_all().column("item_id").combine_chunks()
+
+
+def save(
+    folder: str | Path,
+    *,
+    recipe: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    data: Mapping[str, Any],
+    items: str | Path,
+    metrics: Mapping[str, Any],
+    overwrite: bool = False,
+) -> Run:
+    """Write a complete run, or nothing; its checkpoints are deleted once it is complete.
+
+    `items` is the items.arrow of the prepared folder, and is copied. Raises UserError for a complete run in the way
+    (unless `overwrite`) and for a disk that cannot be written.
+    """
+    folder = Path(folder)
+    check_free(folder, overwrite=overwrite)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as temporary:
+            _write(Path(temporary), recipe, weights, data, Path(items), metrics)
+            _move(Path(temporary), folder)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"run folder {folder}: cannot be written ({reason}); make room or choose another --out"
+        ) from error
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    return load(folder)
+
+
+def check_free(folder: str | Path, *, overwrite: bool = False) -> None:
+    """Raise UserError where a complete run, or a file, stands in the way: for asking before the training as well."""
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"run folder {folder}: is a file; choose another --out")
+    if (folder / MANIFEST).exists() and not overwrite:
+        raise UserError(f"run folder {folder}: holds a complete run; choose another --out or add --overwrite")
+
+
+def load(folder: str | Path) -> Run:
+    """Open a complete run; raises UserError where it is incomplete, altered or of another format."""
+    folder = Path(folder)
+    manifest = _manifest(folder)
+    _check_files(folder, manifest["files"])
+    return Run(
+        folder=folder,
+        recipe=read_yaml(folder / RECIPE),
+        data=manifest["data"],
+        metrics=json.loads((folder / METRICS).read_text(encoding="utf-8")),
+        versions=manifest["versions"],
+    )
+
+
+def _write(
+    folder: Path,
+    recipe: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    data: Mapping[str, Any],
+    items: Path,
+    metrics: Mapping[str, Any],
+) -> None:
+    text = yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True)
+    (folder / RECIPE).write_text(text, encoding="utf-8")
+    # Copies, because safetensors refuses tensors that share memory, as tied weights do.
+    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}, folder / WEIGHTS)
+    shutil.copyfile(items, folder / ITEMS)
+    (folder / METRICS).write_text(json.dumps(metrics, indent=2), encoding="utf-8")
+    manifest = {
+        "format": FORMAT,
+        "versions": _versions(),
+        "data": dict(data),
+        "files": {name: _fingerprint(folder / name) for name in FILES},
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+
+
+def _move(source: Path, folder: Path) -> None:
+    """Put the files in place; without its manifest, which goes first and comes last, a folder counts as incomplete."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+    for name in (*FILES, MANIFEST):
+        (source / name).replace(folder / name)
+
+
+def _versions() -> dict[str, str]:
+    packages = ("torch", "lightning", "numpy", "polars", "pyarrow", "faiss-cpu")
+    return {"persrec": __version__, "python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    if not path.exists():
+        raise UserError(f"run folder {folder}: {_why_no_manifest(folder)}")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        written, names = manifest["versions"]["persrec"], set(manifest["files"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: is not the manifest of a run, or was cut off; fit again") from error
+    if manifest.get("format") != FORMAT:
+        got = f"got run format {manifest.get('format')}, written by persrec {written}"
+        raise UserError(f"{path}: {got}; expected format {FORMAT}; use that persrec or fit again")
+    if names != set(FILES) or "data" not in manifest:
+        raise UserError(f"{path}: was altered: expected the files {', '.join(FILES)}; fit again")
+    return manifest
+
+
+def _why_no_manifest(folder: Path) -> str:
+    if not folder.is_dir():
+        return "there is no such folder; expected one that `persrec fit` left"
+    if (folder / CHECKPOINTS).is_dir():
+        return "its fit was interrupted; finish it with `persrec fit ... --resume`"
+    return f"is incomplete or not a run: it has no {MANIFEST}; fit again"
+
+
+def _check_files(folder: Path, fingerprints: Mapping[str, Any]) -> None:
+    absent = [name for name in FILES if not (folder / name).is_file()]
+    if absent:
+        raise UserError(f"run folder {folder}: is incomplete: {', '.join(absent)} absent; restore or fit again")
+    altered = [name for name in FILES if _fingerprint(folder / name) != fingerprints[name]]
+    if altered:
+        raise UserError(f"run folder {folder}: {', '.join(altered)} altered since the fit; restore or fit again")

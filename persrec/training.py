@@ -1,0 +1,282 @@
+"""Training on Lightning: the step, validation, checkpoints, and a resume that repeats an unbroken run.
+
+Shapes: B users, D width, V items. Whatever is random in step s is drawn after seeding by (seed, s), and the batches of an
+epoch are a function of (seed, epoch); so a checkpoint needs the state of no generator.
+"""
+
+import math
+import time
+import warnings
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from persrec import metrics
+from persrec.batches import Batch, Budget, EpochLoader, Plan, Windows, collate, evaluation_windows
+from persrec.constants import PAD
+from persrec.logs import AppendingCSV
+from persrec.models.model import Model
+from persrec.objective import LossSettings, objective
+from persrec.prepared import Prepared
+
+METRIC = "val_ndcg@10"
+READS, DRAWS = 0, 1  # purposes of a step's seeds
+
+
+def seed_of(*parts: int) -> int:
+    """A 63-bit seed from a few numbers that are not negative."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """How a model is fitted; the meaning of each field is the recipe's key of the same name."""
+
+    seed: int
+    reads: float  # share of batches in which every event is scored as it would be served: `all` = 1, `none` = 0
+    time: str
+    length: int | None
+    random_first_segment: bool
+    epochs: int
+    batch_events: int | None
+    batch_users: int | None
+    learning_rate: float
+    warmup_steps: int
+    weight_decay: float
+    clip: float | None
+    ema: float | None
+    patience: int | None
+    validate_every: int
+    validation_users: int | None
+    checkpoint_minutes: float
+    workers: int
+    accelerator: str
+    exclude_seen: bool
+
+
+class Fitting(L.LightningModule):
+    """A model while it is trained."""
+
+    def __init__(self, model: Model, loss: LossSettings, settings: TrainingSettings, *, total_steps: int) -> None:
+        super().__init__()
+        self.model, self.loss, self.settings, self.total_steps = model, loss, settings, total_steps
+        self._started = time.monotonic()
+        self._tally: Tensor | None = None
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        """The loss of one batch."""
+        step = self.global_step
+        torch.manual_seed(seed_of(self.settings.seed, step, DRAWS))
+        reads_all = seed_of(self.settings.seed, step, READS) / 2**63 < self.settings.reads
+        loss, tally = objective(self.model, batch, self.loss, reads_all=reads_all)
+        self._count(tally)
+        events = int(tally[1].sum())
+        self.log("loss", loss.detach(), on_step=True, on_epoch=True, prog_bar=True, batch_size=max(events, 1))
+        return loss
+
+    def _count(self, tally: Tensor) -> None:
+        """Add (2, W) sums by number of clear events to the epoch's; show the speed."""
+        if self._tally is None:
+            self._tally, self._started = tally.new_zeros(2, 0), time.monotonic()
+        width = max(tally.shape[1], self._tally.shape[1])
+        self._tally = sum(torch.nn.functional.pad(part, (0, width - part.shape[1])) for part in (self._tally, tally))
+        speed = float(self._tally[1].sum()) / max(time.monotonic() - self._started, 1e-9)
+        self.log("events/s", speed, prog_bar=True, logger=False)
+
+    def on_train_epoch_end(self) -> None:
+        """Write the epoch's speed and its loss by number of clear events."""
+        if self._tally is None:
+            return
+        seconds = time.monotonic() - self._started
+        rows = self._tally[1]
+        self.log_dict({"epoch_seconds": seconds, "epoch_events": rows.sum()})
+        if isinstance(self.logger, AppendingCSV):
+            self.logger.clear_events(self.current_epoch, (self._tally[0] / rows).tolist(), rows.long().tolist())
+        self._tally = None
+
+    def validation_step(self, batch: tuple[Batch, Tensor], index: int) -> None:
+        """NDCG@10 of the users' validation targets by full ranking; ties count half."""
+        histories, excluded = batch
+        ranks = rank(self.model, histories, excluded)
+        value = float(np.mean(metrics.ndcg(ranks.double().cpu().numpy(), 10)))
+        self.log(METRIC, value, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(ranks))
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with linear warm-up and cosine decay to zero; biases and tables of biases are not decayed."""
+        matrices = [p for name, p in self.model.named_parameters() if p.dim() > 1 and "_bias" not in name]
+        others = [p for name, p in self.model.named_parameters() if p.dim() <= 1 or "_bias" in name]
+        groups = [{"params": matrices, "weight_decay": self.settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, lr=self.settings.learning_rate, betas=(0.9, 0.98))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _factor(self, step: int) -> float:
+        """Share of the learning rate at a step."""
+        warmup = min(self.settings.warmup_steps, self.total_steps // 2)
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        done = (step - warmup) / max(1, self.total_steps - warmup)
+        return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+
+
+def rank(model: Model, histories: Batch, excluded: Tensor) -> Tensor:
+    """Rank (B,) of each user's target among all items but the (2, n) pairs of user and item excluded; ties count half."""
+    users = torch.arange(len(histories.events), device=histories.events.device)
+    target = histories.history.target[users, histories.events - 1]
+    scores = model.queries(histories) @ model.vectors().T  # (B, V+1)
+    wanted = scores[users, target]
+    scores[excluded[0], excluded[1]] = float("-inf")
+    scores[:, PAD] = float("-inf")
+    scores[users, target] = float("-inf")
+    above, equal = (scores > wanted[:, None]).sum(dim=1), (scores == wanted[:, None]).sum(dim=1)
+    return 1.0 + above + 0.5 * equal
+
+
+class Validation(torch.utils.data.Dataset):
+    """Batches of users at their validation target, with the items that are not to be ranked."""
+
+    def __init__(self, data: Prepared, batches: list[Windows], *, time: str, exclude_seen: bool) -> None:
+        self.data, self.batches, self.time, self.exclude_seen = data, batches, time, exclude_seen
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> tuple[Batch, Tensor]:
+        windows = self.batches[index]
+        return collate(self.data, windows, time=self.time), self._excluded(windows)
+
+    def _excluded(self, windows: Windows) -> Tensor:
+        """Pairs (2, n) of user in the batch and item seen before the target, over the whole history."""
+        if not self.exclude_seen:
+            return torch.zeros(2, 0, dtype=torch.int64)
+        first = self.data.offsets[windows.user]
+        seen = [self.data.items[begin : begin + end] for begin, end in zip(first, windows.end, strict=True)]
+        users = np.repeat(np.arange(len(seen)), windows.end)
+        return torch.from_numpy(np.stack([users, np.concatenate(seen).astype(np.int64)]))
+
+
+class Data(L.LightningDataModule):
+    """Training and validation batches."""
+
+    def __init__(self, plan: Plan, validation: Validation, *, workers: int) -> None:
+        super().__init__()
+        self.plan, self.validation, self.workers = plan, validation, workers
+
+    def train_dataloader(self) -> DataLoader:
+        """The present epoch's batches."""
+        assert self.trainer is not None
+        self.plan.at(self.trainer.current_epoch)
+        return EpochLoader(self.plan, workers=self.workers)
+
+    def val_dataloader(self) -> DataLoader:
+        """Users at their validation targets."""
+        return DataLoader(self.validation, batch_size=None, num_workers=self.workers)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What training left behind: the model holds the best weights."""
+
+    epochs: int
+    best_epoch: int
+    validation: float  # NDCG@10 of the best weights
+    seconds: float
+
+
+def fit(
+    model: Model,
+    data: Prepared,
+    loss: LossSettings,
+    settings: TrainingSettings,
+    *,
+    folder: Path,
+    resume: bool = False,
+    progress: bool = True,
+) -> Fitted:
+    """Train `model` in place, keeping `checkpoints/` and CSV logs in `folder`; with `resume`, go on from the last checkpoint.
+
+    Raises FileNotFoundError when there is nothing to resume from.
+    """
+    budget = Budget(model.rule.segment, model.rule.recent, settings.batch_events, settings.batch_users)
+    plan = Plan(
+        data,
+        seed=settings.seed,
+        length=settings.length,
+        budget=budget,
+        random_first_segment=settings.random_first_segment,
+        time=settings.time,
+    )
+    windows = evaluation_windows(data.train_end, _validation_users(data, settings), length=settings.length)
+    validation = Validation(data, budget.cut(windows), time=settings.time, exclude_seen=settings.exclude_seen)
+    fitting = Fitting(model, loss, settings, total_steps=len(plan) * settings.epochs)
+    checkpoints = folder / "checkpoints"
+    last = checkpoints / "last.ckpt"
+    if resume and not last.exists():
+        raise FileNotFoundError(last)
+    best = ModelCheckpoint(checkpoints, "best", monitor=METRIC, mode="max", enable_version_counter=False)
+    callbacks = _callbacks(settings, best, checkpoints, progress=progress)
+    trainer = _trainer(settings, callbacks, folder, progress=progress)
+    started = time.monotonic()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+        trainer.fit(fitting, datamodule=Data(plan, validation, workers=settings.workers), ckpt_path=last if resume else None, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
+    fitting.load_state_dict(state["state_dict"])
+    return Fitted(
+        epochs=trainer.current_epoch,
+        best_epoch=int(state["epoch"]),
+        validation=float(best.best_model_score),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _validation_users(data: Prepared, settings: TrainingSettings) -> np.ndarray:
+    """Users with a validation target, or a fixed random part of them."""
+    users = np.flatnonzero((data.validation_end > data.train_end) & (data.train_end > 0))
+    if settings.validation_users is None or settings.validation_users >= len(users):
+        return users
+    return np.sort(np.random.default_rng(settings.seed).choice(users, settings.validation_users, replace=False))
+
+
+def _callbacks(settings: TrainingSettings, best: Callback, checkpoints: Path, *, progress: bool) -> list[Callback]:
+    every = timedelta(minutes=settings.checkpoint_minutes)
+    callbacks = [
+        best,
+        ModelCheckpoint(checkpoints, "last", every_n_epochs=1, save_on_train_epoch_end=True, enable_version_counter=False),
+        ModelCheckpoint(checkpoints, "last", train_time_interval=every, enable_version_counter=False),
+    ]
+    if settings.ema is not None:
+        callbacks.append(EMAWeightAveraging(decay=settings.ema, use_buffers=False))
+    if settings.patience is not None:
+        callbacks.append(EarlyStopping(METRIC, mode="max", patience=settings.patience))
+    if progress:
+        callbacks.append(TQDMProgressBar(refresh_rate=5))
+    return callbacks
+
+
+def _trainer(settings: TrainingSettings, callbacks: list[Callback], folder: Path, *, progress: bool) -> L.Trainer:
+    return L.Trainer(
+        accelerator=settings.accelerator,
+        devices=1,
+        max_epochs=settings.epochs,
+        gradient_clip_val=settings.clip,
+        callbacks=callbacks,
+        logger=AppendingCSV(folder),
+        check_val_every_n_epoch=settings.validate_every,
+        reload_dataloaders_every_n_epochs=1,
+        num_sanity_val_steps=0,
+        log_every_n_steps=50,
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+    )

@@ -1,0 +1,149 @@
+import json
+
+import pandas as pd
+import polars as pl
+import pytest
+from tests.datasets.real import real
+
+from persrec import datasets
+from persrec.datasets import table
+from persrec.errors import UserError
+
+LOG = pl.DataFrame({"user_id": [1, 1, 2], "item_id": [7, 3, 7], "timestamp": [1_500_000_000, 1_500_000_060, 1_500_000_000]})
+ROWS = [(1, 7, 1_500_000_000_000), (1, 3, 1_500_000_060_000), (2, 7, 1_500_000_000_000)]
+
+
+def write(path):
+    if path.suffix == ".parquet":
+        LOG.write_parquet(path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in LOG.to_dicts()))
+    else:
+        LOG.write_csv(path, separator="," if path.suffix == ".csv" else "\t")
+
+
+@pytest.mark.parametrize("name", ["log.csv", "log.tsv", "log.parquet", "log.jsonl"])
+def test_endings(tmp_path, name):
+    write(tmp_path / name)
+    assert datasets.read("table", tmp_path).collect().rows() == ROWS
+
+
+def test_separator_and_columns(tmp_path):
+    (tmp_path / "log.data").write_text("who|what|when\r\n1|7|1500000000\r\n")
+    columns = {"user_id": "who", "item_id": "what", "timestamp": "when"}
+    said = []
+    frame = datasets.read("table", tmp_path / "log.data", columns=columns, separator="|", say=said.append)
+    assert frame.collect().rows() == ROWS[:1]
+    assert "who is user_id, what is item_id, when is timestamp" in said[0]
+
+
+def test_recbole_header(tmp_path):
+    (tmp_path / "a.inter").write_text("user_id:token\titem_id:token\trating:float\ttimestamp:float\n1\t7\t4\t1500000000.0\n")
+    assert datasets.read("table", tmp_path).collect().rows() == [(1, 7, 1_500_000_000_000, 4.0)]
+
+
+def test_recbole_history_lists_are_refused(tmp_path):
+    (tmp_path / "a.inter").write_text("user_id:token\titem_id_list:token_seq\titem_id:token\n1\t7 8\t9\n")
+    with pytest.raises(UserError, match="item_id_list holds whole histories; expected one event per row"):
+        datasets.read("table", tmp_path)
+
+
+def test_rectools_frame():
+    frame = pd.DataFrame({"user_id": [1], "item_id": [7], "weight": [1.0], "datetime": pd.to_datetime(["2017-07-14 02:40"])})
+    assert table.read_frame(frame).collect().rows() == ROWS[:1]
+
+
+@pytest.mark.parametrize("form", [lambda frame: frame, pl.DataFrame.lazy, pl.DataFrame.to_pandas])
+def test_frames(form):
+    assert table.read_frame(form(LOG)).collect().rows() == ROWS
+
+
+def test_pandas_with_missing_ids():
+    with pytest.raises(UserError, match=r"frame: column user_id has 1 null \(empty\) value: row 2"):
+        table.read_frame(pd.DataFrame({"user_id": [1.0, None], "item_id": [7, 8]}))
+
+
+def test_other_objects_are_refused():
+    with pytest.raises(UserError, match=r"frame: got list, expected a pandas or Polars frame"):
+        table.read_frame([1, 2])
+
+
+def test_pandas_of_mixed_objects():
+    with pytest.raises(UserError, match=r"frame: cannot be taken over from pandas"):
+        table.read_frame(pd.DataFrame({"user_id": [1, "a"], "item_id": [7, 8]}))
+
+
+def test_missing_columns_are_listed_with_near_ones():
+    message = r"missing columns user_id, item_id; got userId, movie\..*perhaps columns: {user_id: userId}"
+    with pytest.raises(UserError, match=message):
+        table.read_frame(pl.DataFrame({"userId": [1], "movie": [2]}))
+
+
+def test_a_near_time_column_is_pointed_out():
+    said = []
+    table.read_frame(pl.DataFrame({"user_id": [1], "item_id": [2], "click_timestamp": [3]}), say=said.append)
+    assert "if click_timestamp holds the time, set data.columns: {timestamp: click_timestamp}" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"user_id": "usr"}, r"data.columns.user_id: no column 'usr' \(did you mean user_id\?\); got user_id"),
+        ({"user": "user_id"}, r"data.columns: unknown column 'user', expected .*did you mean user_id\?"),
+        ({"user_id": "item_id", "item_id": "item_id"}, r"data.columns uses item_id for more than one"),
+    ],
+)
+def test_wrong_mapping(columns, message):
+    with pytest.raises(UserError, match=message):
+        table.read_frame(LOG, columns=columns)
+
+
+def test_unknown_ending(tmp_path):
+    (tmp_path / "log.xlsx").write_text("x")
+    with pytest.raises(UserError, match=r"unknown ending '.xlsx' \(known: .csv, .*set data.separator"):
+        datasets.read("table", tmp_path / "log.xlsx")
+
+
+@pytest.mark.parametrize("name", ["log.csv", "log.parquet", "log.jsonl"])
+def test_empty_file(tmp_path, name):
+    (tmp_path / name).touch()
+    with pytest.raises(UserError, match=f"{name}: (the file is empty|cannot be read)"):
+        datasets.read("table", tmp_path)
+
+
+def test_header_only(tmp_path):
+    (tmp_path / "log.csv").write_text("user_id,item_id\n")
+    with pytest.raises(UserError, match=r"log.csv: no events; got a header or an empty table"):
+        datasets.read("table", tmp_path)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
+def test_truncated_parquet(tmp_path, share):
+    path = tmp_path / "log.parquet"
+    pl.DataFrame({"user_id": range(10_000), "item_id": range(10_000)}).write_parquet(path)
+    contents = path.read_bytes()
+    path.write_bytes(contents[: int(share * len(contents))])
+    with pytest.raises(UserError, match=r"log.parquet: cannot be read: .*may be truncated"):
+        datasets.read("table", path)
+
+
+def test_csv_that_is_not_utf_8(tmp_path):
+    (tmp_path / "log.csv").write_bytes("user_id,item_id\nAndré,1\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"log.csv: cannot be read: .*not UTF-8"):
+        datasets.read("table", tmp_path)
+
+
+def test_a_row_with_too_many_fields_is_named(tmp_path):
+    (tmp_path / "log.csv").write_text("user_id,item_id\n1,2\n1,2,3\n")
+    with pytest.raises(UserError, match=r"log.csv: cannot be read: row 3 has 3 fields, expected 2"):
+        datasets.read("table", tmp_path)
+
+
+def test_byte_order_mark(tmp_path):
+    (tmp_path / "log.csv").write_bytes(b"\xef\xbb\xbfuser_id,item_id\n1,2\n")
+    assert datasets.read("table", tmp_path).collect().rows() == [(1, 2)]
+
+
+@pytest.mark.parametrize(("name", "events"), [("amazon-beauty", 198_502), ("ml-1m/interactions.parquet", 999_611)])
+def test_real(name, events):
+    assert datasets.read("table", real(name)).collect().height == events

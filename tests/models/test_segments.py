@@ -1,0 +1,59 @@
+"""The segment rule and its masks, against their definitions."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from persrec.models.segments import SegmentRule, causal, first_scored_row, fold_visible
+
+sizes = st.integers(1, 60)
+
+
+@given(events=st.integers(0, 5000), segment=sizes, recent=sizes)
+def test_open_block_holds_between_r_and_r_plus_s_minus_1_events(events: int, segment: int, recent: int) -> None:
+    closed = int(SegmentRule(segment, recent).closed(torch.tensor([events]))[0])
+    opened = events - closed * segment
+    assert closed >= 0
+    if events < recent + segment:
+        assert opened == events
+    else:
+        assert recent <= opened <= recent + segment - 1
+
+
+@given(events=st.integers(0, 400), segment=sizes, recent=sizes)
+def test_one_more_event_closes_at_most_one_segment(events: int, segment: int, recent: int) -> None:
+    now, then = SegmentRule(segment, recent).closed(torch.tensor([events, events + 1])).tolist()
+    assert then - now == int(events + 1 >= recent + segment and (events + 1 - recent) % segment == 0)
+
+
+def test_full_never_closes() -> None:
+    assert SegmentRule(4, None).closed(torch.tensor([0, 3, 1000])).tolist() == [0, 0, 0]
+
+
+def test_causal_rows_see_the_memory_themselves_and_earlier_rows() -> None:
+    assert causal(3, 2).int().tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
+
+
+def test_tokens_see_their_segment_but_not_the_events_after_it() -> None:
+    visible = fold_visible(2, 1, 2, 1)[0].int().tolist()
+    #                memory  segment  after  tokens
+    assert visible == [
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0],
+        [1, 1, 1, 0, 1, 0],
+        [1, 1, 1, 0, 1, 1],
+    ]
+
+
+@given(events=st.integers(1, 300), segment=sizes, recent=sizes, reads_all=st.booleans())
+def test_every_event_is_scored_exactly_once(events: int, segment: int, recent: int, reads_all: bool) -> None:
+    rule = SegmentRule(segment, recent)
+    closed = int(rule.closed(torch.tensor([events]))[0])
+    behind = recent - 1 if reads_all else 0
+    scored: list[int] = []
+    for block in range(closed):
+        first = first_scored_row(rule, block, reads_all=reads_all)
+        scored += range(block * segment + first, (block + 1) * segment + behind)
+    scored += range(closed * segment + first_scored_row(rule, closed, reads_all=reads_all), events)
+    assert scored == list(range(events))

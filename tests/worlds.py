@@ -1,0 +1,85 @@
+"""Small models with weights large enough for every path to matter, and ragged histories."""
+
+import torch
+from torch import Tensor
+
+from persrec.batches import Batch, History
+from persrec.models.compressor import Layered, Recent
+from persrec.models.hstu import HSTU
+from persrec.models.segments import SegmentRule
+
+ITEMS, WIDTH = 40, 16
+
+
+class World:
+    """A backbone, a compressor and a table of item vectors that belong together."""
+
+    def __init__(
+        self,
+        *,
+        segment: int,
+        recent: int | None,
+        tokens: int = 2,
+        layers: int = 3,
+        timed: bool = True,
+        cap: int | None = None,
+        history: str = "compressed",
+        row_block: int = 128,
+        recompute: bool = False,
+        seed: int = 0,
+    ) -> None:
+        torch.manual_seed(seed)
+        self.rule = SegmentRule(segment, recent)
+        self.backbone = HSTU(
+            width=WIDTH,
+            layers=layers,
+            heads=2,
+            exact=segment + (recent or 0),
+            timed=timed,
+            dropout=0.0,
+            divisor=7.0,
+            row_block=row_block,
+            recompute=recompute,
+        )
+        for parameter in self.backbone.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+        self.compressor: Layered | Recent = Recent(width=WIDTH, layers=layers)
+        if history == "compressed":
+            self.compressor = Layered(tokens=tokens, width=WIDTH, layers=layers, cap=cap)
+            torch.nn.init.normal_(self.compressor.tokens)
+        self.table = torch.randn(ITEMS + 1, WIDTH, requires_grad=True)
+        self.backbone.eval()
+
+    def encode(self, items: Tensor) -> Tensor:
+        return self.table[items]
+
+    def vectors(self, hidden: Tensor) -> Tensor:
+        return torch.nn.functional.normalize(hidden, dim=-1)
+
+
+def histories(events: list[int], *, seed: int = 0, shift: list[int] | None = None, time: str = "last") -> Batch:
+    """A batch of random histories of the given lengths, in descending order, with `shift` columns in front."""
+    random = torch.Generator().manual_seed(seed)
+    count = torch.tensor(events)
+    front = torch.tensor(shift or [0] * len(events))
+    width = int((count + front).max())
+    column = torch.arange(width)[None] - front[:, None]  # (B, T)
+    valid = (column >= 0) & (column < count[:, None])
+    longest = max(events) + 1
+    item = torch.randint(1, ITEMS + 1, (len(events), longest), generator=random)
+    gap = 10 ** torch.randint(0, 9, (len(events), longest), generator=random)
+    clock = gap.cumsum(dim=1)
+    inside = column.clamp(0, longest - 2)
+    own, successor = clock.gather(1, inside), clock.gather(1, inside + 1)
+    history = History(
+        item=item.gather(1, inside) * valid,
+        time=own * valid,
+        query_time=(successor if time == "next" else own) * valid,
+        target=item.gather(1, inside + 1) * valid,
+        position=column,
+        valid=valid,
+    )
+    return Batch(history, count + front, torch.arange(len(events)))
+
+
+LENGTHS = [23, 19, 14, 9, 8, 3, 1]  # users with many segments down to a single event
