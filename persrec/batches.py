@@ -5,7 +5,7 @@ so that block j is columns jS to (j+1)S - 1 for every user.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -78,7 +78,23 @@ class Windows(NamedTuple):
         return self.end - self.start + self.shift
 
 
-def collate(data: Prepared, windows: Windows, *, time: str = "none", at: np.ndarray | None = None) -> Batch:
+class Sequences(Protocol):
+    """Users' histories one after the other, as prepared data has them."""
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """(U+1,) int64: user u has events offsets[u] to offsets[u + 1] - 1."""
+
+    @property
+    def items(self) -> np.ndarray:
+        """(E,) item indices."""
+
+    @property
+    def times(self) -> np.ndarray | None:
+        """(E,) int64 ms."""
+
+
+def collate(data: Sequences, windows: Windows, *, time: str = "none", at: np.ndarray | None = None) -> Batch:
     """The events of the windows as a batch, each with its successor in the user's log as target (PAD where none is left).
 
     `time` is none, last or next. Under `next` a row's query time is its successor's; for a row that has none it is `at`,
@@ -105,7 +121,7 @@ def _as_int64(field: np.ndarray) -> np.ndarray:
 
 
 def _times(
-    data: Prepared,
+    data: Sequences,
     row: np.ndarray,
     successor: np.ndarray,
     valid: np.ndarray,

@@ -33,7 +33,7 @@ overrides = click.option(
 def main() -> NoReturn:
     """Run a command; faults of the user's input end in one message and exit code 2, Ctrl-C in 130."""
     try:
-        status = commands.main(standalone_mode=False)
+        status = commands.main(prog_name="persrec", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -164,9 +164,7 @@ def milliseconds(text: str) -> int:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
-        raise UserError(
-            f"--at {text}: expected ISO 8601, as in 2024-05-31T12:00, or milliseconds since 1970"
-        ) from error
+        raise UserError(f"--at {text}: expected ISO 8601, as in 2024-05-31T12:00, or ms since 1970") from error
     return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
 
 

@@ -1,5 +1,6 @@
 """Faults of a settings tree, each as one line that names the dotted key, what was got and what was expected."""
 
+import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, NamedTuple
@@ -46,20 +47,26 @@ def _field_fault(part: Any, model: type[BaseModel]) -> Fault:
     key = ".".join(name for name in part["loc"] if isinstance(name, str))  # list positions are left out
     if part["type"] == "extra_forbidden":
         return Fault((key,), "unknown key" + _suggest_key(key, list(dotted_keys(model))))
+    if part["type"] == "model_type":
+        return Fault((key,), f"got {part['input']!r}, expected a section with keys of its own")
     text = part["msg"].removeprefix("Value error, ")
-    if text.startswith("Input should be "):
-        text = f"got {part['input']!r}, expected {text.removeprefix('Input should be ')}"
-    elif part["type"] == "model_type":
-        text = f"got {part['input']!r}, expected a section with keys of its own"
+    wish = re.fullmatch(r"\w+ should (be )?(.*)", text)  # pydantic's own: Input should be ..., String should match ...
+    if wish:
+        text = f"got {part['input']!r}, expected {'' if wish[1] else 'to '}{wish[2]}"
     return Fault((key,), text)
 
 
 def _suggest_key(key: str, known: list[str]) -> str:
     section, _, leaf = key.rpartition(".")
-    siblings = [other for other in known if other.rpartition(".")[0] == section]
+    prefix = f"{section}." if section else ""
+    siblings = {prefix + name for name in get_close_matches(leaf, _leaves(known, section), n=2)}
     elsewhere = [other for other in known if other.rpartition(".")[2] == leaf]
-    near = get_close_matches(key, siblings, n=2, cutoff=0.75) or elsewhere or get_close_matches(key, known, n=2)
+    near = sorted(siblings) or elsewhere or get_close_matches(key, known, n=2)
     return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def _leaves(known: list[str], section: str) -> list[str]:
+    return [leaf for above, _, leaf in (key.rpartition(".") for key in known) if above == section]
 
 
 def _remove(tree: dict[str, Any], path: list[str]) -> None:

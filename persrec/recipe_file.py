@@ -36,7 +36,7 @@ def shipped() -> dict[str, Path]:
     """The recipes that come with the package, by name."""
     inside = Path(__file__).parent / "recipes"
     folder = inside if inside.is_dir() else Path(__file__).parents[1] / "recipes"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"), key=lambda path: path.stem)}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -68,9 +68,7 @@ def override(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, A
         try:
             tree = _put(tree, key.strip().split("."), yaml.load(value, Loader=_UniqueKeys))
         except yaml.YAMLError as error:
-            raise UserError(
-                f"--set {text}: the value is not YAML; put quotes around text with special signs"
-            ) from error
+            raise UserError(f"--set {text}: the value is not YAML; quote text with special signs") from error
     return tree
 
 

@@ -129,9 +129,7 @@ def expand(path: str) -> str:
     def value(match: re.Match[str]) -> str:
         name = match.group(1) or match.group(2)
         if name not in values:
-            raise ValueError(
-                f"got {path!r}, but the environment variable {name} is not set; set it or write the path out"
-            )
+            raise ValueError(f"got {path!r}, but the environment variable {name} is not set: set it or write it out")
         return values[name]
 
     return str(Path(re.sub(r"\$(?:\{(\w+)\}|(\w+))", value, path)).expanduser())

@@ -28,6 +28,7 @@ from persrec.objective import LossSettings, objective
 from persrec.prepared import Prepared
 
 METRIC = "val_ndcg@10"
+LAST = "last.ckpt"
 READS, DRAWS = 0, 1  # purposes of a step's seeds
 
 
@@ -218,7 +219,7 @@ def fit(
     validation = Validation(data, budget.cut(windows), time=settings.time, exclude_seen=settings.exclude_seen)
     fitting = Fitting(model, loss, settings, total_steps=len(plan) * settings.epochs)
     checkpoints = folder / "checkpoints"
-    last = checkpoints / "last.ckpt"
+    last = checkpoints / LAST
     if resume and not last.exists():
         raise FileNotFoundError(last)
     best = ModelCheckpoint(checkpoints, "best", monitor=METRIC, mode="max", enable_version_counter=False)

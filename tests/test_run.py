@@ -119,7 +119,7 @@ def test_no_folder_an_empty_one_and_an_interrupted_one(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is incomplete or not a run: it has no run\.json"):
         run.load(tmp_path)
     (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(UserError, match="its fit was interrupted; finish it with `persrec fit ... --resume`"):
+    with pytest.raises(UserError, match=r"its fit was interrupted; finish it with `persrec fit \.\.\. --resume`"):
         run.load(tmp_path)
 
 

@@ -17,7 +17,7 @@ SEPARATORS: Final = {".csv": ",", ".tsv": "\t", ".inter": "\t"}
 PARQUET: Final = (".parquet", ".pq")
 JSON_LINES: Final = (".jsonl", ".ndjson")
 ALIASES: Final = {"datetime": TIME}
-NAMED: Final = (*COLUMNS, "weight", "event")
+NAMED: Final = (*COLUMNS, "weight", "event")  # what a mapping may name
 
 
 def files(path: Path) -> list[Path]:
@@ -95,6 +95,9 @@ def rename(frame: pl.LazyFrame, columns: Mapping[str, str], *, where: str, say: 
     renamed = [f"{theirs} is {ours}" for ours, theirs in used.items() if ours != theirs]
     if renamed:
         say(f"{where}: {', '.join(renamed)}.")
+    unused = [ours for ours in columns if ours not in COLUMNS]
+    if unused:
+        say(f"{where}: {', '.join(unused)}: not used.")
     near = [] if TIME in used else close_matches(TIME, names) + close_matches("date", names)
     if near:
         say(f"{where}: no {TIME}; if {near[0]} holds the time, set data.columns: {{{TIME}: {near[0]}}}.")

@@ -1,8 +1,8 @@
 import pytest
-from tests.datasets.real import real
 
 from persrec import datasets
 from persrec.errors import UserError
+from tests.datasets.real import real
 
 ROWS = [(1, 1193, 978_300_760_000, 5.0), (2, 661, 978_302_109_000, 3.0)]
 
@@ -45,7 +45,9 @@ def test_other_text(tmp_path):
 
 def test_unparsable_rating_is_named_by_row(tmp_path):
     (tmp_path / "ratings.dat").write_text("1::1193::5::978300760\n1::661::good::978302109\n1::662\n")
-    with pytest.raises(UserError, match=r"rating has 1 null \(empty\) value: row 3.*1 unparsable value: row 2 \('good'\)"):
+    with pytest.raises(
+        UserError, match=r"rating has 1 null \(empty\) value: row 3.*1 unparsable value: row 2 \('good'\)"
+    ):
         datasets.read("movielens", tmp_path)
 
 

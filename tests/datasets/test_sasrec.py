@@ -1,8 +1,8 @@
 import pytest
-from tests.datasets.real import real
 
 from persrec import datasets
 from persrec.errors import UserError
+from tests.datasets.real import real
 
 
 @pytest.mark.parametrize("separator", [" ", "\t"])

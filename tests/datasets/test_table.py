@@ -3,13 +3,15 @@ import json
 import pandas as pd
 import polars as pl
 import pytest
-from tests.datasets.real import real
 
 from persrec import datasets
 from persrec.datasets import table
 from persrec.errors import UserError
+from tests.datasets.real import real
 
-LOG = pl.DataFrame({"user_id": [1, 1, 2], "item_id": [7, 3, 7], "timestamp": [1_500_000_000, 1_500_000_060, 1_500_000_000]})
+LOG = pl.DataFrame(
+    {"user_id": [1, 1, 2], "item_id": [7, 3, 7], "timestamp": [1_500_000_000, 1_500_000_060, 1_500_000_000]}
+)
 ROWS = [(1, 7, 1_500_000_000_000), (1, 3, 1_500_000_060_000), (2, 7, 1_500_000_000_000)]
 
 
@@ -38,7 +40,9 @@ def test_separator_and_columns(tmp_path):
 
 
 def test_recbole_header(tmp_path):
-    (tmp_path / "a.inter").write_text("user_id:token\titem_id:token\trating:float\ttimestamp:float\n1\t7\t4\t1500000000.0\n")
+    (tmp_path / "a.inter").write_text(
+        "user_id:token\titem_id:token\trating:float\ttimestamp:float\n1\t7\t4\t1500000000.0\n"
+    )
     assert datasets.read("table", tmp_path).collect().rows() == [(1, 7, 1_500_000_000_000, 4.0)]
 
 
@@ -49,7 +53,9 @@ def test_recbole_history_lists_are_refused(tmp_path):
 
 
 def test_rectools_frame():
-    frame = pd.DataFrame({"user_id": [1], "item_id": [7], "weight": [1.0], "datetime": pd.to_datetime(["2017-07-14 02:40"])})
+    frame = pd.DataFrame(
+        {"user_id": [1], "item_id": [7], "weight": [1.0], "datetime": pd.to_datetime(["2017-07-14 02:40"])}
+    )
     assert table.read_frame(frame).collect().rows() == ROWS[:1]
 
 
@@ -96,6 +102,13 @@ def test_a_near_time_column_is_pointed_out():
 def test_wrong_mapping(columns, message):
     with pytest.raises(UserError, match=message):
         table.read_frame(LOG, columns=columns)
+
+
+def test_mapped_columns_without_use_are_said():
+    said = []
+    frame = table.read_frame(LOG.with_columns(pl.lit("buy").alias("kind")), columns={"event": "kind"}, say=said.append)
+    assert frame.collect().columns == ["user_id", "item_id", "timestamp"]
+    assert said[0] == "frame: event: not used."
 
 
 def test_unknown_ending(tmp_path):

@@ -1,0 +1,291 @@
+"""What the commands do, from Python: prepare, fit, evaluate, recommend."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+from rich.console import Console, Group
+from rich.progress import Progress
+
+from persrec import recipe as recipes
+from persrec import report, training
+from persrec import run as runs
+from persrec.errors import UserError
+from persrec.evaluation import Evaluation, EvaluationSettings
+from persrec.evaluation import evaluate as evaluate_model
+from persrec.interactions import prepare as preparing
+from persrec.interactions.facts import Facts
+from persrec.models.build import build
+from persrec.models.model import Model
+from persrec.objective import LossSettings
+from persrec.prepared import ITEMS, Prepared, open_prepared
+from persrec.recipe import Recipe
+from persrec.serving.recommender import Recommender
+
+PREPARED_ROOT, RUNS_ROOT = Path("data/prepared"), Path("runs")
+STARTED = "started.json"  # in checkpoints/: what an interrupted fit was about
+
+console = Console(stderr=True)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of results, and how they look on a terminal."""
+
+    rows: list[dict[str, Any]]
+    shown: Group
+    folder: Path
+
+    def __rich__(self) -> Group:
+        return self.shown
+
+
+def say(sentence: str) -> None:
+    """Tell the person at the terminal what was understood."""
+    console.print(sentence, style="dim", highlight=False)
+
+
+def prepare(
+    recipe: str | Path | Recipe, overrides: Sequence[str] = (), *, frame: Any = None, root: Path = PREPARED_ROOT
+) -> Path:
+    """The prepared folder of a recipe's log, written unless it is there already; `frame` takes the place of a file."""
+    loaded = _recipe(recipe, overrides, frame)
+    return preparing.prepare(loaded.data, loaded.name, root, loaded.split, frame=frame, say=say)
+
+
+def check(recipe: str | Path | Recipe, overrides: Sequence[str] = (), *, frame: Any = None) -> Table:
+    """Counts, ties, repeats, span, and the share of users with closed segments; nothing is written."""
+    loaded = _recipe(recipe, overrides, frame)
+    memory = loaded.memory
+    facts = preparing.check(
+        loaded.data, segment=memory.segment, recent=memory.recent, length=loaded.length, frame=frame, say=say
+    )
+    return Table([facts.as_dict()], _facts_shown(loaded.name, facts), Path())
+
+
+def fit(
+    recipe: str | Path | Recipe,
+    overrides: Sequence[str] = (),
+    *,
+    frame: Any = None,
+    out: Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Table:
+    """From raw log to metrics: prepare, train, evaluate, one run folder per history and seed.
+
+    With `resume`, complete runs of the grid are kept and an interrupted one goes on from its last checkpoint.
+    """
+    loaded = _recipe(recipe, overrides, frame)
+    cells = loaded.grid()
+    folder = out or RUNS_ROOT / loaded.name
+    places = {cell_name(cell): folder / cell_name(cell) if len(cells) > 1 else folder for cell in cells}
+    for place in places.values():
+        if not resume:
+            runs.check_free(place, overwrite=overwrite)
+    data = open_prepared(prepare(loaded, frame=frame), loaded.split)
+    _warn_of_short_histories(data, loaded)
+    rows = []
+    for cell in cells:
+        place = places[cell_name(cell)]
+        say(f"{loaded.name}: history {cell.history}, seed {cell.seeds[0]} -> {place}")
+        rows.append(_fit_cell(cell, data, place, resume=resume, overwrite=overwrite, progress=progress))
+    return _results(loaded, rows, folder)
+
+
+def evaluate(run: str | Path, *, json_file: Path | None = None) -> Table:
+    """Rank all items for the test events of a run folder (or of a folder of runs), and compare nothing else."""
+    folder = Path(run)
+    places = [folder] if (folder / runs.MANIFEST).exists() else _runs_below(folder)
+    rows = []
+    for place in places or [folder]:
+        saved = runs.load(place)
+        recommender = Recommender.load(place)
+        found = _evaluate(recommender.model, recommender.prepared(), recommender.recipe)
+        rows.append(_row(recommender.recipe, saved.metrics | found.summary()))
+    if json_file is not None:
+        json_file.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    return _results(recommender.recipe, rows, folder)
+
+
+def recommend(
+    run: str | Path,
+    users: Sequence[Any] | None = None,
+    *,
+    histories: Any = None,
+    k: int = 10,
+    at: int | None = None,
+) -> pl.DataFrame:
+    """The k best items of each user of a run; see `Recommender.recommend`."""
+    return Recommender.load(run).recommend(users, k, histories=histories, at=at, say=say)
+
+
+def cell_name(cell: Recipe) -> str:
+    """Name of one history and seed of a grid."""
+    return f"{cell.histories[0]}-seed{cell.seeds[0]}"
+
+
+def _recipe(recipe: str | Path | Recipe, overrides: Sequence[str], frame: Any) -> Recipe:
+    if isinstance(recipe, Recipe):
+        return recipe
+    return recipes.load(recipe, overrides)
+
+
+def _fit_cell(
+    cell: Recipe, data: Prepared, folder: Path, *, resume: bool, overwrite: bool, progress: bool
+) -> dict[str, Any]:
+    """Train and evaluate one history and seed; the row of its results."""
+    if resume and (folder / runs.MANIFEST).exists():
+        return _row(cell, _same_run(runs.load(folder), cell, data).metrics)
+    checkpoints = folder / runs.CHECKPOINTS
+    goes_on = resume and (checkpoints / training.LAST).exists()
+    if goes_on:
+        _check_same(checkpoints / STARTED, cell, data)
+    else:
+        _start(checkpoints, cell, data)
+    if cell.training.threads is not None:
+        torch.set_num_threads(cell.training.threads)
+    model = build(cell, items=data.items_count, seed=cell.seeds[0])
+    fitted = training.fit(
+        model, data, _loss(cell), _settings(cell), folder=folder, resume=goes_on, progress=progress
+    )
+    found = _evaluate(model, data, cell)
+    metrics = {
+        "history": cell.history,
+        "seed": cell.seeds[0],
+        "reads": cell.memory.reads,
+        "primary": cell.primary,
+        "validation_ndcg@10": fitted.validation,
+        "best_epoch": fitted.best_epoch,
+        "epochs": fitted.epochs,
+        "seconds": fitted.seconds,
+        **found.summary(),
+    }
+    saved = runs.save(
+        folder,
+        recipe=cell.dump(),
+        weights={name: tensor.contiguous() for name, tensor in model.state_dict().items()},
+        data={"hash": data.hash, "folder": str(data.folder)},
+        items=data.folder / ITEMS,
+        metrics=metrics,
+        overwrite=overwrite,
+    )
+    return _row(cell, saved.metrics)
+
+
+def _start(checkpoints: Path, cell: Recipe, data: Prepared) -> None:
+    """An empty place for checkpoints and logs, with a note of what they are about."""
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    for log in ("training.csv", "clear_events.csv"):
+        (checkpoints.parent / log).unlink(missing_ok=True)
+    checkpoints.mkdir(parents=True)
+    (checkpoints / STARTED).write_text(json.dumps(_identity(cell, data)), encoding="utf-8")
+
+
+def _identity(cell: Recipe, data: Prepared) -> dict[str, Any]:
+    """What must be the same for a resumed fit to repeat an unbroken one."""
+    return {"recipe": cell.dump(), "data": data.hash}
+
+
+def _check_same(started: Path, cell: Recipe, data: Prepared) -> None:
+    before, now = json.loads(started.read_text(encoding="utf-8")), _identity(cell, data)
+    if before["data"] != now["data"]:
+        raise UserError(f"--resume: {started.parent.parent} was started on other data; start it anew without --resume")
+    _refuse_difference(before["recipe"], now["recipe"], started.parent.parent)
+
+
+def _same_run(run: runs.Run, cell: Recipe, data: Prepared) -> runs.Run:
+    """A complete run, if it is what the grid asks for."""
+    if run.data["hash"] != data.hash:
+        raise UserError(f"--resume: the run {run.folder} is of other data; choose another --out or add --overwrite")
+    _refuse_difference(run.recipe, cell.dump(), run.folder)
+    return run
+
+
+def _refuse_difference(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
+    old, new = _flat(before), _flat(json.loads(json.dumps(now)))
+    changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    if changed:
+        listed = "; ".join(f"{key}: {old.get(key)!r} then, {new.get(key)!r} now" for key in changed)
+        raise UserError(f"--resume: {folder} was started with another recipe ({listed}); start it anew without --resume")
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    parts = [_flat(value, f"{prefix}.{key}" if prefix else key) for key, value in tree.items()]
+    return {key: value for part in parts for key, value in part.items()}
+
+
+def _loss(cell: Recipe) -> LossSettings:
+    loss = cell.loss
+    return LossSettings(loss.kind == "sampled", loss.negatives, loss.per == "row", loss.chunk)
+
+
+def _settings(cell: Recipe) -> training.TrainingSettings:
+    """What training needs of a recipe."""
+    reads = {"all": 1.0, "none": 0.0}.get(str(cell.memory.reads), cell.memory.reads)
+    keys = cell.training.model_dump(exclude={"threads"})
+    return training.TrainingSettings(
+        seed=cell.seeds[0],
+        reads=float(reads),
+        time=cell.time,
+        length=cell.length,
+        random_first_segment=cell.memory.random_first_segment,
+        exclude_seen=cell.evaluation.exclude_seen,
+        **keys,
+    )
+
+
+def _evaluate(model: Model, data: Prepared, cell: Recipe) -> Evaluation:
+    settings = EvaluationSettings(time=cell.time, length=cell.length, **cell.evaluation.model_dump())
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("evaluating", total=data.users)
+        return evaluate_model(model, data, settings, on_users=lambda count: progress.advance(task, count))
+
+
+def _row(cell: Recipe, metrics: dict[str, Any]) -> dict[str, Any]:
+    return {"name": cell.name, **metrics}
+
+
+def _runs_below(folder: Path) -> list[Path]:
+    """Complete runs in the folders of a grid."""
+    return sorted(path.parent for path in folder.glob(f"*/{runs.MANIFEST}"))
+
+
+def _results(recipe: Recipe, rows: list[dict[str, Any]], folder: Path) -> Table:
+    k = sorted({int(recipe.primary.partition("@")[2]), max(recipe.evaluation.k)})
+    metrics = list(dict.fromkeys([recipe.primary, *[f"{name}@{cut}" for name in ("ndcg", "recall") for cut in k]]))
+    protocol = rows[0]["protocol"]
+    heading = (
+        f"{recipe.name}: test targets ({recipe.split}), {protocol['targets']:,} users, all items ranked, seen items "
+        f"{'excluded' if protocol['exclude_seen'] else 'included'}, time: {protocol['time']}"
+    )
+    shown = Group(
+        report.metrics_table(heading, rows, metrics),
+        report.buckets_table(f"{recipe.primary} by history length", rows, recipe.primary),
+        f"Run folder: {folder}",
+    )
+    return Table(rows, shown, folder)
+
+
+def _facts_shown(name: str, facts: Facts) -> Group:
+    return Group(report.facts_table(name, facts.rows()), *[f"[yellow]Note:[/yellow] {text}" for text in facts.warnings])
+
+
+def _warn_of_short_histories(data: Prepared, recipe: Recipe) -> None:
+    """Say so where hardly anybody has a history to compress."""
+    lengths = data.validation_end if recipe.length is None else data.validation_end.clip(max=recipe.length)
+    memory = recipe.memory
+    share = float((lengths >= memory.segment + memory.recent).mean())
+    if "compressed" in recipe.histories and share < 0.1:
+        say(
+            f"Note: {share:.1%} of the users have more than S + R = {memory.segment + memory.recent} events; for all others "
+            "full, recent and compressed are the same computation."
+        )

@@ -1,0 +1,1 @@
+"""Serving: recommendations from a finished run."""

@@ -1,0 +1,215 @@
+"""The Recommender: a finished run that answers with items, in the user's own ids.
+
+Shapes: B users, V items.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from persrec import recipe as recipes
+from persrec import run as runs
+from persrec.batches import Windows, collate, evaluation_windows
+from persrec.constants import PAD
+from persrec.datasets import table
+from persrec.errors import UserError
+from persrec.evaluation import item_vectors, read_windows
+from persrec.interactions import sequences
+from persrec.interactions.schema import ITEM, TIME, USER
+from persrec.models.build import build
+from persrec.models.model import Model
+from persrec.prepared import Prepared, open_prepared
+from persrec.retrieval import ExactIndex, top_k
+from persrec.seen import Seen
+
+Say = Callable[[str], None]
+
+
+class Histories(NamedTuple):
+    """Users' histories in the item indices of a run; user u has events offsets[u] to offsets[u + 1]."""
+
+    ids: pl.Series  # (B,) the users' own ids
+    offsets: npt.NDArray[np.int64]  # (B+1,)
+    items: npt.NDArray[np.int32]
+    times: npt.NDArray[np.int64] | None  # ms
+
+
+class Recommender:
+    """Recommends items to the users of the log that a run was fitted on, and to anybody whose history is given."""
+
+    def __init__(self, *, model: Model, recipe: recipes.Recipe, item_ids: pl.Series, data_folder: Path | None) -> None:
+        self.model, self.recipe, self.item_ids = model.eval(), recipe, item_ids
+        self.data_folder = data_folder
+        self._index: ExactIndex | None = None
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Recommender":
+        """The recommender of a run folder; raises UserError where the folder is incomplete, altered or of another version."""
+        run = runs.load(folder)
+        recipe = recipes.parse(run.recipe, f"of run {folder}")
+        item_ids = pl.Series(ITEM, run.item_ids())
+        model = build(recipe, items=len(item_ids))
+        model.load_state_dict(run.weights())
+        return cls(model=model, recipe=recipe, item_ids=item_ids, data_folder=Path(run.data["folder"]))
+
+    def prepared(self) -> Prepared:
+        """The prepared log of the run; raises UserError where it is gone."""
+        if self.data_folder is None or not self.data_folder.exists():
+            raise UserError(
+                f"the prepared log of this run is gone (expected {self.data_folder}); run `persrec prepare` with its "
+                "recipe in the same folder, or give histories instead of user ids"
+            )
+        return open_prepared(self.data_folder, self.recipe.split)
+
+    def recommend(
+        self,
+        users: Sequence[Any] | None = None,
+        k: int = 10,
+        *,
+        histories: Any = None,
+        at: int | None = None,
+        say: Say = lambda sentence: None,
+    ) -> pl.DataFrame:
+        """The k best items of each user: `user_id, item_id, score, rank`, best first.
+
+        `users` are ids of the run's log; `histories` instead, a file or a pandas or Polars frame of events, may hold users
+        that training never saw (neither: all users of the log). `at` is when they are asked, in ms since 1970, and
+        defaults to each user's last event; only `time: next` uses it. Raises UserError for unknown users, users without
+        a known item, and k above the catalogue.
+        """
+        if users is not None and histories is not None:
+            raise UserError("recommend: got both users and histories, expected one of them")
+        found = self._of_log(users) if histories is None else self._of_events(histories, say)
+        self._say_when(found, at, say)
+        queries = self._queries(found, at)
+        seen = Seen.from_ranges(found.items, found.offsets[:-1], found.offsets[1:])
+        if self._index is None:
+            self._index = ExactIndex(item_vectors(self.model))
+        evaluation = self.recipe.evaluation
+        items, scores = top_k(
+            self._index,
+            queries,
+            seen,
+            k,
+            exclude_seen=evaluation.exclude_seen,
+            users_per_chunk=evaluation.users_per_chunk,
+        )
+        return self._frame(found.ids, items, scores)
+
+    def _queries(self, found: Histories, at: int | None) -> npt.NDArray[np.float32]:
+        """Query of each user, in the order of `found`."""
+        count = len(found.ids)
+        windows = evaluation_windows(np.diff(found.offsets), np.arange(count), length=self.recipe.length)
+        moment = None if at is None else np.full(count, at, dtype=np.int64)
+        queries = np.zeros((count, self.model.backbone.width), dtype=np.float32)
+
+        def batch_of(part: Windows) -> Any:
+            asked = None if moment is None else moment[: len(part.user)]
+            return collate(found, part, time=self.recipe.time, at=asked)
+
+        for batch, rows, _ in read_windows(self.model, windows, batch_of):
+            queries[batch.user.numpy()] = rows
+        return queries
+
+    def _say_when(self, found: Histories, at: int | None, say: Say) -> None:
+        """What `at` means for this model, and its faults."""
+        if self.recipe.time != "next":
+            if at is not None:
+                say(f"this model was trained with `time: {self.recipe.time}`; `at` changes nothing")
+            return
+        if at is None:
+            say("`at` was not given: every user is asked at the time of their own last event")
+            return
+        last = found.times[found.offsets[1:] - 1] if found.times is not None else np.zeros(0)
+        late = np.flatnonzero(last > at)
+        if len(late):
+            raise UserError(
+                f"at: got {at}, but user {found.ids[int(late[0])]!r} has an event at {int(last[late[0]])} ms "
+                f"({len(late)} of {len(found.ids)} users have later events); expected a time after every last event"
+            )
+
+    def _of_log(self, users: Sequence[Any] | None) -> Histories:
+        """Histories of users of the run's log, all events included."""
+        data = self.prepared()
+        known = pl.Series(USER, data.user_ids())
+        if users is None:
+            rows = np.arange(data.users)
+        else:
+            rows = _rows_of(known, users)
+        starts, ends = data.offsets[rows], data.offsets[rows + 1]
+        offsets = np.concatenate([[0], np.cumsum(ends - starts)])
+        place = np.repeat(starts - offsets[:-1], ends - starts) + np.arange(offsets[-1])
+        times = None if data.times is None else data.times[place]
+        return Histories(known.gather(rows), offsets, data.items[place], times)
+
+    def _of_events(self, histories: Any, say: Say) -> Histories:
+        """Histories from a file or frame of events; events of unknown items are counted and left out."""
+        data = self.recipe.data
+        if isinstance(histories, str | Path):
+            events = table.read(Path(histories), columns=_if_table(data), say=say)
+        else:
+            events = table.read_frame(histories, columns={}, say=say)
+        if self.recipe.time != "none" and TIME not in events.collect_schema().names():
+            raise UserError(
+                f"histories: no timestamp column, but this model was trained with `time: {self.recipe.time}`; add the "
+                "times of the events"
+            )
+        frame = self._known(sequences.ordered(events).collect(), say)
+        lists = sequences.grouped(frame.lazy()).collect()
+        offsets = np.concatenate([[0], lists["items"].list.len().to_numpy().astype(np.int64).cumsum()])
+        items = lists["items"].explode().to_numpy().astype(np.int32)
+        times = lists["times"].explode().to_numpy() if "times" in lists.columns else None
+        return Histories(lists[USER], offsets, items, times)
+
+    def _known(self, events: pl.DataFrame, say: Say) -> pl.DataFrame:
+        """Events of items that training knew, their ids replaced by indices."""
+        known = pl.DataFrame({ITEM: self.item_ids, "index": np.arange(1, len(self.item_ids) + 1, dtype=np.int32)})
+        events = events.with_columns(events[ITEM].cast(self.item_ids.dtype, strict=False))
+        joined = events.join(known, on=ITEM, how="left", maintain_order="left")
+        unknown = int(joined["index"].null_count())
+        if unknown:
+            say(f"{unknown:,} of {len(joined):,} events are of items that training never saw; they are left out")
+        left = joined.filter(pl.col("index").is_not_null()).drop(ITEM).rename({"index": ITEM})
+        gone = events[USER].unique().filter(~events[USER].unique().is_in(left[USER].unique().implode()))
+        if len(gone):
+            raise UserError(
+                f"histories: user {gone[0]!r} has no event of an item that this run knows ({len(gone)} such users); "
+                "expected at least one; leave these users out"
+            )
+        return left
+
+    def _frame(self, ids: pl.Series, items: npt.NDArray[np.int64], scores: npt.NDArray[np.float32]) -> pl.DataFrame:
+        users, k = items.shape
+        frame = pl.DataFrame(
+            {
+                USER: ids.gather(np.repeat(np.arange(users), k)),
+                ITEM: self.item_ids.gather(np.maximum(items.ravel() - 1, 0)),
+                "score": scores.ravel(),
+                "rank": np.tile(np.arange(1, k + 1), users),
+            }
+        )
+        return frame.filter(pl.Series(items.ravel() != PAD))
+
+
+def _if_table(data: Any) -> dict[str, str]:
+    """A table's column names hold for a file of histories too."""
+    return data.columns if data.source == "table" else {}
+
+
+def _rows_of(known: pl.Series, users: Sequence[Any]) -> npt.NDArray[np.int64]:
+    """Rows of users in the log; ids from a command line are strings whatever the log's are."""
+    wanted = pl.Series(USER, list(users), strict=False).cast(known.dtype, strict=False)
+    place = pl.DataFrame({USER: known, "row": np.arange(len(known))})
+    rows = pl.DataFrame({USER: wanted}).join(place, on=USER, how="left", maintain_order="left")["row"]
+    missing = [user for user, row in zip(users, rows, strict=True) if row is None]
+    if missing:
+        examples = ", ".join(repr(user) for user in missing[:5])
+        raise UserError(
+            f"recommend: {len(missing)} of {len(users)} users are not in the run's log: {examples}; expected ids such as "
+            f"{known[0]!r}; for new users give their histories"
+        )
+    return rows.to_numpy().astype(np.int64)

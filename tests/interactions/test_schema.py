@@ -1,0 +1,163 @@
+import datetime as dt
+
+import numpy as np
+import polars as pl
+import pytest
+
+from persrec.errors import UserError
+from persrec.interactions.schema import check_columns, close_matches, conform
+
+
+def frame(**columns):
+    rows = len(next(iter(columns.values())))
+    return pl.DataFrame({"user_id": [1] * rows, "item_id": [1] * rows} | columns).lazy()
+
+
+def times(values, **options):
+    return conform(frame(timestamp=values), where="log", **options).collect()["timestamp"].to_list()
+
+
+def test_other_columns_are_left_out():
+    assert conform(frame(colour=["red"]), where="log").collect().columns == ["user_id", "item_id"]
+
+
+def test_what_was_understood_is_said():
+    said = []
+    conform(frame(timestamp=[1_500_000_000]), where="log", say=said.append)
+    assert said == [
+        "timestamp: numbers up to 1500000000 read as s, so the last event is of 2017-07-14.",
+        "log: 1 events; user_id Int64, item_id Int64, timestamp Int64.",
+    ]
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        ["Zoë", "日本", "🎬"],
+        ["007", "7", "8"],
+        ["18446744073709551616", "2", "3"],
+        ["1.0", "2.0", "3"],
+        [" 1", "2", "3"],
+        ["+1", "2", "3"],
+        ["-0", "2", "3"],
+        ["9223372036854775808", "1", "2"],
+    ],
+)
+def test_text_ids_stay_text(ids):
+    assert conform(frame(item_id=ids), where="log").collect()["item_id"].to_list() == ids
+
+
+@pytest.mark.parametrize("ids", [["10", "9"], [10, 9], [10.0, 9.0], ["9223372036854775807", "0"]])
+def test_whole_numbers_become_integers(ids):
+    column = conform(frame(item_id=ids), where="log").collect()["item_id"]
+    assert column.dtype == pl.Int64
+    assert column.to_list() == [int(value) for value in ids]
+
+
+def test_integer_types_are_kept():
+    ids = pl.Series([2**64 - 1, 5], dtype=pl.UInt64)
+    assert conform(frame(item_id=ids), where="log").collect()["item_id"].to_list() == [2**64 - 1, 5]
+
+
+def test_categories_become_text():
+    ids = pl.Series(["a", "b"], dtype=pl.Categorical)
+    assert conform(frame(item_id=ids), where="log").collect().schema["item_id"] == pl.String
+
+
+@pytest.mark.parametrize(
+    ("values", "unit"),
+    [
+        ([1_500_000_000], "auto"),
+        ([1_500_000_000_000], "auto"),
+        ([1_500_000_000_000_000], "auto"),
+        ([1_500_000_000_000_000_000], "auto"),
+        ([1_500_000_000.0], "auto"),
+        (["1500000000"], "auto"),
+        (["1.5e9"], "auto"),
+        ([1_500_000_000], "s"),
+        ([1_500_000_000_000], "ms"),
+        ([1_500_000_000_000_000], "us"),
+        ([1_500_000_000_000_000_000], "ns"),
+        (["2017-07-14 02:40:00"], "auto"),
+        (["2017-07-14T02:40:00.000"], "auto"),
+        (["2017-07-14 02:40"], "auto"),
+        (["2017-07-14T02:40:00Z"], "auto"),
+        (["2017-07-14T04:40:00+02:00"], "auto"),
+        ([dt.datetime(2017, 7, 14, 2, 40)], "auto"),
+        ([dt.datetime(2017, 7, 14, 2, 40, tzinfo=dt.UTC)], "auto"),
+    ],
+)
+def test_times_become_milliseconds(values, unit):
+    assert times(values, unit=unit) == [1_500_000_000_000]
+
+
+def test_dates_and_fractions():
+    assert times([dt.date(2017, 7, 14)]) == times(["2017-07-14"]) == [1_499_990_400_000]
+    assert times([1_500_000_000.25]) == [1_500_000_000_250]
+
+
+def test_order_numbers_are_taken_as_seconds():
+    assert times([0, 1, 2]) == [0, 1000, 2000]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"item_id": ["a", None, "b"]}, r"^log: column item_id has 1 null \(empty\) value: row 2\. Correct or remove"),
+        ({"item_id": [None] * 7}, r"item_id has 7 null \(empty\) values: row 1, row 2, row 3, row 4, row 5, \.\.\."),
+        ({"user_id": [3, -1]}, r"user_id has 1 negative \(-1 often marks a missing id.*: row 2 \(-1\)"),
+        ({"user_id": ["3", "-1"]}, r"user_id has 1 negative .*: row 2 \(-1\)"),
+        ({"user_id": [3.0, 1.5]}, r"user_id has 1 fractional value: row 2 \(1.5\)"),
+        ({"user_id": [3.0, np.nan]}, r"user_id has 1 null \(empty\) value: row 2"),
+        ({"user_id": [True]}, r"column user_id is Boolean; ids are whole numbers or text"),
+        ({"timestamp": [5, None]}, r"timestamp has 1 null \(empty\) value: row 2"),
+        ({"timestamp": [5, -3]}, r"timestamp has 1 negative \(before 1970\) value: row 2 \(-3\)"),
+        ({"timestamp": ["5", "soon"]}, r"timestamp has 1 unparsable .*: row 2 \('soon'\)"),
+        ({"timestamp": ["2020-01-01", "2020-13-01"]}, r"timestamp has 1 unparsable .*: row 2 \('2020-13-01'\)"),
+        ({"timestamp": [1.0, np.inf]}, r"timestamp has 1 unparsable .*: row 2 \(inf\)"),
+        ({"timestamp": [True]}, r"column timestamp is Boolean; times are numbers, dates or text"),
+        ({"rating": ["5", "good"]}, r"rating has 1 unparsable value: row 2 \('good'\)"),
+        ({"rating": [5.0, None]}, r"rating has 1 null \(empty\) value: row 2"),
+        ({"rating": [True]}, r"column rating is Boolean; ratings are numbers"),
+    ],
+)
+def test_bad_values_are_named_with_count_and_rows(columns, message):
+    with pytest.raises(UserError, match=message):
+        conform(frame(**columns), where="log")
+
+
+def test_all_faults_at_once():
+    with pytest.raises(UserError, match=r"item_id has .*timestamp has .*rating has"):
+        conform(frame(item_id=[None], timestamp=[-1], rating=["x"]), where="log")
+
+
+def test_rows_are_counted_from_the_first_data_row():
+    with pytest.raises(UserError, match="row 2"):
+        conform(frame(item_id=[None]), where="log.csv", first_row=2)
+
+
+def test_unit_that_cannot_be():
+    with pytest.raises(UserError, match=r"reaches 1500000000000, which in s is after the year 9999; set data.unit"):
+        times([1_500_000_000_000], unit="s")
+
+
+def test_unknown_unit():
+    with pytest.raises(UserError, match=r"data.unit: got 'hours', expected one of auto, s, ms, us, ns"):
+        times([1], unit="hours")
+
+
+def test_missing_columns_name_what_was_got():
+    with pytest.raises(UserError, match=r"log: missing column item_id; got user_id, itemId.*item_id: itemId"):
+        check_columns(["user_id", "itemId"], where="log")
+
+
+def test_no_columns():
+    with pytest.raises(UserError, match="missing columns user_id, item_id; got none"):
+        conform(pl.LazyFrame(), where="log")
+
+
+@pytest.mark.parametrize(
+    ("word", "match"), [("user_id", "userId"), ("user_id", "USER-ID"), ("timestamp", "time_stamp")]
+)
+def test_close_matches(word, match):
+    assert close_matches(word, ["price", match]) == [match]
