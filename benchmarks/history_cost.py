@@ -2,10 +2,10 @@
 
     python benchmarks/history_cost.py --json benchmarks/results/history_cost.json
 
-One thread, B = 4 users, d = 64, 2 heads, 2 layers, time bias, S = R = 128, K = 4, memory capped at 8 segments. Every figure
-is the median over rounds in which all cases run in turn, each in a process of its own; peak memory is that process's
-largest resident size minus the size before the first forward pass. Forward and backward, but for `read`, which is a
-forward pass without gradient from memories that are there already.
+One thread, B = 4 users, d = 64, 2 heads, 2 layers, time bias, S = R = 128, K = 4, memory capped at 8 segments. Every
+figure is the median over rounds in which all cases run in turn, each in a process of its own; peak memory is that
+process's largest resident size minus the size before the first forward pass. Forward and backward, but for `read`,
+which is a forward pass without gradient from memories that are there already.
 """
 
 import argparse
@@ -93,7 +93,7 @@ class Bench:
         self._train(self.layered, self.rule, reads_all=reads_all)
 
     def _train(self, compressor: Any, rule: SegmentRule, *, reads_all: bool) -> None:
-        def score(hidden: Tensor, history: History, first: int) -> Tensor:
+        def score(hidden: Tensor, history: History) -> Tensor:
             return hidden.square().mean(dim=-1).sum()
 
         looped = loop(
@@ -161,7 +161,11 @@ def ratios(rows: list[dict[str, Any]]) -> None:
     for events in (2048, 4096, 8192):
         for reads in ("none", "all"):
             ratio(f"full / loop (reads {reads}), {events} events", ("full", "none", events), ("loop", reads, events))
-            ratio(f"naive / loop (reads {reads}), {events} events", ("full_naive", "none", events), ("loop", reads, events))
+            ratio(
+                f"naive / loop (reads {reads}), {events} events",
+                ("full_naive", "none", events),
+                ("loop", reads, events),
+            )
     for reads in ("none", "all"):
         long, short, middle = (("loop", reads, events) for events in (8192, 1024, 2048))
         ratio(f"loop seconds per event (reads {reads}), 8192 / 1024", long, short, scale=1 / 8)

@@ -1,5 +1,6 @@
 """What the commands do, from Python: prepare, fit, evaluate, recommend."""
 
+import io
 import json
 import shutil
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import polars as pl
 import torch
 from rich.console import Console, Group
 from rich.progress import Progress
+from rich.text import Text
 
 from persrec import recipe as recipes
 from persrec import report, training
@@ -25,10 +27,12 @@ from persrec.models.model import Model
 from persrec.objective import LossSettings
 from persrec.prepared import ITEMS, Prepared, open_prepared
 from persrec.recipe import Recipe
-from persrec.serving.recommender import Recommender
+from persrec.recipe_file import override
+from persrec.serving.recommender import PREPARED_ROOT, Recommender
 
-PREPARED_ROOT, RUNS_ROOT = Path("data/prepared"), Path("runs")
+RUNS_ROOT = Path("runs")
 STARTED = "started.json"  # in checkpoints/: what an interrupted fit was about
+FRAME = "frame"  # name and path of a log that was given as a frame
 
 console = Console(stderr=True)
 
@@ -44,23 +48,27 @@ class Table:
     def __rich__(self) -> Group:
         return self.shown
 
+    def __str__(self) -> str:
+        text = Console(width=100, file=io.StringIO(), force_terminal=False)
+        with text.capture() as captured:
+            text.print(self.shown)
+        return captured.get().rstrip()
+
 
 def say(sentence: str) -> None:
     """Tell the person at the terminal what was understood."""
-    console.print(sentence, style="dim", highlight=False)
+    console.print(sentence, style="dim", highlight=False, markup=False, soft_wrap=True)
 
 
-def prepare(
-    recipe: str | Path | Recipe, overrides: Sequence[str] = (), *, frame: Any = None, root: Path = PREPARED_ROOT
-) -> Path:
-    """The prepared folder of a recipe's log, written unless it is there already; `frame` takes the place of a file."""
-    loaded = _recipe(recipe, overrides, frame)
+def prepare(recipe: Any, overrides: Sequence[str] = (), *, frame: Any = None, root: Path = PREPARED_ROOT) -> Path:
+    """The prepared folder of a log, written unless it is there already; see `fit` for what `recipe` may be."""
+    loaded, frame = _recipe(recipe, overrides, frame)
     return preparing.prepare(loaded.data, loaded.name, root, loaded.split, frame=frame, say=say)
 
 
-def check(recipe: str | Path | Recipe, overrides: Sequence[str] = (), *, frame: Any = None) -> Table:
+def check(recipe: Any, overrides: Sequence[str] = (), *, frame: Any = None) -> Table:
     """Counts, ties, repeats, span, and the share of users with closed segments; nothing is written."""
-    loaded = _recipe(recipe, overrides, frame)
+    loaded, frame = _recipe(recipe, overrides, frame)
     memory = loaded.memory
     facts = preparing.check(
         loaded.data, segment=memory.segment, recent=memory.recent, length=loaded.length, frame=frame, say=say
@@ -69,27 +77,30 @@ def check(recipe: str | Path | Recipe, overrides: Sequence[str] = (), *, frame: 
 
 
 def fit(
-    recipe: str | Path | Recipe,
+    recipe: Any,
     overrides: Sequence[str] = (),
     *,
     frame: Any = None,
-    out: Path | None = None,
+    out: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
 ) -> Table:
     """From raw log to metrics: prepare, train, evaluate, one run folder per history and seed.
 
-    With `resume`, complete runs of the grid are kept and an interrupted one goes on from its last checkpoint.
+    `recipe` is a shipped name, a file of a recipe or log, a Recipe, or a pandas or Polars frame of events; `frame`,
+    beside a recipe, takes the place of its data. With `resume`, complete runs of the grid are kept and an interrupted
+    one goes on from its last checkpoint. Raises UserError for what a person can put right.
     """
-    loaded = _recipe(recipe, overrides, frame)
+    loaded, frame = _recipe(recipe, overrides, frame)
     cells = loaded.grid()
-    folder = out or RUNS_ROOT / loaded.name
+    folder = Path(out) if out is not None else RUNS_ROOT / loaded.name
     places = {cell_name(cell): folder / cell_name(cell) if len(cells) > 1 else folder for cell in cells}
     for place in places.values():
         if not resume:
             runs.check_free(place, overwrite=overwrite)
     data = open_prepared(prepare(loaded, frame=frame), loaded.split)
+    _check_fits(data, loaded)
     _warn_of_short_histories(data, loaded)
     rows = []
     for cell in cells:
@@ -99,9 +110,14 @@ def fit(
     return _results(loaded, rows, folder)
 
 
-def evaluate(run: str | Path, *, json_file: Path | None = None) -> Table:
-    """Rank all items for the test events of a run folder (or of a folder of runs), and compare nothing else."""
+def evaluate(run: str | Path, *, json_file: str | Path | None = None) -> Table:
+    """Rank all items for the test events of a run folder, or of every complete run in the folder of a grid.
+
+    `json_file` receives the rows. Raises UserError for a run that is incomplete, altered or without its data.
+    """
     folder = Path(run)
+    if json_file is not None and not Path(json_file).parent.is_dir():
+        raise UserError(f"--json {json_file}: the folder {Path(json_file).parent} does not exist; make it first")
     places = [folder] if (folder / runs.MANIFEST).exists() else _runs_below(folder)
     rows = []
     for place in places or [folder]:
@@ -110,7 +126,7 @@ def evaluate(run: str | Path, *, json_file: Path | None = None) -> Table:
         found = _evaluate(recommender.model, recommender.prepared(), recommender.recipe)
         rows.append(_row(recommender.recipe, saved.metrics | found.summary()))
     if json_file is not None:
-        json_file.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+        _write_json(Path(json_file), rows)
     return _results(recommender.recipe, rows, folder)
 
 
@@ -131,10 +147,18 @@ def cell_name(cell: Recipe) -> str:
     return f"{cell.histories[0]}-seed{cell.seeds[0]}"
 
 
-def _recipe(recipe: str | Path | Recipe, overrides: Sequence[str], frame: Any) -> Recipe:
+def _recipe(recipe: Any, overrides: Sequence[str], frame: Any) -> tuple[Recipe, Any]:
+    """The recipe, and the frame that takes the place of its file, if there is one."""
     if isinstance(recipe, Recipe):
-        return recipe
-    return recipes.load(recipe, overrides)
+        loaded = recipes.parse(override(recipe.dump(), overrides), recipe.name) if overrides else recipe
+    elif isinstance(recipe, str | Path):
+        loaded = recipes.load(recipe, overrides)
+    else:
+        values = {"name": FRAME, "data": {"source": "table", "path": FRAME}}
+        loaded, frame = recipes.parse(override(values, overrides), "on a frame"), recipe
+    if frame is not None:  # so that the recipe in the run folder does not name other data
+        loaded = loaded.model_copy(update={"data": loaded.data.model_copy(update={"source": "table", "path": FRAME})})
+    return loaded, frame
 
 
 def _fit_cell(
@@ -152,9 +176,7 @@ def _fit_cell(
     if cell.training.threads is not None:
         torch.set_num_threads(cell.training.threads)
     model = build(cell, items=data.items_count, seed=cell.seeds[0])
-    fitted = training.fit(
-        model, data, _loss(cell), _settings(cell), folder=folder, resume=goes_on, progress=progress
-    )
+    fitted = training.fit(model, data, _loss(cell), _settings(cell), folder=folder, resume=goes_on, progress=progress)
     found = _evaluate(model, data, cell)
     metrics = {
         "history": cell.history,
@@ -180,10 +202,13 @@ def _fit_cell(
 
 
 def _start(checkpoints: Path, cell: Recipe, data: Prepared) -> None:
-    """An empty place for checkpoints and logs, with a note of what they are about."""
+    """An empty place for checkpoints and logs, with a note of what they are about.
+
+    What `--overwrite` replaces stops being a run here, so that `--resume` goes on with the new one.
+    """
     shutil.rmtree(checkpoints, ignore_errors=True)
-    for log in ("training.csv", "clear_events.csv"):
-        (checkpoints.parent / log).unlink(missing_ok=True)
+    for name in ("training.csv", "clear_events.csv", runs.MANIFEST):
+        (checkpoints.parent / name).unlink(missing_ok=True)
     checkpoints.mkdir(parents=True)
     (checkpoints / STARTED).write_text(json.dumps(_identity(cell, data)), encoding="utf-8")
 
@@ -213,7 +238,9 @@ def _refuse_difference(before: dict[str, Any], now: dict[str, Any], folder: Path
     changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     if changed:
         listed = "; ".join(f"{key}: {old.get(key)!r} then, {new.get(key)!r} now" for key in changed)
-        raise UserError(f"--resume: {folder} was started with another recipe ({listed}); start it anew without --resume")
+        raise UserError(
+            f"--resume: {folder} was started with another recipe ({listed}); start it anew without --resume"
+        )
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -254,6 +281,18 @@ def _row(cell: Recipe, metrics: dict[str, Any]) -> dict[str, Any]:
     return {"name": cell.name, **metrics}
 
 
+def _write_json(path: Path, rows: list[dict[str, Any]]) -> None:
+    """The rows as a file, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        temporary.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"--json {path}: cannot be written ({error.strerror}); make room or choose another") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def _runs_below(folder: Path) -> list[Path]:
     """Complete runs in the folders of a grid."""
     return sorted(path.parent for path in folder.glob(f"*/{runs.MANIFEST}"))
@@ -267,16 +306,41 @@ def _results(recipe: Recipe, rows: list[dict[str, Any]], folder: Path) -> Table:
         f"{recipe.name}: test targets ({recipe.split}), {protocol['targets']:,} users, all items ranked, seen items "
         f"{'excluded' if protocol['exclude_seen'] else 'included'}, time: {protocol['time']}"
     )
+    if protocol["exclude_seen"] and protocol["targets_seen_before"]:
+        heading += f"; {protocol['targets_seen_before']:,} targets were seen before and are ranked all the same"
     shown = Group(
         report.metrics_table(heading, rows, metrics),
         report.buckets_table(f"{recipe.primary} by history length", rows, recipe.primary),
-        f"Run folder: {folder}",
+        Text(f"Run folder: {folder}"),
     )
     return Table(rows, shown, folder)
 
 
 def _facts_shown(name: str, facts: Facts) -> Group:
-    return Group(report.facts_table(name, facts.rows()), *[f"[yellow]Note:[/yellow] {text}" for text in facts.warnings])
+    return Group(
+        report.facts_table(name, facts.rows()), *[Text(f"Note: {text}", style="yellow") for text in facts.warnings]
+    )
+
+
+def _check_fits(data: Prepared, recipe: Recipe) -> None:
+    """Raise UserError where a log cannot do what the recipe asks of it: now, not after hours of training."""
+    if recipe.time != "none" and data.times is None:
+        raise UserError(f"time: got {recipe.time}, expected none: the log of {recipe.name} has no times")
+    if max(recipe.evaluation.k) > data.items_count:
+        raise UserError(
+            f"evaluation.k: got {max(recipe.evaluation.k)}, expected at most {data.items_count}, the number of items "
+            "in the log; ask for fewer"
+        )
+    if not (data.train_end >= 2).any():
+        raise UserError(
+            f"the log of {recipe.name}: none of its {data.users:,} users has two events to train on; expected users "
+            "with 4 events or more, as the last two are validation and test"
+        )
+    if not (data.test_end > data.validation_end).any():
+        raise UserError(
+            f"the log of {recipe.name}: none of its {data.users:,} users has 3 events, so nobody can be tested; "
+            "expected longer histories"
+        )
 
 
 def _warn_of_short_histories(data: Prepared, recipe: Recipe) -> None:
@@ -286,6 +350,6 @@ def _warn_of_short_histories(data: Prepared, recipe: Recipe) -> None:
     share = float((lengths >= memory.segment + memory.recent).mean())
     if "compressed" in recipe.histories and share < 0.1:
         say(
-            f"Note: {share:.1%} of the users have more than S + R = {memory.segment + memory.recent} events; for all others "
-            "full, recent and compressed are the same computation."
+            f"Note: {share:.1%} of the users have S + R = {memory.segment + memory.recent} events or more; for all "
+            "others full, recent and compressed are the same computation."
         )

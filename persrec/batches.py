@@ -1,7 +1,7 @@
 """Batches: stretches of user histories as tensors, and the plan of an epoch.
 
-Shapes: B users, T columns. A batch is right-padded; a random first segment of o events pads S - o columns in front instead,
-so that block j is columns jS to (j+1)S - 1 for every user.
+Shapes: B users, T columns. A batch is right-padded; a random first segment of o events pads S - o columns in front
+instead, so that block j is columns jS to (j+1)S - 1 for every user.
 """
 
 from collections.abc import Iterator
@@ -32,6 +32,14 @@ class History(NamedTuple):
         """Columns start to end - 1 of the first users."""
         return History(*(field[:users, start:end] for field in self))
 
+    def split(self, column: int) -> tuple["History", "History"]:
+        """The events before a column, and those from it on."""
+        return History(*(field[:, :column] for field in self)), History(*(field[:, column:] for field in self))
+
+    def of(self, users: Tensor, columns: Tensor) -> "History":
+        """Of each of the users (E,) the columns (E, W) that are asked for, all of which exist."""
+        return History(*(field[users[:, None], columns] for field in self))
+
     def at(self, columns: Tensor, exist: Tensor) -> "History":
         """For each user the (B, W) columns that are asked for; those that do not exist are invalid padding."""
         inside = columns.clamp(max=self.item.shape[1] - 1)
@@ -57,7 +65,9 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on a device."""
-        return Batch(History(*(field.to(device) for field in self.history)), self.events.to(device), self.user.to(device))
+        return Batch(
+            History(*(field.to(device) for field in self.history)), self.events.to(device), self.user.to(device)
+        )
 
 
 class Windows(NamedTuple):
@@ -95,10 +105,10 @@ class Sequences(Protocol):
 
 
 def collate(data: Sequences, windows: Windows, *, time: str = "none", at: np.ndarray | None = None) -> Batch:
-    """The events of the windows as a batch, each with its successor in the user's log as target (PAD where none is left).
+    """The events of the windows as a batch; the target of each is its successor in the user's log, or PAD.
 
-    `time` is none, last or next. Under `next` a row's query time is its successor's; for a row that has none it is `at`,
-    (B,) int64 ms, the time at which the user is asked (default: the row's own).
+    `time` is none, last or next. Under `next` a row's query time is its successor's; for a row that has none it is
+    `at`, (B,) int64 ms, the time at which the user is asked (default: the row's own).
     """
     columns = windows.columns
     width = int(columns.max()) if len(columns) else 0
@@ -196,7 +206,7 @@ class Plan(Dataset, Sampler):
         """Batches of the present epoch."""
         return len(self._batches)
 
-    def __iter__(self) -> Iterator[Windows]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Windows]:
         yield from self._batches[self.first :]
 
     def __getitem__(self, windows: Windows) -> Batch:

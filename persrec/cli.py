@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 USER_ERROR, INTERRUPTED = 2, 130
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room on the disk, in the quota, or for a file of this size
 WRITERS = {".csv": "write_csv", ".parquet": "write_parquet", ".jsonl": "write_ndjson"}
 
 overrides = click.option(
@@ -40,7 +41,7 @@ def main() -> NoReturn:
     except UserError as error:
         _fail(str(error))
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in FULL:
             raise
         _fail(f"the disk is full{f' ({error.filename})' if error.filename else ''}; make room and repeat the command")
     except (KeyboardInterrupt, click.Abort):
@@ -191,6 +192,10 @@ def write(frame: "pl.DataFrame", out: Path | None) -> None:
 
 
 def _print(result: Any) -> None:
+    """A table as rich draws it; a path on one line, for scripts."""
     from rich.console import Console
 
-    Console().print(result)
+    if hasattr(result, "__rich__"):
+        Console().print(result)
+    else:
+        click.echo(result)

@@ -5,6 +5,7 @@ Shapes: B users, T targets, D width, V items.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -81,7 +82,7 @@ class Evaluation:
         """Targets by number of events before them; empty buckets are left out."""
         edges = [0, *self.settings.length_buckets, np.inf]
         found = []
-        for low, high in zip(edges, edges[1:], strict=False):
+        for low, high in pairwise(edges):
             chosen = (self.events >= low) & (self.events < high)
             if chosen.any():
                 found.append((f"{low}+" if high == np.inf else f"{low}-{high - 1}", chosen))

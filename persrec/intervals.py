@@ -51,7 +51,7 @@ def ratio(over: list[Values], under: list[Values], users: npt.NDArray[np.int64],
 def _per_user(values: Values, users: npt.NDArray[np.int64]) -> tuple[Values, Values]:
     """Sum of values and number of targets of each user."""
     _, place = np.unique(users, return_inverse=True)
-    return np.bincount(place, weights=values), np.bincount(place).astype(np.float64)
+    return np.bincount(place, weights=values).astype(np.float64), np.bincount(place).astype(np.float64)
 
 
 def _draws(users: int, seed: int) -> Values:

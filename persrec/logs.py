@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-COLUMNS = ("epoch", "step", "loss", "val_ndcg@10", "epoch_seconds", "epoch_events")
+COLUMNS = ("epoch", "step", "loss", "train_loss", "val_ndcg@10", "epoch_seconds", "epoch_events")
 CLEAR_COLUMNS = ("epoch", "clear_events", "rows", "loss")
 
 
@@ -35,8 +35,7 @@ class AppendingCSV(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Append the known columns of what Lightning logged."""
-        renamed = {name.removesuffix("_step").removesuffix("_epoch"): value for name, value in metrics.items()}
-        row = [step if column == "step" else renamed.get(column, "") for column in COLUMNS]
+        row = [step if column == "step" else metrics.get(column, "") for column in COLUMNS]
         if any(value != "" for value in row[2:]):
             self._append("training.csv", COLUMNS, [row])
 

@@ -18,9 +18,9 @@ from persrec.constants import PAD
 def full_softmax(queries: Tensor, table: Tensor, target: Tensor, weight: Tensor, *, chunk: int = 1 << 24) -> Tensor:
     """Cross-entropy of (N, D) queries over all V items of a (V+1, D) table, times `weight` (N,): (N,).
 
-    Exact, and its gradient too, in memory for `chunk` logits at a time: rows are taken in blocks, and where V > chunk the
-    catalogue as well. Gradients reach queries and table through the sum of the result only (they are made on the way
-    forward, with the same factor for every row; what differs between rows belongs into `weight`).
+    Exact, and its gradient too, in memory for `chunk` logits at a time: rows are taken in blocks, and where V > chunk
+    the catalogue as well. Gradients reach queries and table through the sum of the result only (they are made on the
+    way forward, with the same factor for every row; what differs between rows belongs into `weight`).
     """
     return _FullSoftmax.apply(queries, table, target, weight, chunk)
 
@@ -29,7 +29,7 @@ class _FullSoftmax(torch.autograd.Function):
     """Softmax cross-entropy that makes its gradient while it has the logits, and keeps only that."""
 
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, table: Tensor, target: Tensor, weight: Tensor, chunk: int) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, queries: Tensor, table: Tensor, target: Tensor, weight: Tensor, chunk: int) -> Tensor:
         wanted = queries.requires_grad or table.requires_grad
         items = table[PAD + 1 :]
         rows = max(1, chunk // max(1, min(len(items), chunk)))
@@ -77,10 +77,8 @@ def _softmax_block(
     return (total.log() + largest - right) * weight
 
 
-def _exponentials(
-    queries: Tensor, items: Tensor, chunk: int
-) -> tuple[Tensor, Tensor, Iterable[tuple[slice, Tensor]]]:
-    """Largest logit (n,), sum of exp(logit - largest) (n,), and those terms by part of the catalogue, each given once."""
+def _exponentials(queries: Tensor, items: Tensor, chunk: int) -> tuple[Tensor, Tensor, Iterable[tuple[slice, Tensor]]]:
+    """Largest logit (n,), sum of exp(logit - largest) (n,), and those terms by part of the catalogue, each once."""
     parts = [slice(start, start + chunk) for start in range(0, len(items), chunk)]
     if len(parts) == 1:
         logits = queries @ items.T
@@ -101,8 +99,8 @@ def sampled_softmax(
 ) -> Tensor:
     """Cross-entropy of each target against its negatives, times `weight` (N,): (N,).
 
-    `positive` (N, D) are the targets' vectors; `negative` is (J, D), shared by all rows, or (N, J, D); `negatives` holds
-    the negatives' items, (J,) or (N, J). A negative that is the row's own target is masked.
+    `positive` (N, D) are the targets' vectors; `negative` is (J, D), shared by all rows, or (N, J, D); `negatives`
+    holds the negatives' items, (J,) or (N, J). A negative that is the row's own target is masked.
     """
     right = (queries * positive).sum(dim=1, keepdim=True)  # (N, 1)
     wrong = queries @ negative.T if negative.dim() == 2 else torch.einsum("nd,njd->nj", queries, negative)

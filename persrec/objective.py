@@ -37,18 +37,20 @@ def objective(model: Model, batch: Batch, settings: LossSettings, *, reads_all: 
         items = negatives.uniform(settings.negatives, items=model.items.count, device=batch.events.device)
         shared = items, model.vectors(items)
 
-    def score(hidden: Tensor, history: History, first: int) -> Scored:
+    def score(hidden: Tensor, history: History) -> Scored:
         rows = history.target != PAD
         loss = _row_losses(model, hidden[rows], history.target[rows], settings, shared)
-        clear = first + history.valid.cumsum(dim=1)[rows] - 1
-        tally = loss.new_zeros(2, first + hidden.shape[1])
+        clear = history.valid.cumsum(dim=1)[rows] - 1
+        tally = loss.new_zeros(2, hidden.shape[1])
         tally[0].index_add_(0, clear, loss.detach())
         tally[1].index_add_(0, clear, torch.ones_like(loss))
         return Scored(loss.sum(), tally)
 
     scored: list[Scored] = model(batch, score=score, reads_all=reads_all).scored
     width = max(part.by_clear_events.shape[1] for part in scored)
-    padded = [torch.nn.functional.pad(part.by_clear_events, (0, width - part.by_clear_events.shape[1])) for part in scored]
+    padded = [
+        torch.nn.functional.pad(part.by_clear_events, (0, width - part.by_clear_events.shape[1])) for part in scored
+    ]
     tally = torch.stack(padded).sum(dim=0)
     return torch.stack([part.loss for part in scored]).sum() / tally[1].sum().clamp(min=1), tally
 
@@ -62,9 +64,7 @@ def _row_losses(
     if not settings.sampled:
         return losses.full_softmax(queries, model.vectors(), target, weight, chunk=settings.chunk)
     if shared is None:
-        items = negatives.uniform(
-            settings.negatives, items=model.items.count, rows=len(target), device=target.device
-        )
+        items = negatives.uniform(settings.negatives, items=model.items.count, rows=len(target), device=target.device)
         shared = items, model.vectors(items)
     items, vectors = shared
     return losses.sampled_softmax(queries, model.vectors(target), vectors, target, items, weight)

@@ -99,6 +99,9 @@ def conflicts(recipe: Recipe) -> Iterator[Fault]:
     if recipe.training.batch_events is None and recipe.training.batch_users is None:
         text = "got null for both, expected a limit on events or on users of a batch"
         yield Fault(("training.batch_events", "training.batch_users"), text)
+    if recipe.training.validate_every > recipe.training.epochs:
+        text = f"got {recipe.training.validate_every}, expected at most training.epochs = {recipe.training.epochs}"
+        yield Fault(("training.validate_every", "training.epochs"), text)
     if int(recipe.primary.partition("@")[2]) not in recipe.evaluation.k:
         text = f"got {recipe.primary}, expected a cutoff that stands in evaluation.k = {list(recipe.evaluation.k)}"
         yield Fault(("primary", "evaluation.k"), text)

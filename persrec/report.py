@@ -20,7 +20,7 @@ def facts_table(title: str, rows: Sequence[tuple[str, str]]) -> Table:
 
 
 def metrics_table(title: str, rows: Rows, metrics: Sequence[str]) -> Table:
-    """One line per history, means over seeds; each row is a run's summary with `history`, `seed`, `seconds`, `epochs`."""
+    """One line per history, means over seeds; a row is a run's summary with `history`, `seed`, `seconds`, `epochs`."""
     table = Table(title=title, title_justify="left")
     table.add_column("history")
     table.add_column("seeds", justify="right")
@@ -31,7 +31,9 @@ def metrics_table(title: str, rows: Rows, metrics: Sequence[str]) -> Table:
     for history in dict.fromkeys(row["history"] for row in rows):
         same = [row for row in rows if row["history"] == history]
         cells = [_spread([row["metrics"][metric]["mean"] for row in same]) for metric in metrics]
-        sizes, epochs, seconds = (np.mean([row[key] for row in same]) for key in ("bytes_per_user", "epochs", "seconds"))
+        sizes, epochs, seconds = (
+            np.mean([row[key] for row in same]) for key in ("bytes_per_user", "epochs", "seconds")
+        )
         table.add_row(history, str(len(same)), *cells, f"{sizes:,.0f}", f"{epochs:.0f}", f"{seconds:,.0f}")
     return table
 

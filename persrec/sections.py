@@ -94,7 +94,7 @@ class Loss(Section):
     kind: Literal["sampled", "full"] = "sampled"
     negatives: Count = 512
     per: Literal["batch", "row"] = "batch"
-    chunk: Count = 4096
+    chunk: Count = 1 << 24  # logits of a full loss that exist at a time (64 MiB)
 
 
 class Training(Section):

@@ -1,7 +1,7 @@
 """Training on Lightning: the step, validation, checkpoints, and a resume that repeats an unbroken run.
 
-Shapes: B users, D width, V items. Whatever is random in step s is drawn after seeding by (seed, s), and the batches of an
-epoch are a function of (seed, epoch); so a checkpoint needs the state of no generator.
+Shapes: B users, D width, V items. Whatever is random in step s is drawn after seeding by (seed, s), and the batches of
+an epoch are a function of (seed, epoch); so a checkpoint needs the state of no generator.
 """
 
 import math
@@ -80,7 +80,7 @@ class Fitting(L.LightningModule):
         loss, tally = objective(self.model, batch, self.loss, reads_all=reads_all)
         self._count(tally)
         events = int(tally[1].sum())
-        self.log("loss", loss.detach(), on_step=True, on_epoch=True, prog_bar=True, batch_size=max(events, 1))
+        self.log("loss", loss.detach(), on_step=True, prog_bar=True, batch_size=max(events, 1))
         return loss
 
     def _count(self, tally: Tensor) -> None:
@@ -88,7 +88,8 @@ class Fitting(L.LightningModule):
         if self._tally is None:
             self._tally, self._started = tally.new_zeros(2, 0), time.monotonic()
         width = max(tally.shape[1], self._tally.shape[1])
-        self._tally = sum(torch.nn.functional.pad(part, (0, width - part.shape[1])) for part in (self._tally, tally))
+        before, added = (torch.nn.functional.pad(part, (0, width - part.shape[1])) for part in (self._tally, tally))
+        self._tally = before + added
         speed = float(self._tally[1].sum()) / max(time.monotonic() - self._started, 1e-9)
         self.log("events/s", speed, prog_bar=True, logger=False)
 
@@ -98,7 +99,8 @@ class Fitting(L.LightningModule):
             return
         seconds = time.monotonic() - self._started
         rows = self._tally[1]
-        self.log_dict({"epoch_seconds": seconds, "epoch_events": rows.sum()})
+        mean = self._tally[0].sum() / rows.sum()
+        self.log_dict({"train_loss": mean, "epoch_seconds": seconds, "epoch_events": rows.sum()})
         if isinstance(self.logger, AppendingCSV):
             self.logger.clear_events(self.current_epoch, (self._tally[0] / rows).tolist(), rows.long().tolist())
         self._tally = None
@@ -114,7 +116,10 @@ class Fitting(L.LightningModule):
         """AdamW with linear warm-up and cosine decay to zero; biases and tables of biases are not decayed."""
         matrices = [p for name, p in self.model.named_parameters() if p.dim() > 1 and "_bias" not in name]
         others = [p for name, p in self.model.named_parameters() if p.dim() <= 1 or "_bias" in name]
-        groups = [{"params": matrices, "weight_decay": self.settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        groups = [
+            {"params": matrices, "weight_decay": self.settings.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
         optimizer = torch.optim.AdamW(groups, lr=self.settings.learning_rate, betas=(0.9, 0.98))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -129,7 +134,7 @@ class Fitting(L.LightningModule):
 
 
 def rank(model: Model, histories: Batch, excluded: Tensor) -> Tensor:
-    """Rank (B,) of each user's target among all items but the (2, n) pairs of user and item excluded; ties count half."""
+    """Rank (B,) of each user's target among all items but (2, n) excluded pairs of user and item; ties count half."""
     users = torch.arange(len(histories.events), device=histories.events.device)
     target = histories.history.target[users, histories.events - 1]
     scores = model.queries(histories) @ model.vectors().T  # (B, V+1)
@@ -202,7 +207,7 @@ def fit(
     resume: bool = False,
     progress: bool = True,
 ) -> Fitted:
-    """Train `model` in place, keeping `checkpoints/` and CSV logs in `folder`; with `resume`, go on from the last checkpoint.
+    """Train `model` in place, with `checkpoints/` and CSV logs in `folder`; `resume` goes on from the last checkpoint.
 
     Raises FileNotFoundError when there is nothing to resume from.
     """
@@ -229,9 +234,15 @@ def fit(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
-        trainer.fit(fitting, datamodule=Data(plan, validation, workers=settings.workers), ckpt_path=last if resume else None, weights_only=True)
+        trainer.fit(
+            fitting,
+            datamodule=Data(plan, validation, workers=settings.workers),
+            ckpt_path=last if resume else None,
+            weights_only=True,
+        )
     if trainer.interrupted:
         raise KeyboardInterrupt
+    assert best.best_model_score is not None
     state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
     fitting.load_state_dict(state["state_dict"])
     return Fitted(
@@ -254,7 +265,9 @@ def _callbacks(settings: TrainingSettings, best: Callback, checkpoints: Path, *,
     every = timedelta(minutes=settings.checkpoint_minutes)
     callbacks = [
         best,
-        ModelCheckpoint(checkpoints, "last", every_n_epochs=1, save_on_train_epoch_end=True, enable_version_counter=False),
+        ModelCheckpoint(
+            checkpoints, "last", every_n_epochs=1, save_on_train_epoch_end=True, enable_version_counter=False
+        ),
         ModelCheckpoint(checkpoints, "last", train_time_interval=every, enable_version_counter=False),
     ]
     if settings.ema is not None:

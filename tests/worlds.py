@@ -26,10 +26,12 @@ class World:
         history: str = "compressed",
         row_block: int = 128,
         recompute: bool = False,
+        together: int = 8,
         seed: int = 0,
     ) -> None:
         torch.manual_seed(seed)
         self.rule = SegmentRule(segment, recent)
+        self.together = together
         self.backbone = HSTU(
             width=WIDTH,
             layers=layers,
@@ -49,6 +51,12 @@ class World:
             torch.nn.init.normal_(self.compressor.tokens)
         self.table = torch.randn(ITEMS + 1, WIDTH, requires_grad=True)
         self.backbone.eval()
+
+    def double(self) -> None:
+        """Go on in float64."""
+        self.backbone.double()
+        self.compressor.double()
+        self.table = self.table.detach().double().requires_grad_()
 
     def encode(self, items: Tensor) -> Tensor:
         return self.table[items]

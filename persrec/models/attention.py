@@ -31,7 +31,7 @@ def position_bucket(distance: Tensor, exact: int) -> Tensor:
 
 
 def time_bucket(gap: Tensor) -> Tensor:
-    """Bucket of a gap in milliseconds: 0 below one second, then 1 + floor(ln(seconds) / 0.301), the last one open; int32."""
+    """Bucket of a gap in ms: 0 below one second, then 1 + floor(ln(seconds) / 0.301), the last one open; int32."""
     seconds = gap.to(torch.float32).mul_(1e-3)
     bucket = seconds.clamp(min=1.0).log_().div_(TIME_BASE).to(torch.int32).add_(1)
     return bucket.masked_fill_(seconds < 1.0, 0).clamp_(max=TIME_BUCKETS - 1)
@@ -45,12 +45,12 @@ def position_buckets(exact: int) -> int:
 class _PointwiseAttention(torch.autograd.Function):
     """silu(q k^T + bias) v / divisor over the visible pairs, with a hand-written gradient.
 
-    HSTU (arXiv 2402.17152), equation 2. Autograd alone would keep six (B, H, L, C) tensors; this keeps one, or none with
-    `recompute`.
+    HSTU (arXiv 2402.17152), equation 2. Autograd alone would keep six (B, H, L, C) tensors; this keeps one, or none
+    with `recompute`.
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         q: Tensor,
         k: Tensor,
@@ -63,11 +63,11 @@ class _PointwiseAttention(torch.autograd.Function):
         recompute: bool,
     ) -> Tensor:
         scores = _scores(q, k, position_table, time_table, buckets)
-        weights = F.silu(scores, inplace=recompute).masked_fill_(~visible[:, None], 0.0)
+        weights = F.silu(scores, inplace=recompute).mul_(_scale(visible, divisor, scores))
         ctx.save_for_backward(
             q, k, v, position_table, time_table, visible, divisor, None if recompute else scores, *buckets
         )
-        return (weights @ v).div_(divisor)  # (B, H, L, E)
+        return weights @ v  # (B, H, L, E)
 
     @staticmethod
     @once_differentiable
@@ -76,15 +76,23 @@ class _PointwiseAttention(torch.autograd.Function):
         buckets = Buckets(*bucket_tensors)
         if scores is None:
             scores = _scores(q, k, position_table, time_table, buckets)
-        hidden = ~visible[:, None]
-        grad = grad / divisor
-        weights = F.silu(scores).masked_fill_(hidden, 0.0)
+        scale = _scale(visible, divisor, scores)
+        weights = F.silu(scores).mul_(scale)
         grad_v = weights.transpose(-1, -2) @ grad
         grad_weights = torch.matmul(grad, v.transpose(-1, -2), out=weights)
-        grad_scores = torch.ops.aten.silu_backward(grad_weights, scores).masked_fill_(hidden, 0.0)
+        grad_scores = torch.ops.aten.silu_backward(grad_weights.mul_(scale), scores)
         grad_position = _table_gradient(grad_scores, buckets.position, position_table)
-        grad_time = None if time_table is None else _table_gradient(grad_scores, buckets.time, time_table)
+        grad_time = (
+            None
+            if time_table is None or buckets.time is None
+            else _table_gradient(grad_scores, buckets.time, time_table)
+        )
         return grad_scores @ k, grad_scores.transpose(-1, -2) @ q, grad_v, grad_position, grad_time, *[None] * 4
+
+
+def _scale(visible: Tensor, divisor: Tensor, like: Tensor) -> Tensor:
+    """What each pair's weight is multiplied by, (B or 1, 1, L, C): 1 / divisor, or 0 where it is not visible."""
+    return visible[:, None].to(like.dtype).div_(divisor)
 
 
 def _scores(q: Tensor, k: Tensor, position_table: Tensor, time_table: Tensor | None, buckets: Buckets) -> Tensor:
@@ -144,5 +152,3 @@ def reference_attention(
     if time_table is not None and buckets.time is not None:
         scores = scores + time_table[:, buckets.time.long()].transpose(0, 1)
     return (F.silu(scores) * visible[:, None]) @ v / divisor
-
-

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from torch import nn
 
 from persrec.models.compressor import Layered, Recent
 from persrec.models.hstu import HSTU
@@ -32,8 +31,8 @@ def build_rule(recipe: Any) -> SegmentRule:
     return SegmentRule(recipe.memory.segment, None if recipe.history == "full" else recipe.memory.recent)
 
 
-def build_backbone(recipe: Any) -> nn.Module:
-    """The backbone; its bias tables and divisor come from S and R whatever the history, so that all three forms compare."""
+def build_backbone(recipe: Any) -> HSTU:
+    """The backbone; bias tables and divisor come from S and R whatever the history, so that the three forms compare."""
     model, memory = recipe.model, recipe.memory
     return HSTU(
         width=model.width,
@@ -46,7 +45,7 @@ def build_backbone(recipe: Any) -> nn.Module:
     )
 
 
-def build_compressor(recipe: Any) -> nn.Module:
+def build_compressor(recipe: Any) -> Layered | Recent:
     """The compressor of the recipe's history."""
     model, memory = recipe.model, recipe.memory
     if recipe.history == "compressed":

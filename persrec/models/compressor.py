@@ -1,27 +1,30 @@
 """The idea on one page: fold closed segments into a memory, read the open block on it, and loop over both.
 
-Shapes: B users, T columns, S events of a segment, R minimum of recent events, K tokens, M remembered rows, N layers, D width.
+Shapes: B users, T columns, S events of a segment, R minimum of recent events, K tokens, M remembered rows,
+N layers, D width.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
 from persrec.batches import Batch, History
 from persrec.models import memory as memories
-from persrec.models.interfaces import Backbone, Compressor, Memory, Rows
-from persrec.models.segments import SegmentRule, first_scored_row, fold_visible, open_columns
+from persrec.models.interfaces import Backbone, Chain, Compressor, Memory, Rows
+from persrec.models.segments import SegmentRule, chain_visible, fold_visible, open_columns, unscored
 
 T = TypeVar("T")
 Encode = Callable[[Tensor], Tensor]  # item ids (B, L) to vectors (B, L, D)
-Score = Callable[[Tensor, History, int], T]  # hidden (B, L, D), the events of its rows, clear events before the first
+Score = Callable[[Tensor, History], T]  # hidden (E, L, D) and the events of its rows, to whatever the caller wants
 
 
 class Layered(nn.Module):
-    """A memory that appends K rows per segment: what each layer was given at the token rows (PerSRec, arXiv 2601.03479).
+    """A memory that appends K rows per segment: each layer's input at the token rows (PerSRec, arXiv 2601.03479).
 
     `cap` keeps the newest segments only. Needs N >= 2: layer 1 is given the tokens themselves, the same for every user.
     """
@@ -30,7 +33,8 @@ class Layered(nn.Module):
         super().__init__()
         if layers < 2:
             raise ValueError(
-                f"a layered memory keeps what layers 2 and up were given; got a backbone of {layers} layer, expected 2 or more"
+                f"a layered memory keeps what layers 2 and up were given; got a backbone of {layers} layer, "
+                "expected 2 or more"
             )
         self.layers, self.cap, self.maker = layers, cap, ""
         self.tokens = nn.Parameter(torch.empty(tokens, width).normal_(std=0.02 * width**0.5))
@@ -43,34 +47,59 @@ class Layered(nn.Module):
         self, backbone: Backbone, segment: Rows, memory: Memory, after: Rows | None = None
     ) -> tuple[Tensor, Memory]:
         """See `Compressor.fold`."""
-        count, events = len(self.tokens), segment.x.shape[1] + (0 if after is None else after.x.shape[1])
-        tokens = _token_rows(self.tokens, segment)
-        rows = _concatenate([segment, tokens] if after is None else [segment, after, tokens])
-        device = segment.x.device
+        rows, tokens, keep = self._with_tokens(segment, after)
         visible = None
         if after is not None:
-            visible = fold_visible(segment.x.shape[1], after.x.shape[1], count, memory.rows, device=device)
-        keep = torch.arange(events, events + count, device=device)
+            visible = self._visible(segment, after, memory.rows)
         hidden, kept = backbone.step(rows, memory, keep=keep, visible=visible)
         assert kept is not None
-        grown = memories.append(memory, self._remember(kept, tokens, segment))
-        return hidden[:, :events], grown if self.cap is None else memories.newest(grown, self.cap * count)
-
-    def _remember(self, kept: Tensor, tokens: Rows, segment: Rows) -> Memory:
-        """The new rows: the inputs (B, N, K, D) of all layers at the tokens; the final output is not an input."""
         events = segment.valid.sum(dim=1)
-        return Memory(
-            states=kept[:, : self.layers],
+        new = Memory(
+            states=kept[:, : self.layers],  # the inputs of all layers; the final output is not an input
             time=tokens.time,
             position=tokens.position,
             valid=tokens.valid,
             weight=(events / len(self.tokens)).to(kept.dtype)[:, None].expand(-1, len(self.tokens)),
             count=events,
         )
+        return hidden[:, : int(keep[0])], self._capped(memories.append(memory, new))
+
+    def fold_chain(
+        self, backbone: Backbone, segment: Rows, memory: Memory, chain: Chain, after: Rows | None = None
+    ) -> tuple[Tensor, Memory]:
+        """See `Compressor.fold_chain`."""
+        rows, tokens, keep = self._with_tokens(segment, after)
+        count = len(self.tokens)
+        slots = memories.slots(chain, tokens, segment.valid.sum(dim=1), self.layers, like=self.tokens)
+        columns = memory.rows + slots.rows
+        seen = chain_visible(chain.block, chain.blocks, memory.rows, count, self.cap)
+        visible = self._visible(segment, after, columns) & pad(seen, (0, rows.x.shape[1]), value=True)
+        hidden, kept = backbone.step(rows, memories.append(memory, slots), keep=keep, visible=visible, chain=chain)
+        assert kept is not None
+        states = memories.put(chain, kept[:, : self.layers]).transpose(1, 2).flatten(2, 3)  # (users, N, G * K, D)
+        grown = memories.append(memory, replace(slots, states=states))
+        missing = chain.blocks - torch.bincount(chain.user, minlength=chain.users)
+        return hidden[:, : int(keep[0])], self._capped(memories.align(grown, missing * count))
+
+    def _with_tokens(self, segment: Rows, after: Rows | None) -> tuple[Rows, Rows, Tensor]:
+        """All rows of a fold, the token rows among them, and their indices (K,)."""
+        tokens = _token_rows(self.tokens, segment)
+        rows = _concatenate([segment, tokens] if after is None else [segment, after, tokens])
+        length = rows.x.shape[1]
+        return rows, tokens, torch.arange(length - len(self.tokens), length, device=rows.x.device)
+
+    def _visible(self, segment: Rows, after: Rows | None, remembered: int) -> Tensor:
+        behind = 0 if after is None else after.x.shape[1]
+        return fold_visible(segment.x.shape[1], behind, len(self.tokens), remembered, device=segment.x.device)
+
+    def _capped(self, memory: Memory) -> Memory:
+        return memory if self.cap is None else memories.newest(memory, self.cap * len(self.tokens))
 
 
 class Recent(nn.Module):
     """The compressor that remembers nothing: the same segments and clear events, an empty memory."""
+
+    anchor: Tensor
 
     def __init__(self, *, width: int, layers: int) -> None:
         super().__init__()
@@ -87,6 +116,12 @@ class Recent(nn.Module):
         """See `Compressor.fold`."""
         rows = segment if after is None else _concatenate([segment, after])
         return backbone.step(rows)[0], memory
+
+    def fold_chain(
+        self, backbone: Backbone, segment: Rows, memory: Memory, chain: Chain, after: Rows | None = None
+    ) -> tuple[Tensor, Memory]:
+        """See `Compressor.fold_chain`."""
+        return self.fold(backbone, segment, memory, after)
 
 
 class Looped(NamedTuple):
@@ -105,42 +140,56 @@ def loop(
     *,
     score: Score[T],
     reads_all: bool = False,
+    together: int = 8,
     checkpointed: bool = False,
 ) -> Looped:
     """Fold every closed segment of a batch, then read the open blocks; `score` sees the hidden rows of each block.
 
-    Users must stand in descending order of closed segments. `score` gets hidden rows (b, l, D), the events they stand for
-    and how many rows of the block come before them; with `reads_all` only rows as a served query would have. `checkpointed` keeps no activations of a fold,
-    items' vectors and losses included, and computes them again in the backward pass (the same gradient).
+    Users must stand in descending order of closed segments. `score` gets hidden rows (E, L, D) and the events they stand
+    for; with `reads_all` only rows as a served query would have keep their targets. `together` consecutive segments are
+    folded in one pass where the backbone can (the same numbers; 1 = segment by segment). `checkpointed` keeps no
+    activations of a pass, items' vectors and losses included, and computes them again in the backward pass (the same
+    gradient).
     """
-
-    def folded(block: int, users: int, memory: Memory) -> tuple[T, Memory]:
-        start = block * rule.segment
-        end = start + rule.segment
-        segment, after = batch.history.part(users, start, end), batch.history.part(users, end, end + behind)
-        hidden, grown = compressor.fold(
-            backbone, rows_of(segment, encode), memory, rows_of(after, encode) if behind else None
-        )
-        first = first_scored_row(rule, block, reads_all=reads_all)
-        return score(hidden[:, first:], batch.history.part(users, start + first, end + behind), first), grown
-
     behind = rule.recent - 1 if reads_all and rule.recent is not None else 0
+    together = together if backbone.chains else 1
+
+    def folded(first: int, users: int, memory: Memory) -> tuple[T, Memory]:
+        chain = _chain(closed[:users] - first, together)
+        block = first + chain.block
+        offsets = torch.arange(rule.segment + behind, device=block.device)
+        events = batch.history.of(chain.user, block[:, None] * rule.segment + offsets)
+        segment, after = events.split(rule.segment)
+        rows, following = rows_of(segment, encode), rows_of(after, encode) if behind else None
+        if together == 1:
+            hidden, grown = compressor.fold(backbone, rows, memory, following)
+        else:
+            hidden, grown = compressor.fold_chain(backbone, rows, memory, chain, following)
+        skipped = unscored(rule, block, len(offsets), reads_all=reads_all)
+        return score(hidden, events.without_targets(skipped)), grown
 
     closed = rule.closed(batch.events)
     memory = compressor.start(len(closed))
     scored = []
-    for block in range(int(closed.max()) if len(closed) else 0):
-        users = int((closed > block).sum())
+    for first in range(0, int(closed.max()) if len(closed) else 0, together):
+        users = int((closed > first).sum())
         active = memories.take(memory, slice(0, users)) if users < len(closed) else memory
         if checkpointed and torch.is_grad_enabled():
-            result, grown = checkpoint(folded, block, users, active, use_reentrant=False)
+            result, grown = checkpoint(folded, first, users, active, use_reentrant=False)
         else:
-            result, grown = folded(block, users, active)
+            result, grown = folded(first, users, active)
         scored.append(result)
         memory = memories.join(grown, memories.take(memory, slice(users, None)))
-    hidden, opened = read(backbone, encode, batch, closed, rule, memory, reads_all=reads_all)
-    scored.append(score(hidden, opened, 0))
+    scored.append(score(*read(backbone, encode, batch, closed, rule, memory, reads_all=reads_all)))
     return Looped(scored, memory)
+
+
+def _chain(left: Tensor, together: int) -> Chain:
+    """The next blocks of users who have `left` (B,) of them, at most `together` each."""
+    counts = left.clamp(max=together)
+    blocks = int(counts.max())
+    user, block = (torch.arange(blocks, device=left.device)[None] < counts[:, None]).nonzero().unbind(dim=1)
+    return Chain(user, block, len(left), blocks)
 
 
 def read(
@@ -156,9 +205,7 @@ def read(
     """The open blocks on their memories: hidden (B, W, D) and the events of the rows, right-padded."""
     columns, exist = open_columns(batch.events, closed, rule)
     opened = batch.history.at(columns, exist)
-    if reads_all and rule.recent is not None:
-        early = torch.arange(columns.shape[1], device=columns.device) < rule.recent - 1
-        opened = opened.without_targets(early[None] & (closed > 0)[:, None])
+    opened = opened.without_targets(unscored(rule, closed, columns.shape[1], reads_all=reads_all))
     hidden, _ = backbone.step(rows_of(opened, encode), memory)
     return hidden, opened
 

@@ -17,7 +17,8 @@ from persrec.models.attention import (
     position_buckets,
     time_bucket,
 )
-from persrec.models.interfaces import Memory, Rows
+from persrec.models.interfaces import Chain, Memory, Rows
+from persrec.models.memory import put
 from persrec.models.segments import causal
 
 
@@ -32,6 +33,8 @@ class RowBlock(NamedTuple):
 
 class HSTULayer(nn.Module):
     """One layer: y = x + W2(norm(attention(q, k, v)) * u) with u, v, q, k = silu(W1 norm(x)); equations 1 to 3."""
+
+    divisor: Tensor
 
     def __init__(self, *, width: int, heads: int, exact: int, timed: bool, dropout: float, divisor: float) -> None:
         super().__init__()
@@ -53,11 +56,25 @@ class HSTULayer(nn.Module):
             if table is not None:
                 nn.init.normal_(table, std=0.02)
 
-    def forward(self, x: Tensor, remembered: Tensor | None, blocks: list[RowBlock], *, recompute: bool) -> Tensor:
-        """Rows (B, L, D) after this layer, given the memory's rows (B, M, D) at its input."""
+    def forward(
+        self,
+        x: Tensor,
+        remembered: Tensor | None,
+        blocks: list[RowBlock],
+        *,
+        users: Tensor | None = None,
+        recompute: bool = False,
+    ) -> Tensor:
+        """Rows (B, L, D) after this layer, given the memory's rows (B, M, D) at its input.
+
+        With `users` (B,), entry b of the rows reads the memory of user `users[b]`.
+        """
         gate, value, query, key = F.silu(self.inner(_norm(x))).chunk(4, dim=-1)  # each (B, L, D)
         if remembered is not None and remembered.shape[1]:
-            value, key = (torch.cat([old, new], dim=1) for old, new in zip(self._value_key(remembered), (value, key)))
+            old_value, old_key = self._value_key(remembered)
+            if users is not None:
+                old_value, old_key = old_value[users], old_key[users]
+            value, key = torch.cat([old_value, value], dim=1), torch.cat([old_key, key], dim=1)
         query, key, value = self._split(query), self._split(key), self._split(value)  # (B, H, L or C, E)
         attended = [
             pointwise_attention(
@@ -91,10 +108,12 @@ class HSTULayer(nn.Module):
 class HSTU(nn.Module):
     """N layers of HSTU behind the step.
 
-    `exact` is the distance in events up to which the position bias is exact (S + R). Causal rows are attended in blocks of
-    `row_block` to twice as many, so that most of the invisible half of a long square is not computed; with `recompute` their
-    scores are computed again in the backward pass instead of being kept.
+    `exact` is the distance in events up to which the position bias is exact (S + R). Causal rows are attended in blocks
+    of `row_block` to twice as many, so that most of the invisible half of a long square is not computed; with
+    `recompute` their scores are computed again in the backward pass instead of being kept.
     """
+
+    chains = True
 
     def __init__(
         self,
@@ -106,7 +125,7 @@ class HSTU(nn.Module):
         timed: bool,
         dropout: float,
         divisor: float,
-        row_block: int = 96,
+        row_block: int = 64,
         recompute: bool = False,
     ) -> None:
         super().__init__()
@@ -119,7 +138,13 @@ class HSTU(nn.Module):
         )
 
     def step(
-        self, rows: Rows, memory: Memory | None = None, *, keep: Tensor | None = None, visible: Tensor | None = None
+        self,
+        rows: Rows,
+        memory: Memory | None = None,
+        *,
+        keep: Tensor | None = None,
+        visible: Tensor | None = None,
+        chain: Chain | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """See `Backbone.step`; the memory must have N planes (layered)."""
         if memory is not None and memory.states.shape[1] != self.layers:
@@ -128,28 +153,37 @@ class HSTU(nn.Module):
                 "plane per layer; fold the history with this model"
             )
         x = rows.x
-        blocks = self._blocks(rows, memory, visible)
+        users = None if chain is None else chain.user
+        blocks = self._blocks(rows, memory, visible, users)
         kept: list[Tensor] = []
         for index, layer in enumerate(self.stack):
             if keep is not None:
                 kept.append(x[:, keep])
-            x = layer(x, None if memory is None else memory.states[:, index], blocks, recompute=self.recompute)
+            remembered = None if memory is None else memory.states[:, index]
+            if chain is not None and remembered is not None:
+                written = put(chain, kept[-1]).flatten(1, 2)  # (B, G * K, D)
+                remembered = torch.cat([remembered[:, : remembered.shape[1] - written.shape[1]], written], dim=1)
+            x = layer(x, remembered, blocks, users=users, recompute=self.recompute)
         if keep is None:
             return x, None
         return x, torch.stack([*kept, x[:, keep]], dim=1)
 
-    def _blocks(self, rows: Rows, memory: Memory | None, visible: Tensor | None) -> list[RowBlock]:
+    def _blocks(
+        self, rows: Rows, memory: Memory | None, visible: Tensor | None, users: Tensor | None
+    ) -> list[RowBlock]:
         """The row blocks of a step, with buckets and masks."""
         length = rows.x.shape[1]
         remembered = 0 if memory is None else memory.rows
         position, time, valid = rows.position, rows.time, rows.valid
         if memory is not None:
-            position = torch.cat([memory.position, position], dim=1)  # (B, C)
-            time = torch.cat([memory.time, time], dim=1)
-            valid = torch.cat([memory.valid, valid], dim=1)
+            old = (memory.position, memory.time, memory.valid)
+            old = old if users is None else tuple(field[users] for field in old)
+            position, time, valid = (
+                torch.cat(pair, dim=1) for pair in zip(old, (position, time, valid), strict=True)
+            )  # (B, C)
         relative = position - position[:, remembered, None]
         aligned = bool(((relative == relative[:1]) | ~valid).all())
-        size = -(-length // max(1, length // self.row_block)) if visible is None else length
+        size = -(-length // max(1, length // self.row_block))
         blocks = []
         for start in range(0, length, size):
             own = slice(start, min(start + size, length))
@@ -158,8 +192,8 @@ class HSTU(nn.Module):
             distance = position[users, remembered + start : reach, None] - position[users, None, :reach]
             gap = rows.query_time[:, own, None] - time[:, None, :reach] if self.timed else None
             buckets = Buckets(position_bucket(distance, self.exact), None if gap is None else time_bucket(gap))
-            shape = causal(own.stop - start, remembered + start, device=rows.x.device)[None] if visible is None else visible
-            blocks.append(RowBlock(own, reach, buckets, shape & valid[:, None, :reach]))
+            seen = causal(own.stop - start, remembered + start, device=rows.x.device)[None] & valid[:, None, :reach]
+            blocks.append(RowBlock(own, reach, buckets, seen if visible is None else seen & visible[:, own, :reach]))
         return blocks
 
 

@@ -1,6 +1,7 @@
 """The seam between backbones and compressors: the values that cross it and the two protocols on its sides.
 
-Shapes: B users, L rows, S events of a segment, R minimum of recent events, K tokens, M remembered rows, N layers, D width.
+Shapes: B users, L rows, S events of a segment, R minimum of recent events, K tokens, M remembered rows, N layers,
+D width.
 """
 
 from dataclasses import dataclass
@@ -37,19 +38,40 @@ class Memory:
         return self.states.shape[2]
 
 
+class Chain(NamedTuple):
+    """Consecutive blocks of users in one step: entry e of the step is block `block[e]` of user `user[e]` of the memory.
+
+    Blocks of a user count from 0 and none is left out. The last G * K rows of the memory stand for the tokens of these
+    blocks: a step fills them in, layer by layer, so that later blocks read what earlier ones write in the same pass.
+    """
+
+    user: Tensor  # (E,) int64, index into the memory's users
+    block: Tensor  # (E,) int64, below G
+    users: int
+    blocks: int  # G
+
+
 class Backbone(Protocol):
-    """A stack of N layers that reads rows on top of a memory."""
+    """A stack of N layers that reads rows on top of a memory; `chains` says whether its step understands a `Chain`."""
 
     layers: int
     width: int
+    chains: bool
 
     def step(
-        self, rows: Rows, memory: Memory | None = None, *, keep: Tensor | None = None, visible: Tensor | None = None
+        self,
+        rows: Rows,
+        memory: Memory | None = None,
+        *,
+        keep: Tensor | None = None,
+        visible: Tensor | None = None,
+        chain: Chain | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Hidden (B, L, D); with `keep`, the (K,) row indices of the tokens, also (B, N+1, K, D).
 
-        The second result holds each layer's input and the final output at the token rows. Rows are causal after the memory
-        unless `visible` (B or 1, L, M+L), True = may attend, says otherwise; `valid` always applies as well.
+        The second result holds each layer's input and the final output at the token rows. Rows are causal after the
+        memory; `visible` (B or 1, L, M+L), True = may attend, narrows this, and `valid` always applies as well. With
+        `chain` the rows are those of its E entries, `memory` is of its users, and `visible` is (E or 1, L, M+L).
         """
         ...
 
@@ -67,5 +89,14 @@ class Compressor(Protocol):
         """Hidden (B, S, D), or (B, S+R-1, D) with `after`, and the memory with this segment in it.
 
         The rows of `after` are the events that follow the segment: they see memory and segment, not the new tokens.
+        """
+        ...
+
+    def fold_chain(
+        self, backbone: Backbone, segment: Rows, memory: Memory, chain: Chain, after: Rows | None = None
+    ) -> tuple[Tensor, Memory]:
+        """The same for several consecutive segments of each user in one pass: rows (E, S, D), memory of the users.
+
+        Equal to one `fold` after the other; only used with backbones that understand chains.
         """
         ...

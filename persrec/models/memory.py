@@ -1,6 +1,6 @@
-"""Operations on memories: empty, append, cap, choose users, join batches. All right-aligned: the newest row is the last.
+"""Operations on memories: empty, append, cap, choose users, join batches. Right-aligned: the newest row is the last.
 
-Shapes: B users, P planes, M remembered rows, D width.
+Shapes: B users, P planes, M remembered rows, D width; E entries and G blocks of a chain, K tokens.
 """
 
 from dataclasses import replace
@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from persrec.models.interfaces import Memory
+from persrec.models.interfaces import Chain, Memory, Rows
 
 
 def empty(users: int, planes: int, width: int, *, like: Tensor, maker: str = "") -> Memory:
@@ -63,6 +63,51 @@ def take(memory: Memory, users: slice | Tensor) -> Memory:
         valid=memory.valid[users],
         weight=memory.weight[users],
         count=memory.count[users],
+    )
+
+
+def slots(chain: Chain, tokens: Rows, events: Tensor, planes: int, *, like: Tensor) -> Memory:
+    """Empty rows (users, planes, G * K, D) for the tokens of a chain's blocks; where there is no block they are invalid.
+
+    `tokens` are the token rows (E, K) of its entries, `events` (E,) the events that each of them folds.
+    """
+    count = tokens.time.shape[1]
+
+    def place(field: Tensor) -> Tensor:  # (E, K) to (users, G * K)
+        return put(chain, field).flatten(1)
+
+    return Memory(
+        states=like.new_zeros(chain.users, planes, chain.blocks * count, tokens.x.shape[-1]),
+        time=place(tokens.time),
+        position=place(tokens.position),
+        valid=place(tokens.valid),
+        weight=place((events / count).to(like.dtype)[:, None].expand(-1, count)),
+        count=put(chain, events).sum(dim=1),
+    )
+
+
+def put(chain: Chain, entries: Tensor) -> Tensor:
+    """What belongs to a chain's entries (E, ...) by user and block: (users, G, ...), zeros where there is no block."""
+    if len(entries) == chain.users * chain.blocks:
+        return entries.unflatten(0, (chain.users, chain.blocks))
+    blank = entries.new_zeros(chain.users, chain.blocks, *entries.shape[1:])
+    return blank.index_put((chain.user, chain.block), entries)
+
+
+def align(memory: Memory, missing: Tensor) -> Memory:
+    """Move each user's last `missing` (B,) rows, which are invalid, to the front."""
+    if not bool(missing.any()):
+        return memory
+    index = (torch.arange(memory.rows, device=missing.device)[None] - missing[:, None]) % memory.rows  # (B, M)
+    users, planes, _, width = memory.states.shape
+    wide = index[:, None, :, None].expand(users, planes, -1, width)
+    return replace(
+        memory,
+        states=memory.states.gather(2, wide),
+        time=memory.time.gather(1, index),
+        position=memory.position.gather(1, index),
+        valid=memory.valid.gather(1, index),
+        weight=memory.weight.gather(1, index),
     )
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from persrec.batches import Batch, History
 from persrec.models.compressor import Looped, Score, T, loop
-from persrec.models.interfaces import Memory
+from persrec.models.interfaces import Backbone, Compressor, Memory
 from persrec.models.item_encoders import IdTable
 from persrec.models.segments import SegmentRule
 
@@ -17,12 +17,15 @@ from persrec.models.segments import SegmentRule
 class Model(nn.Module):
     """Everything that turns histories into queries and items into the vectors they are matched against."""
 
+    backbone: Backbone  # a module too, as is the compressor
+    compressor: Compressor
+
     def __init__(
         self,
         *,
         items: IdTable,
-        backbone: nn.Module,
-        compressor: nn.Module,
+        backbone: Backbone,
+        compressor: Compressor,
         rule: SegmentRule,
         cosine: bool,
         temperature: float,
@@ -64,7 +67,7 @@ class Model(nn.Module):
     def read_out(self, batch: Batch) -> tuple[Tensor, Memory]:
         """Queries (B, D) and the memories they were read on."""
 
-        def last(hidden: Tensor, history: History, first: int) -> Tensor:
+        def last(hidden: Tensor, history: History) -> Tensor:
             index = history.valid.sum(dim=1) - 1  # an open block is right-padded
             return hidden[torch.arange(len(hidden), device=hidden.device), index]
 

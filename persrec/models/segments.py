@@ -28,7 +28,9 @@ def causal(rows: int, remembered: int, *, device: torch.device | None = None) ->
     return ones.tril(diagonal=remembered)
 
 
-def fold_visible(segment: int, after: int, tokens: int, remembered: int, *, device: torch.device | None = None) -> Tensor:
+def fold_visible(
+    segment: int, after: int, tokens: int, remembered: int, *, device: torch.device | None = None
+) -> Tensor:
     """Causal, but tokens do not see the events after their segment: bool (1, L, M+L) with L = segment + after + tokens.
 
     Rows stand in the order segment, events after it, tokens; so no event sees a token.
@@ -38,13 +40,27 @@ def fold_visible(segment: int, after: int, tokens: int, remembered: int, *, devi
     return visible[None]
 
 
-def first_scored_row(rule: SegmentRule, block: int, *, reads_all: bool) -> int:
-    """Index of the first row of a block that carries loss.
+def chain_visible(block: Tensor, blocks: int, remembered: int, tokens: int, cap: int | None) -> Tensor:
+    """What blocks see of memory and of each other's tokens: bool (E, 1, M + G * K), True = may attend.
+
+    The G * K columns after the M remembered ones hold the tokens of blocks 0 to G-1; block b sees those of blocks before
+    it, and with `cap` only the newest `cap` segments, old and new together.
+    """
+    old = -1 - torch.arange(remembered, device=block.device).flip(0) // tokens  # (M,) the newest segment is -1
+    new = torch.arange(blocks, device=block.device).repeat_interleave(tokens)  # (G * K,)
+    age = block[:, None] - torch.cat([old, new])[None]  # (E, M + G * K) segments back
+    reach = age >= 1 if cap is None else (age >= 1) & (age <= cap)
+    return reach[:, None]
+
+
+def unscored(rule: SegmentRule, block: Tensor, rows: int, *, reads_all: bool) -> Tensor:
+    """Rows of each block that carry no loss: bool (E, rows).
 
     With `reads: all` an event is scored where it has R to R+S-1 clear events, as in serving: rows from R-1 on, except in
     block 0, before which there is nothing. With `reads: none` every row of a block is scored.
     """
-    return rule.recent - 1 if reads_all and block > 0 and rule.recent is not None else 0
+    early = rule.recent - 1 if reads_all and rule.recent is not None else 0
+    return (torch.arange(rows, device=block.device) < early)[None] & (block > 0)[:, None]
 
 
 def open_columns(events: Tensor, closed: Tensor, rule: SegmentRule) -> tuple[Tensor, Tensor]:

@@ -18,13 +18,15 @@ from persrec.constants import PAD
 from persrec.datasets import table
 from persrec.errors import UserError
 from persrec.evaluation import item_vectors, read_windows
-from persrec.interactions import sequences
+from persrec.interactions import filters, sequences
 from persrec.interactions.schema import ITEM, TIME, USER
 from persrec.models.build import build
 from persrec.models.model import Model
 from persrec.prepared import Prepared, open_prepared
 from persrec.retrieval import ExactIndex, top_k
 from persrec.seen import Seen
+
+PREPARED_ROOT = Path("data/prepared")
 
 Say = Callable[[str], None]
 
@@ -41,33 +43,46 @@ class Histories(NamedTuple):
 class Recommender:
     """Recommends items to the users of the log that a run was fitted on, and to anybody whose history is given."""
 
-    def __init__(self, *, model: Model, recipe: recipes.Recipe, item_ids: pl.Series, data_folder: Path | None) -> None:
+    def __init__(self, *, model: Model, recipe: recipes.Recipe, item_ids: pl.Series, data: dict[str, Any]) -> None:
+        """`data` says where the prepared log is (`folder`) and which one it is (`hash`)."""
         self.model, self.recipe, self.item_ids = model.eval(), recipe, item_ids
-        self.data_folder = data_folder
+        self.data = data
         self._index: ExactIndex | None = None
 
     @classmethod
     def load(cls, folder: str | Path) -> "Recommender":
-        """The recommender of a run folder; raises UserError where the folder is incomplete, altered or of another version."""
+        """The recommender of a run folder; raises UserError where that is incomplete, altered or of another version."""
         run = runs.load(folder)
         recipe = recipes.parse(run.recipe, f"of run {folder}")
         item_ids = pl.Series(ITEM, run.item_ids())
         model = build(recipe, items=len(item_ids))
         model.load_state_dict(run.weights())
-        return cls(model=model, recipe=recipe, item_ids=item_ids, data_folder=Path(run.data["folder"]))
+        return cls(model=model, recipe=recipe, item_ids=item_ids, data=run.data)
 
     def prepared(self) -> Prepared:
-        """The prepared log of the run; raises UserError where it is gone."""
-        if self.data_folder is None or not self.data_folder.exists():
+        """The prepared log of the run, where it was or below the working directory.
+
+        Raises UserError where it is gone, damaged or of other data.
+        """
+        then = Path(self.data["folder"])
+        now = PREPARED_ROOT / then.name
+        folder = next((place for place in (then, now) if place.exists()), None)
+        if folder is None:
             raise UserError(
-                f"the prepared log of this run is gone (expected {self.data_folder}); run `persrec prepare` with its "
-                "recipe in the same folder, or give histories instead of user ids"
+                f"the prepared log of this run is gone (expected {then} or {now}); run `persrec prepare` with its "
+                "recipe here, or give histories instead of user ids"
             )
-        return open_prepared(self.data_folder, self.recipe.split)
+        data = open_prepared(folder, self.recipe.split)
+        if data.hash != self.data["hash"]:
+            raise UserError(
+                f"{folder}: is of other data: got hash {data.hash[:12]}, expected {self.data['hash'][:12]}, that of "
+                "the log that this run was fitted on; delete the folder and run `persrec prepare` with the run's recipe"
+            )
+        return data
 
     def recommend(
         self,
-        users: Sequence[Any] | None = None,
+        users: Sequence[Any] | str | int | None = None,
         k: int = 10,
         *,
         histories: Any = None,
@@ -76,13 +91,15 @@ class Recommender:
     ) -> pl.DataFrame:
         """The k best items of each user: `user_id, item_id, score, rank`, best first.
 
-        `users` are ids of the run's log; `histories` instead, a file or a pandas or Polars frame of events, may hold users
-        that training never saw (neither: all users of the log). `at` is when they are asked, in ms since 1970, and
-        defaults to each user's last event; only `time: next` uses it. Raises UserError for unknown users, users without
-        a known item, and k above the catalogue.
+        `users` are ids of the run's log; `histories` instead, a file or a pandas or Polars frame of events, may hold
+        users that training never saw (neither: all users of the log). `at` is when they are asked, in ms since 1970,
+        and defaults to each user's last event; only `time: next` uses it. Raises UserError for unknown users, users
+        without a known item, and k above the catalogue.
         """
         if users is not None and histories is not None:
             raise UserError("recommend: got both users and histories, expected one of them")
+        if isinstance(users, str | int):
+            users = [users]
         found = self._of_log(users) if histories is None else self._of_events(histories, say)
         self._say_when(found, at, say)
         queries = self._queries(found, at)
@@ -136,10 +153,7 @@ class Recommender:
         """Histories of users of the run's log, all events included."""
         data = self.prepared()
         known = pl.Series(USER, data.user_ids())
-        if users is None:
-            rows = np.arange(data.users)
-        else:
-            rows = _rows_of(known, users)
+        rows = np.arange(data.users) if users is None else _rows_of(known, users)
         starts, ends = data.offsets[rows], data.offsets[rows + 1]
         offsets = np.concatenate([[0], np.cumsum(ends - starts)])
         place = np.repeat(starts - offsets[:-1], ends - starts) + np.arange(offsets[-1])
@@ -149,16 +163,20 @@ class Recommender:
     def _of_events(self, histories: Any, say: Say) -> Histories:
         """Histories from a file or frame of events; events of unknown items are counted and left out."""
         data = self.recipe.data
-        if isinstance(histories, str | Path):
-            events = table.read(Path(histories), columns=_if_table(data), say=say)
+        options: dict[str, Any] = {"columns": _if_table(data), "unit": data.unit, "say": say}
+        if not isinstance(histories, str | Path):
+            events = table.read_frame(histories, **options)
+        elif Path(histories).is_file():
+            events = table.read(Path(histories), separator=data.separator, **options)
         else:
-            events = table.read_frame(histories, columns={}, say=say)
+            raise UserError(f"histories: there is no file {histories}; expected a csv, tsv, parquet or jsonl of events")
         if self.recipe.time != "none" and TIME not in events.collect_schema().names():
             raise UserError(
                 f"histories: no timestamp column, but this model was trained with `time: {self.recipe.time}`; add the "
                 "times of the events"
             )
-        frame = self._known(sequences.ordered(events).collect(), say)
+        events = sequences.ordered(events)
+        frame = self._known((filters.drop_duplicates(events) if data.deduplicate else events).collect(), say)
         lists = sequences.grouped(frame.lazy()).collect()
         offsets = np.concatenate([[0], lists["items"].list.len().to_numpy().astype(np.int64).cumsum()])
         items = lists["items"].explode().to_numpy().astype(np.int32)
@@ -202,14 +220,15 @@ def _if_table(data: Any) -> dict[str, str]:
 
 def _rows_of(known: pl.Series, users: Sequence[Any]) -> npt.NDArray[np.int64]:
     """Rows of users in the log; ids from a command line are strings whatever the log's are."""
-    wanted = pl.Series(USER, list(users), strict=False).cast(known.dtype, strict=False)
-    place = pl.DataFrame({USER: known, "row": np.arange(len(known))})
-    rows = pl.DataFrame({USER: wanted}).join(place, on=USER, how="left", maintain_order="left")["row"]
+    names = [str(int(user)) if isinstance(user, float) and user.is_integer() else str(user) for user in users]
+    place = pl.DataFrame({USER: known.cast(pl.String), "row": np.arange(len(known))})
+    wanted = pl.DataFrame({USER: pl.Series(names, dtype=pl.String)})
+    rows = wanted.join(place, on=USER, how="left", maintain_order="left")["row"]
     missing = [user for user, row in zip(users, rows, strict=True) if row is None]
     if missing:
         examples = ", ".join(repr(user) for user in missing[:5])
         raise UserError(
-            f"recommend: {len(missing)} of {len(users)} users are not in the run's log: {examples}; expected ids such as "
-            f"{known[0]!r}; for new users give their histories"
+            f"recommend: {len(missing)} of {len(users)} users are not in the run's log: {examples}; expected ids such "
+            f"as {known[0]!r}; for new users give their histories"
         )
     return rows.to_numpy().astype(np.int64)

@@ -12,14 +12,18 @@ from persrec.batches import Batch, History
 from persrec.models import memory as memories
 from persrec.models.compressor import Layered, loop, read, rows_of
 from persrec.models.interfaces import Memory, Rows
-from persrec.models.segments import SegmentRule, first_scored_row
+from persrec.models.segments import SegmentRule
 from tests.worlds import LENGTHS, WIDTH, World, histories
 
 TOLERANCE = {"atol": 1e-5, "rtol": 0.0}
 WORLDS = {
     "layered": {"segment": 5, "recent": 4},
     "layered, two layers, no time": {"segment": 5, "recent": 4, "layers": 2, "timed": False},
+    "layered, segment by segment": {"segment": 5, "recent": 4, "together": 1},
+    "layered, two segments at once": {"segment": 3, "recent": 4, "together": 2},
     "layered, capped": {"segment": 3, "recent": 2, "cap": 2},
+    "layered, capped, three at once": {"segment": 2, "recent": 3, "cap": 4, "together": 3},
+    "layered, capped, segment by segment": {"segment": 3, "recent": 2, "cap": 2, "together": 1},
     "layered, R = 1": {"segment": 4, "recent": 1, "tokens": 3},
     "layered, R > S": {"segment": 2, "recent": 6},
     "recent": {"segment": 5, "recent": 4, "history": "recent"},
@@ -42,27 +46,31 @@ def user(batch: Batch, index: int, events: int) -> Batch:
 
 def served(world: World, batch: Batch) -> Tensor:
     """Normalised query (D,) after the last event of a batch of one user."""
-    looped = loop(world.backbone, world.compressor, world.encode, batch, world.rule, score=lambda hidden, *_: hidden)
+    looped = loop(world.backbone, world.compressor, world.encode, batch, world.rule, together=world.together, score=lambda hidden, *_: hidden)
     return world.vectors(looped.scored[-1][0, -1])
 
 
 def scored_rows(world: World, batch: Batch, *, reads_all: bool) -> dict[tuple[int, int], Tensor]:
-    """Normalised rows by (user, position), as training scores them."""
+    """Normalised rows by (user, position), as training scores them; targets say whose row and which it is."""
+    codes = 1 + 1000 * torch.arange(len(batch.events))[:, None] + batch.history.position
+    batch = batch._replace(history=batch.history._replace(target=codes * batch.history.valid))
     looped = loop(
         world.backbone,
         world.compressor,
         world.encode,
         batch,
         world.rule,
+        together=world.together,
         reads_all=reads_all,
-        score=lambda hidden, history, _: (world.vectors(hidden), history),
+        score=lambda hidden, history: (world.vectors(hidden), history),
     )
     found: dict[tuple[int, int], Tensor] = {}
     for hidden, history in looped.scored:
-        for index, column in (history.target > 0).nonzero().tolist():
-            key = (index, int(history.position[index, column]))
+        for entry, column in (history.target > 0).nonzero().tolist():
+            key = divmod(int(history.target[entry, column]) - 1, 1000)
             assert key not in found, "an event was scored twice"
-            found[key] = hidden[index, column]
+            assert key[1] == int(history.position[entry, column])
+            found[key] = hidden[entry, column]
     return found
 
 
@@ -95,12 +103,12 @@ def test_a_shift_of_zero_columns_in_front_changes_nothing_but_the_boundaries(wor
     shift = world.rule.segment - 1
     padded = histories([17], shift=[shift])
     hidden = loop(
-        world.backbone, world.compressor, world.encode, padded, world.rule, score=lambda hidden, *_: hidden
+        world.backbone, world.compressor, world.encode, padded, world.rule, together=world.together, score=lambda hidden, *_: hidden
     ).scored[-1]
     filled = padded._replace(history=padded.history._replace(item=padded.history.item.clone()))
     filled.history.item[:, :shift] = 3  # padding in front is invisible whatever stands in it
     again = loop(
-        world.backbone, world.compressor, world.encode, filled, world.rule, score=lambda hidden, *_: hidden
+        world.backbone, world.compressor, world.encode, filled, world.rule, together=world.together, score=lambda hidden, *_: hidden
     ).scored[-1]
     torch.testing.assert_close(hidden, again, atol=0.0, rtol=0.0)
 
@@ -109,7 +117,7 @@ def test_cached_read_is_the_loop(world: World) -> None:
     """A memory made earlier, on its own, gives the same query as folding and reading at once."""
     lengths = LENGTHS
     batch = histories(lengths)
-    whole = loop(world.backbone, world.compressor, world.encode, batch, world.rule, score=lambda hidden, *_: hidden)
+    whole = loop(world.backbone, world.compressor, world.encode, batch, world.rule, together=world.together, score=lambda hidden, *_: hidden)
     closed = world.rule.closed(batch.events)
     for index, events in enumerate(lengths):
         alone = user(batch, index, events)
@@ -137,9 +145,9 @@ def test_update_is_one_fold(world: World) -> None:
         pytest.skip("nothing is remembered")
     batch = histories([23])
     early = loop(
-        world.backbone, world.compressor, world.encode, user(batch, 0, 12), world.rule, score=lambda *_: None
+        world.backbone, world.compressor, world.encode, user(batch, 0, 12), world.rule, together=world.together, score=lambda *_: None
     ).memory
-    late = loop(world.backbone, world.compressor, world.encode, batch, world.rule, score=lambda *_: None).memory
+    late = loop(world.backbone, world.compressor, world.encode, batch, world.rule, together=world.together, score=lambda *_: None).memory
     memory = early
     start, whole = int(early.count[0]), int(world.rule.closed(batch.events)[0]) * world.rule.segment
     for begin in range(start, whole, world.rule.segment):
@@ -153,7 +161,7 @@ def test_update_is_one_fold(world: World) -> None:
 def test_other_users_padding_and_order_do_not_matter(world: World) -> None:
     lengths = LENGTHS
     batch = histories(lengths)
-    together = loop(world.backbone, world.compressor, world.encode, batch, world.rule, score=lambda hidden, *_: hidden)
+    together = loop(world.backbone, world.compressor, world.encode, batch, world.rule, together=world.together, score=lambda hidden, *_: hidden)
     closed = world.rule.closed(batch.events)
     for index, events in enumerate(lengths):
         opened = events - int(closed[index]) * world.rule.segment
@@ -195,7 +203,7 @@ def test_under_next_only_the_time_of_the_next_event_reaches_a_row(world: World) 
 
 
 def test_a_memory_does_not_depend_on_the_query_time_of_its_last_event(world: World) -> None:
-    """Under `next` the last row of a segment knows its successor's time; tokens, which see that row, may, but not more."""
+    """Under `next` the last row of a segment knows its successor's time; tokens, which see it, may too, but no more."""
     batch = histories([19], time="next")
     rule = world.rule
     closed = int(rule.closed(batch.events)[0])
@@ -207,7 +215,7 @@ def test_a_memory_does_not_depend_on_the_query_time_of_its_last_event(world: Wor
     changed.history.time[0, end + 1 :] += 10**8
     changed.history.query_time[0, end:] += 10**8
     memory, other = (
-        loop(world.backbone, world.compressor, world.encode, b, rule, score=lambda *_: None, reads_all=True).memory
+        loop(world.backbone, world.compressor, world.encode, b, rule, together=world.together, score=lambda *_: None, reads_all=True).memory
         for b in (batch, changed)
     )
     torch.testing.assert_close(memory.states, other.states, atol=0.0, rtol=0.0)
@@ -216,8 +224,8 @@ def test_a_memory_does_not_depend_on_the_query_time_of_its_last_event(world: Wor
 def dense_twin(world: World, batch: Batch) -> dict[tuple[int, int], Tensor]:
     """All segments, tokens and reads of one user as a single masked pass, without memory, loop or cache.
 
-    Rows are [segment 0, tokens 0, segment 1, tokens 1, ..., open block]; a row sees its own block causally, and the tokens
-    of earlier blocks. It is the served computation of rows with 1 to S clear events, `reads: none`.
+    Rows are [segment 0, tokens 0, segment 1, tokens 1, ..., open block]; a row sees its own block causally, and the
+    tokens of earlier blocks. It is the served computation of rows with 1 to S clear events, `reads: none`.
     """
     rule, tokens = world.rule, world.compressor.tokens
     history = batch.history
@@ -272,7 +280,8 @@ def test_checkpointed_folds_have_the_same_gradient(world: World) -> None:
             world.encode,
             batch,
             world.rule,
-            score=lambda hidden, history, _: (hidden * history.target[..., None]).square().mean(),
+            together=world.together,
+            score=lambda hidden, history: (hidden * history.target[..., None]).square().mean(),
             reads_all=True,
             checkpointed=checkpointed,
         )
@@ -288,7 +297,7 @@ def test_a_gradient_reaches_the_tokens_and_old_items(world: World) -> None:
         pytest.skip("nothing is remembered")
     batch = histories([23])
     batch.history.item[0, :] = torch.arange(1, 24)
-    looped = loop(world.backbone, world.compressor, world.encode, batch, world.rule, score=lambda hidden, *_: hidden)
+    looped = loop(world.backbone, world.compressor, world.encode, batch, world.rule, together=world.together, score=lambda hidden, *_: hidden)
     table, tokens = torch.autograd.grad(looped.scored[-1].square().sum(), [world.table, world.compressor.tokens])
     assert bool((tokens.abs().sum(dim=1) > 0).all())
     segments = int(world.rule.closed(batch.events)[0])
@@ -300,7 +309,7 @@ def test_a_gradient_reaches_the_tokens_and_old_items(world: World) -> None:
 
 def test_the_memory_counts_its_events(world: World) -> None:
     batch = histories([23, 9])
-    memory = loop(world.backbone, world.compressor, world.encode, batch, world.rule, score=lambda *_: None).memory
+    memory = loop(world.backbone, world.compressor, world.encode, batch, world.rule, together=world.together, score=lambda *_: None).memory
     if not isinstance(world.compressor, Layered):
         assert memory.rows == 0
         return
@@ -330,3 +339,38 @@ def test_joined_memories_are_right_aligned() -> None:
     like = torch.zeros(())
     first, second = memories.empty(2, 3, WIDTH, like=like), memories.empty(1, 3, WIDTH, like=like)
     assert memories.join(memories.widen(first, 4), second).states.shape == (3, 3, 4, WIDTH)
+
+
+@pytest.mark.parametrize("reads_all", [False, True])
+@pytest.mark.parametrize("together", [2, 3, 8])
+def test_segments_folded_together_are_segments_folded_one_by_one(world: World, together: int, reads_all: bool) -> None:
+    """Hidden rows, memories and gradients; the loop segment by segment is the slow twin."""
+    world.double()
+    batch = histories([23, 22, 14, 9, 8, 3])
+    leaves = [world.table, *world.backbone.parameters(), *world.compressor.parameters()]
+    found = []
+    for count in (1, together):
+        looped = loop(
+            world.backbone,
+            world.compressor,
+            world.encode,
+            batch,
+            world.rule,
+            together=count,
+            reads_all=reads_all,
+            score=lambda hidden, history: (hidden * (history.target > 0)[..., None]).sum(dim=-1).square().sum(),
+        )
+        total = torch.stack(looped.scored).sum()
+        found.append((total, looped.memory, torch.autograd.grad(total, leaves, allow_unused=True)))
+    (one, memory, gradients), (many, other, others) = found
+    torch.testing.assert_close(many, one)
+    assert torch.equal(memory.valid, other.valid)
+    assert torch.equal(memory.count, other.count)
+    for name in ("states", "time", "position", "weight"):
+        mine, theirs = getattr(memory, name), getattr(other, name)
+        kept = memory.valid[:, None, :, None] if name == "states" else memory.valid
+        torch.testing.assert_close(mine * kept, theirs * kept)
+    for mine, theirs in zip(gradients, others, strict=True):
+        assert (mine is None) == (theirs is None)
+        if mine is not None:
+            torch.testing.assert_close(mine, theirs)

@@ -52,7 +52,8 @@ def test_distances_are_exact_then_logarithmic_then_open() -> None:
     assert bucket[:4].tolist() == [0, 1, 9, 10]
     assert bucket[4] == 10  # 11 and 10 share a bucket: four to the doubling
     assert bucket[5] == 11
-    assert bucket[6] == 14 and bucket[7] == 18
+    assert bucket[6] == 14
+    assert bucket[7] == 18
     assert bucket[8] == position_buckets(10) - 1
 
 

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from persrec.models.segments import SegmentRule, causal, first_scored_row, fold_visible
+from persrec.models.segments import SegmentRule, causal, chain_visible, fold_visible, unscored
 
 sizes = st.integers(1, 60)
 
@@ -52,8 +52,16 @@ def test_every_event_is_scored_exactly_once(events: int, segment: int, recent: i
     closed = int(rule.closed(torch.tensor([events]))[0])
     behind = recent - 1 if reads_all else 0
     scored: list[int] = []
-    for block in range(closed):
-        first = first_scored_row(rule, block, reads_all=reads_all)
-        scored += range(block * segment + first, (block + 1) * segment + behind)
-    scored += range(closed * segment + first_scored_row(rule, closed, reads_all=reads_all), events)
+    for block in range(closed + 1):
+        start, end = block * segment, (block + 1) * segment + behind if block < closed else events
+        skipped = unscored(rule, torch.tensor([block]), end - start, reads_all=reads_all)[0]
+        scored += [start + row for row in range(end - start) if not skipped[row]]
     assert scored == list(range(events))
+
+
+def test_a_chain_reads_the_tokens_of_earlier_blocks_within_the_cap() -> None:
+    #                       memory: 2 segments | tokens of blocks 0, 1, 2
+    free = chain_visible(torch.tensor([0, 2]), 3, 4, 2, None).int()[:, 0].tolist()
+    assert free == [[1, 1, 1, 1, 0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1, 1, 0, 0]]
+    capped = chain_visible(torch.tensor([0, 2]), 3, 4, 2, 2).int()[:, 0].tolist()
+    assert capped == [[1, 1, 1, 1, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 1, 1, 1, 1, 0, 0]]

@@ -1,0 +1,188 @@
+"""Evaluation of a small prepared log against a ranking in plain numpy, user by user."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from persrec import evaluation, training
+from persrec.batches import Budget, collate, evaluation_windows
+from persrec.errors import UserError
+from persrec.evaluation import Evaluation, EvaluationSettings, evaluate
+from persrec.models.model import Model
+from persrec.prepared import Prepared
+from tests.small import events, model_of, prepared_of
+
+SETTINGS: dict[str, Any] = {
+    "k": (1, 5, 10),
+    "exclude_seen": True,
+    "users_per_chunk": 7,
+    "length_buckets": (5, 20),
+    "time": "last",
+    "length": None,
+}
+CASES: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "seen items included": {"exclude_seen": False},
+    "last 7 events": {"length": 7},
+    "time of the next event": {"time": "next"},
+    "no time": {"time": "none"},
+    "the last item of the catalogue": {"k": (30,)},
+}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Prepared]:
+    recipe, data = prepared_of(tmp_path_factory.mktemp("log"), events())
+    return model_of(recipe, data.items_count), data
+
+
+def found(world: tuple[Model, Prepared], **changes: Any) -> Evaluation:
+    return evaluate(*world, EvaluationSettings(**(SETTINGS | changes)))
+
+
+def slow_ranks(model: Model, data: Prepared, settings: dict[str, Any]) -> dict[int, float]:
+    """Rank of every user's last event among all items, one user at a time."""
+    vectors = model.vectors().detach().numpy()
+    ranks = {}
+    for user in range(data.users):
+        first, last = data.offsets[user], data.offsets[user + 1]
+        if last - first < 3:
+            continue
+        windows = evaluation_windows(data.validation_end, np.array([user]), length=settings["length"])
+        query = model.queries(collate(data, windows, time=settings["time"])).numpy()[0]
+        target, seen = int(data.items[last - 1]), set(data.items[first : last - 1].tolist())
+        rank = 1.0
+        for item in range(1, len(vectors)):
+            if item != target and not (settings["exclude_seen"] and item in seen):
+                rank += float(vectors[item] @ query > vectors[target] @ query)
+        ranks[user] = rank
+    return ranks
+
+
+@pytest.mark.parametrize("changes", CASES.values(), ids=CASES.keys())
+def test_ranks_and_metrics_are_those_of_the_slow_way(world: tuple[Model, Prepared], changes: dict[str, Any]) -> None:
+    got, ranks = found(world, **changes), slow_ranks(*world, SETTINGS | changes)
+    deepest = max((SETTINGS | changes)["k"])
+    assert got.user.tolist() == sorted(ranks)
+    assert got.rank.tolist() == [rank if rank <= deepest else np.inf for rank in ranks.values()]
+    summary = got.summary()["metrics"]
+    for k in (SETTINGS | changes)["k"]:
+        hits = [rank for rank in ranks.values() if rank <= k]
+        count = len(ranks)
+        assert summary[f"recall@{k}"]["mean"] == pytest.approx(len(hits) / count)
+        assert summary[f"hit_rate@{k}"]["mean"] == pytest.approx(len(hits) / count)
+        assert summary[f"ndcg@{k}"]["mean"] == pytest.approx(sum(1 / np.log2(rank + 1) for rank in hits) / count)
+        assert summary[f"mrr@{k}"]["mean"] == pytest.approx(sum(1 / rank for rank in hits) / count)
+        assert summary[f"ndcg@{k}"]["low"] <= summary[f"ndcg@{k}"]["mean"] <= summary[f"ndcg@{k}"]["high"]
+
+
+def test_the_cases_differ(world: tuple[Model, Prepared]) -> None:
+    ranks = [found(world, k=(30,), **{key: value for key, value in case.items() if key != "k"}).rank.tolist()
+             for case in CASES.values()]  # fmt: skip
+    assert len({tuple(some) for some in ranks}) == len(CASES) - 1
+
+
+@pytest.mark.parametrize("exclude_seen", [True, False])
+def test_validation_by_torch_gives_the_ranks_of_faiss(world: tuple[Model, Prepared], exclude_seen: bool) -> None:
+    model, data = world
+    got = found(world, k=(30,), exclude_seen=exclude_seen)
+    batches = Budget(6, 5, 300, None).cut(evaluation_windows(data.validation_end, got.user, length=None))
+    assert len(batches) > 3
+    validation = training.Validation(data, batches, time="last", exclude_seen=exclude_seen)
+    ranks = {}
+    for batch, excluded in (validation[index] for index in range(len(validation))):
+        ranks |= dict(zip(batch.user.tolist(), training.rank(model, batch, excluded).tolist(), strict=True))
+    assert [ranks[user] for user in got.user.tolist()] == got.rank.tolist()
+
+
+def test_seen_targets_are_counted_and_ranked(world: tuple[Model, Prepared]) -> None:
+    _, data = world
+    got = found(world, k=(30,))
+    again = [
+        bool(np.isin(target, data.items[data.offsets[user] : data.offsets[user + 1] - 1]))
+        for user, target in zip(got.user, got.target, strict=True)
+    ]
+    assert 0 < sum(again) < len(again)
+    assert got.targets_seen_before == sum(again)
+    assert got.summary()["protocol"]["targets_seen_before"] == sum(again)
+    assert bool(np.isfinite(got.rank[again]).all())
+
+
+def test_seen_items_are_those_of_the_whole_history(world: tuple[Model, Prepared]) -> None:
+    """A history cut to one event excludes as much as before: the most active user can lose to few items only."""
+    _, data = world
+    got = found(world, k=(30,), length=1)
+    longest = int(np.argmax(np.diff(data.offsets)))
+    seen = len(set(data.items[data.offsets[longest] : data.offsets[longest + 1] - 1].tolist()))
+    assert got.rank[got.user.tolist().index(longest)] <= data.items_count - seen + 1
+    assert seen > 20
+
+
+def test_buckets_by_history_length_add_up(world: tuple[Model, Prepared]) -> None:
+    summary = found(world).summary()
+    buckets = summary["by_history_length"]
+    assert [bucket["events"] for bucket in buckets] == ["0-4", "5-19", "20+"]
+    assert sum(bucket["targets"] for bucket in buckets) == summary["protocol"]["targets"]
+    for metric, whole in summary["metrics"].items():
+        parts = sum(bucket["targets"] * bucket["metrics"][metric]["mean"] for bucket in buckets)
+        assert parts / summary["protocol"]["targets"] == pytest.approx(whole["mean"])
+
+
+def test_empty_buckets_are_left_out(world: tuple[Model, Prepared]) -> None:
+    buckets = found(world, length_buckets=(1, 1000)).summary()["by_history_length"]
+    assert [bucket["events"] for bucket in buckets] == ["1-999"]
+
+
+def test_memory_bytes_by_hand(world: tuple[Model, Prepared]) -> None:
+    """Two tokens of 8 float32 numbers per closed segment, for the one layer above the first."""
+    _, data = world
+    closed = [max(0, (n - 1 - 5) // 6) for n in np.diff(data.offsets) if n >= 3]
+    assert found(world).bytes_per_user == pytest.approx(np.mean(closed) * 2 * 8 * 4)
+
+
+def test_chunks_and_batches_change_nothing(
+    world: tuple[Model, Prepared], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = found(world, k=(30,))
+    monkeypatch.setattr(evaluation, "READ_EVENTS", 50)
+    again = found(world, k=(30,), users_per_chunk=1)
+    assert again.rank.tolist() == once.rank.tolist()
+
+
+def test_k_above_the_catalogue_is_refused(world: tuple[Model, Prepared]) -> None:
+    with pytest.raises(UserError, match=r"k: got 31, expected 1 to 30, the number of items.*evaluation\.k"):
+        found(world, k=(31,))
+
+
+def test_a_model_in_training_stays_so_and_is_evaluated_without_dropout(world: tuple[Model, Prepared]) -> None:
+    model, data = world
+    model.train()
+    got = found(world)
+    assert model.training
+    model.eval()
+    assert got.rank.tolist() == found(world).rank.tolist()
+
+
+def test_progress_is_told_by_users(world: tuple[Model, Prepared]) -> None:
+    counts: list[int] = []
+    got = evaluate(*world, EvaluationSettings(**SETTINGS), on_users=counts.append)
+    assert sum(counts) == len(got.user)
+
+
+def test_a_model_that_diverged_is_an_error(world: tuple[Model, Prepared]) -> None:
+    model, data = world
+    broken = model_of_nan(model)
+    with pytest.raises(UserError, match="is not finite"):
+        evaluate(broken, data, EvaluationSettings(**SETTINGS))
+
+
+def model_of_nan(model: Model) -> Model:
+    import copy
+
+    broken = copy.deepcopy(model)
+    with torch.no_grad():
+        broken.items.table[3] = float("nan")
+    return broken

@@ -1,0 +1,125 @@
+"""The training loss of a batch: the mean of what its rows cost, told apart by number of clear events."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from persrec.batches import Batch, History
+from persrec.models.model import Model
+from persrec.objective import LossSettings, objective
+from tests.worlds import ITEMS, World, histories
+
+LENGTHS, SHIFT = [23, 19, 9, 3, 1], [2, 0, 0, 0, 0]
+SEGMENT, RECENT = 5, 4
+
+
+class Table(torch.nn.Module):
+    """The items of a world."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self.table, self.count = torch.nn.Parameter(world.table.detach()), ITEMS
+
+    def forward(self, items: Tensor) -> Tensor:
+        return self.table[items]
+
+
+def model_of(history: str = "compressed", *, cosine: bool = True, checkpointed: bool = False) -> Model:
+    recent = None if history == "full" else RECENT
+    world = World(segment=SEGMENT, recent=recent, history=history)
+    parts = {"items": Table(world), "backbone": world.backbone, "compressor": world.compressor, "rule": world.rule}
+    return Model(**parts, cosine=cosine, temperature=0.5, checkpointed=checkpointed).eval()  # type: ignore[arg-type]
+
+
+def batch() -> Batch:
+    return histories(LENGTHS, shift=SHIFT)
+
+
+def by_hand(model: Model, given: Batch, *, reads_all: bool) -> tuple[float, dict[int, list[float]]]:
+    """Mean loss, and losses by number of clear events: row by row, through torch's cross-entropy over all items."""
+    table = model.items.table[1:]
+    vectors = F.normalize(table, dim=-1) if model.cosine else table
+    found: dict[int, list[float]] = {}
+
+    def score(hidden: Tensor, history: History) -> None:
+        for user, row in (history.target > 0).nonzero().tolist():
+            query = F.normalize(hidden[user, row], dim=-1) if model.cosine else hidden[user, row]
+            loss = F.cross_entropy(vectors @ query / 0.5, history.target[user, row] - 1)
+            clear = int(history.valid[user, : row + 1].sum())
+            found.setdefault(clear, []).append(loss.item())
+
+    model(given, score=score, reads_all=reads_all)
+    losses = [loss for some in found.values() for loss in some]
+    return sum(losses) / len(losses), found
+
+
+@pytest.mark.parametrize("history", ["compressed", "recent", "full"])
+@pytest.mark.parametrize("reads_all", [False, True])
+@pytest.mark.parametrize("cosine", [False, True])
+def test_the_loss_is_a_cross_entropy_by_hand(history: str, reads_all: bool, cosine: bool) -> None:
+    model = model_of(history, cosine=cosine)
+    loss, tally = objective(model, batch(), LossSettings(sampled=False), reads_all=reads_all)
+    wanted, rows = by_hand(model, batch(), reads_all=reads_all)
+    assert loss.item() == pytest.approx(wanted, rel=1e-5)
+    for clear in range(1, tally.shape[1] + 1):
+        assert int(tally[1, clear - 1]) == len(rows.get(clear, []))
+        assert float(tally[0, clear - 1]) == pytest.approx(sum(rows.get(clear, [])), rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("settings", [LossSettings(sampled=False), LossSettings(), LossSettings(per_row=True)])
+@pytest.mark.parametrize("reads_all", [False, True])
+def test_losses_by_clear_events_add_up_to_the_loss(settings: LossSettings, reads_all: bool) -> None:
+    loss, tally = objective(model_of(), batch(), settings, reads_all=reads_all)
+    assert int(tally[1].sum()) == sum(LENGTHS), "every event is scored once"
+    assert float(tally[0].sum() / tally[1].sum()) == pytest.approx(loss.item(), rel=1e-5)
+
+
+def test_reads_all_gives_later_rows_r_to_r_plus_s_minus_1_clear_events() -> None:
+    long = histories([60])
+    every = objective(model_of(), long, LossSettings(sampled=False), reads_all=True)[1][1]
+    none = objective(model_of(), long, LossSettings(sampled=False), reads_all=False)[1][1]
+    assert len(every) <= SEGMENT + RECENT - 1
+    assert every[: RECENT - 1].tolist() == [1.0] * (RECENT - 1), "only the first events of the history have fewer"
+    assert none[0] == (60 - RECENT) // SEGMENT + 1, "every block begins with one"
+
+
+def test_a_sampled_loss_with_every_item_in_it_is_the_full_one() -> None:
+    """So many draws that each item is among them about equally often."""
+    model = model_of()
+    torch.manual_seed(0)
+    sampled, _ = objective(model, batch(), LossSettings(negatives=200_000), reads_all=True)
+    full, _ = objective(model, batch(), LossSettings(sampled=False), reads_all=True)
+    offset = torch.tensor(200_000 / ITEMS).log()  # each rival is counted that often
+    assert sampled.item() > full.item()
+    assert sampled.item() - float(offset) == pytest.approx(full.item(), abs=0.8)
+
+
+def test_draws_are_shared_or_per_row_and_follow_the_seed() -> None:
+    def loss(seed: int, *, per_row: bool) -> float:
+        model = model_of()
+        torch.manual_seed(seed)
+        return objective(model, batch(), LossSettings(negatives=3, per_row=per_row), reads_all=True)[0].item()
+
+    assert loss(1, per_row=False) == loss(1, per_row=False)
+    assert len({loss(1, per_row=False), loss(2, per_row=False), loss(1, per_row=True)}) == 3
+
+
+def test_the_gradient_is_the_same_with_checkpoints() -> None:
+    found = []
+    for checkpointed in (False, True):
+        model = model_of(checkpointed=checkpointed)
+        loss, _ = objective(model, batch(), LossSettings(sampled=False), reads_all=True)
+        loss.backward()
+        found.append([parameter.grad for parameter in model.parameters()])
+    for plain, again in zip(*found, strict=True):
+        torch.testing.assert_close(plain, again)
+
+
+def test_a_batch_without_targets_costs_nothing() -> None:
+    given = batch()
+    given.history.target.zero_()
+    loss, tally = objective(model_of(), given, LossSettings(sampled=False), reads_all=True)
+    assert loss.item() == 0
+    assert not tally.any()
+    loss.backward()
