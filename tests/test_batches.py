@@ -191,7 +191,9 @@ def test_no_shift_where_it_is_off_or_nothing_is_ever_closed() -> None:
 
 def test_windows_of_a_length_move_over_the_whole_history() -> None:
     of = plan(numbered(40, 40), length=10)
-    starts = {int(item) for n in range(150) for batch in epoch(of, n) for item in batch.history.item[batch.history.valid]}
+    starts = {
+        int(item) for n in range(150) for batch in epoch(of, n) for item in batch.history.item[batch.history.valid]
+    }
     assert starts >= set(range(1000, 1037))  # inputs 0 to 36 of 40 events
 
 

@@ -1,6 +1,6 @@
 """Evaluation of a small prepared log against a ranking in plain numpy, user by user."""
 
-from pathlib import Path
+import copy
 from typing import Any
 
 import numpy as np
@@ -143,9 +143,7 @@ def test_memory_bytes_by_hand(world: tuple[Model, Prepared]) -> None:
     assert found(world).bytes_per_user == pytest.approx(np.mean(closed) * 2 * 8 * 4)
 
 
-def test_chunks_and_batches_change_nothing(
-    world: tuple[Model, Prepared], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_chunks_and_batches_change_nothing(world: tuple[Model, Prepared], monkeypatch: pytest.MonkeyPatch) -> None:
     once = found(world, k=(30,))
     monkeypatch.setattr(evaluation, "READ_EVENTS", 50)
     again = found(world, k=(30,), users_per_chunk=1)
@@ -158,7 +156,7 @@ def test_k_above_the_catalogue_is_refused(world: tuple[Model, Prepared]) -> None
 
 
 def test_a_model_in_training_stays_so_and_is_evaluated_without_dropout(world: tuple[Model, Prepared]) -> None:
-    model, data = world
+    model, _ = world
     model.train()
     got = found(world)
     assert model.training
@@ -180,8 +178,6 @@ def test_a_model_that_diverged_is_an_error(world: tuple[Model, Prepared]) -> Non
 
 
 def model_of_nan(model: Model) -> Model:
-    import copy
-
     broken = copy.deepcopy(model)
     with torch.no_grad():
         broken.items.table[3] = float("nan")

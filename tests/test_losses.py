@@ -87,7 +87,9 @@ def test_memory_of_the_full_softmax_is_bounded_by_the_chunk(items: int, chunk: i
     rows, width = 400, 2  # rows x items is 80 and 1200 times the chunk
     queries, table = torch.randn(rows, width, requires_grad=True), torch.randn(items + 1, width, requires_grad=True)
     with Largest() as largest:
-        full_softmax(queries, table, torch.randint(1, items + 1, (rows,)), torch.ones(rows), chunk=chunk).sum().backward()
+        full_softmax(
+            queries, table, torch.randint(1, items + 1, (rows,)), torch.ones(rows), chunk=chunk
+        ).sum().backward()
     assert largest.elements <= max(chunk, table.numel(), queries.numel())
 
 

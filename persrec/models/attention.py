@@ -113,11 +113,10 @@ def _table_gradient(grad: Tensor, bucket: Tensor, table: Tensor) -> Tensor:
     """Sum of (B, H, L, C) gradients per bucket: (H, P)."""
     if bucket.shape[0] == 1:
         grad = grad.sum(dim=0, keepdim=True)
-    flat = bucket.reshape(-1).long()
-    result = torch.zeros_like(table)
-    for head in range(table.shape[0]):
-        result[head].scatter_add_(0, flat, grad[:, head].reshape(-1))
-    return result
+    flat = bucket.reshape(-1)
+    entries = table.shape[1]
+    heads = [torch.bincount(flat, weights=part.reshape(-1), minlength=entries) for part in grad.unbind(dim=1)]
+    return torch.stack(heads).to(table.dtype)
 
 
 def pointwise_attention(

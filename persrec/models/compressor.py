@@ -10,13 +10,12 @@ from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
 from persrec.batches import Batch, History
 from persrec.models import memory as memories
 from persrec.models.interfaces import Backbone, Chain, Compressor, Memory, Rows
-from persrec.models.segments import SegmentRule, chain_visible, fold_visible, open_columns, unscored
+from persrec.models.segments import SegmentRule, chain_window, fold_visible, open_columns, unscored
 
 T = TypeVar("T")
 Encode = Callable[[Tensor], Tensor]  # item ids (B, L) to vectors (B, L, D)
@@ -48,9 +47,7 @@ class Layered(nn.Module):
     ) -> tuple[Tensor, Memory]:
         """See `Compressor.fold`."""
         rows, tokens, keep = self._with_tokens(segment, after)
-        visible = None
-        if after is not None:
-            visible = self._visible(segment, after, memory.rows)
+        visible = None if after is None else self._visible(segment, after, memory.rows)
         hidden, kept = backbone.step(rows, memory, keep=keep, visible=visible)
         assert kept is not None
         events = segment.valid.sum(dim=1)
@@ -71,9 +68,9 @@ class Layered(nn.Module):
         rows, tokens, keep = self._with_tokens(segment, after)
         count = len(self.tokens)
         slots = memories.slots(chain, tokens, segment.valid.sum(dim=1), self.layers, like=self.tokens)
-        columns = memory.rows + slots.rows
-        seen = chain_visible(chain.block, chain.blocks, memory.rows, count, self.cap)
-        visible = self._visible(segment, after, columns) & pad(seen, (0, rows.x.shape[1]), value=True)
+        window, reach = chain_window(chain.block, chain.blocks, memory.rows, count, self.cap)
+        chain = chain._replace(window=window, reach=reach)
+        visible = None if after is None else self._visible(segment, after, window.shape[1])
         hidden, kept = backbone.step(rows, memories.append(memory, slots), keep=keep, visible=visible, chain=chain)
         assert kept is not None
         states = memories.put(chain, kept[:, : self.layers]).transpose(1, 2).flatten(2, 3)  # (users, N, G * K, D)
@@ -88,9 +85,10 @@ class Layered(nn.Module):
         length = rows.x.shape[1]
         return rows, tokens, torch.arange(length - len(self.tokens), length, device=rows.x.device)
 
-    def _visible(self, segment: Rows, after: Rows | None, remembered: int) -> Tensor:
-        behind = 0 if after is None else after.x.shape[1]
-        return fold_visible(segment.x.shape[1], behind, len(self.tokens), remembered, device=segment.x.device)
+    def _visible(self, segment: Rows, after: Rows, remembered: int) -> Tensor:
+        return fold_visible(
+            segment.x.shape[1], after.x.shape[1], len(self.tokens), remembered, device=segment.x.device
+        )
 
     def _capped(self, memory: Memory) -> Memory:
         return memory if self.cap is None else memories.newest(memory, self.cap * len(self.tokens))
@@ -189,7 +187,8 @@ def _chain(left: Tensor, together: int) -> Chain:
     counts = left.clamp(max=together)
     blocks = int(counts.max())
     user, block = (torch.arange(blocks, device=left.device)[None] < counts[:, None]).nonzero().unbind(dim=1)
-    return Chain(user, block, len(left), blocks)
+    none = user.new_zeros(len(user), 0)  # what is read is the compressor's to say
+    return Chain(user, block, len(left), blocks, none, none.bool())
 
 
 def read(

@@ -62,18 +62,18 @@ class HSTULayer(nn.Module):
         remembered: Tensor | None,
         blocks: list[RowBlock],
         *,
-        users: Tensor | None = None,
+        pick: tuple[Tensor, Tensor] | None = None,
         recompute: bool = False,
     ) -> Tensor:
         """Rows (B, L, D) after this layer, given the memory's rows (B, M, D) at its input.
 
-        With `users` (B,), entry b of the rows reads the memory of user `users[b]`.
+        With `pick`, users (E, 1) and rows (E, W) of a memory, entry e of the rows reads these of the remembered ones.
         """
         gate, value, query, key = F.silu(self.inner(_norm(x))).chunk(4, dim=-1)  # each (B, L, D)
         if remembered is not None and remembered.shape[1]:
             old_value, old_key = self._value_key(remembered)
-            if users is not None:
-                old_value, old_key = old_value[users], old_key[users]
+            if pick is not None:
+                old_value, old_key = old_value[pick], old_key[pick]  # (E, W, D)
             value, key = torch.cat([old_value, value], dim=1), torch.cat([old_key, key], dim=1)
         query, key, value = self._split(query), self._split(key), self._split(value)  # (B, H, L or C, E)
         attended = [
@@ -153,8 +153,8 @@ class HSTU(nn.Module):
                 "plane per layer; fold the history with this model"
             )
         x = rows.x
-        users = None if chain is None else chain.user
-        blocks = self._blocks(rows, memory, visible, users)
+        pick = None if chain is None else (chain.user[:, None], chain.window)
+        blocks = self._blocks(rows, memory, visible, chain)
         kept: list[Tensor] = []
         for index, layer in enumerate(self.stack):
             if keep is not None:
@@ -163,38 +163,46 @@ class HSTU(nn.Module):
             if chain is not None and remembered is not None:
                 written = put(chain, kept[-1]).flatten(1, 2)  # (B, G * K, D)
                 remembered = torch.cat([remembered[:, : remembered.shape[1] - written.shape[1]], written], dim=1)
-            x = layer(x, remembered, blocks, users=users, recompute=self.recompute)
+            x = layer(x, remembered, blocks, pick=pick, recompute=self.recompute)
         if keep is None:
             return x, None
         return x, torch.stack([*kept, x[:, keep]], dim=1)
 
     def _blocks(
-        self, rows: Rows, memory: Memory | None, visible: Tensor | None, users: Tensor | None
+        self, rows: Rows, memory: Memory | None, visible: Tensor | None, chain: Chain | None
     ) -> list[RowBlock]:
         """The row blocks of a step, with buckets and masks."""
         length = rows.x.shape[1]
-        remembered = 0 if memory is None else memory.rows
         position, time, valid = rows.position, rows.time, rows.valid
+        remembered = 0
         if memory is not None:
-            old = (memory.position, memory.time, memory.valid)
-            old = old if users is None else tuple(field[users] for field in old)
-            position, time, valid = (
-                torch.cat(pair, dim=1) for pair in zip(old, (position, time, valid), strict=True)
-            )  # (B, C)
-        relative = position - position[:, remembered, None]
-        aligned = bool(((relative == relative[:1]) | ~valid).all())
+            old = memory.position, memory.time, memory.valid
+            if chain is not None:
+                here = chain.user[:, None], chain.window
+                old = memory.position[here], memory.time[here], memory.valid[here] & chain.reach
+            remembered = old[0].shape[1]
+            position = torch.cat([old[0], position], dim=1)  # (B, C)
+            time = torch.cat([old[1], time], dim=1)
+            valid = torch.cat([old[2], valid], dim=1)
+        position = _shared(position - position[:, remembered, None], valid)
         size = -(-length // max(1, length // self.row_block))
         blocks = []
         for start in range(0, length, size):
             own = slice(start, min(start + size, length))
             reach = remembered + own.stop
-            users = slice(0, 1) if aligned else slice(None)
-            distance = position[users, remembered + start : reach, None] - position[users, None, :reach]
+            distance = position[:, remembered + start : reach, None] - position[:, None, :reach]
             gap = rows.query_time[:, own, None] - time[:, None, :reach] if self.timed else None
             buckets = Buckets(position_bucket(distance, self.exact), None if gap is None else time_bucket(gap))
             seen = causal(own.stop - start, remembered + start, device=rows.x.device)[None] & valid[:, None, :reach]
             blocks.append(RowBlock(own, reach, buckets, seen if visible is None else seen & visible[:, own, :reach]))
         return blocks
+
+
+def _shared(position: Tensor, valid: Tensor) -> Tensor:
+    """Relative positions (B, C), or (1, C) where they are the same for all users wherever these have valid columns."""
+    fullest = valid.sum(dim=1).argmax()
+    one = position[fullest, None]
+    return one if bool(((position == one) | ~valid).all()) else position
 
 
 def _norm(x: Tensor) -> Tensor:

@@ -49,6 +49,8 @@ class Chain(NamedTuple):
     block: Tensor  # (E,) int64, below G
     users: int
     blocks: int  # G
+    window: Tensor  # (E, W) int64: the rows of the user's memory that an entry reads, the newest one last
+    reach: Tensor  # (E, W) bool: False where there is no such row
 
 
 class Backbone(Protocol):
@@ -71,7 +73,7 @@ class Backbone(Protocol):
 
         The second result holds each layer's input and the final output at the token rows. Rows are causal after the
         memory; `visible` (B or 1, L, M+L), True = may attend, narrows this, and `valid` always applies as well. With
-        `chain` the rows are those of its E entries, `memory` is of its users, and `visible` is (E or 1, L, M+L).
+        `chain` the rows are those of its E entries, `memory` is of its users, and `visible` is (E or 1, L, W+L).
         """
         ...
 

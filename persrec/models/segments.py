@@ -40,17 +40,17 @@ def fold_visible(
     return visible[None]
 
 
-def chain_visible(block: Tensor, blocks: int, remembered: int, tokens: int, cap: int | None) -> Tensor:
-    """What blocks see of memory and of each other's tokens: bool (E, 1, M + G * K), True = may attend.
+def chain_window(block: Tensor, blocks: int, remembered: int, tokens: int, cap: int | None) -> tuple[Tensor, Tensor]:
+    """What blocks read of memory and of each other's tokens: rows (E, W) and which of them exist, bool (E, W).
 
-    The G * K columns after the M remembered ones hold the tokens of blocks 0 to G-1; block b sees those of blocks before
-    it, and with `cap` only the newest `cap` segments, old and new together.
+    Of a user's M remembered rows and the G * K rows after them, which hold the tokens of blocks 0 to G-1, block b reads
+    the W that end before its own; with `cap` at most those of the newest `cap` segments. Right-aligned, so that a column
+    is at the same distance for all entries.
     """
-    old = -1 - torch.arange(remembered, device=block.device).flip(0) // tokens  # (M,) the newest segment is -1
-    new = torch.arange(blocks, device=block.device).repeat_interleave(tokens)  # (G * K,)
-    age = block[:, None] - torch.cat([old, new])[None]  # (E, M + G * K) segments back
-    reach = age >= 1 if cap is None else (age >= 1) & (age <= cap)
-    return reach[:, None]
+    width = remembered + (blocks - 1) * tokens
+    width = width if cap is None else min(width, cap * tokens)
+    rows = remembered + block[:, None] * tokens - width + torch.arange(width, device=block.device)
+    return rows.clamp(min=0), rows >= 0
 
 
 def unscored(rule: SegmentRule, block: Tensor, rows: int, *, reads_all: bool) -> Tensor:

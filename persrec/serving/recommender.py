@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from persrec import datasets
 from persrec import recipe as recipes
 from persrec import run as runs
 from persrec.batches import Windows, collate, evaluation_windows
@@ -23,6 +24,7 @@ from persrec.interactions.schema import ITEM, TIME, USER
 from persrec.models.build import build
 from persrec.models.model import Model
 from persrec.prepared import Prepared, open_prepared
+from persrec.recipe_file import LOG_SOURCES
 from persrec.retrieval import ExactIndex, top_k
 from persrec.seen import Seen
 
@@ -167,9 +169,13 @@ class Recommender:
         if not isinstance(histories, str | Path):
             events = table.read_frame(histories, **options)
         elif Path(histories).is_file():
-            events = table.read(Path(histories), separator=data.separator, **options)
+            source = LOG_SOURCES.get(Path(histories).suffix, "table")
+            if source == "table":
+                events = table.read(Path(histories), separator=data.separator, **options)
+            else:
+                events = datasets.read(source, histories, say=say)
         else:
-            raise UserError(f"histories: there is no file {histories}; expected a csv, tsv, parquet or jsonl of events")
+            raise UserError(f"histories: there is no file {histories}; expected a log of their events")
         if self.recipe.time != "none" and TIME not in events.collect_schema().names():
             raise UserError(
                 f"histories: no timestamp column, but this model was trained with `time: {self.recipe.time}`; add the "
@@ -192,7 +198,8 @@ class Recommender:
         if unknown:
             say(f"{unknown:,} of {len(joined):,} events are of items that training never saw; they are left out")
         left = joined.filter(pl.col("index").is_not_null()).drop(ITEM).rename({"index": ITEM})
-        gone = events[USER].unique().filter(~events[USER].unique().is_in(left[USER].unique().implode()))
+        users = events[USER].unique(maintain_order=True)
+        gone = users.filter(~users.is_in(left[USER].unique().implode()))
         if len(gone):
             raise UserError(
                 f"histories: user {gone[0]!r} has no event of an item that this run knows ({len(gone)} such users); "

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from persrec.models.segments import SegmentRule, causal, chain_visible, fold_visible, unscored
+from persrec.models.segments import SegmentRule, causal, chain_window, fold_visible, unscored
 
 sizes = st.integers(1, 60)
 
@@ -60,8 +60,11 @@ def test_every_event_is_scored_exactly_once(events: int, segment: int, recent: i
 
 
 def test_a_chain_reads_the_tokens_of_earlier_blocks_within_the_cap() -> None:
-    #                       memory: 2 segments | tokens of blocks 0, 1, 2
-    free = chain_visible(torch.tensor([0, 2]), 3, 4, 2, None).int()[:, 0].tolist()
-    assert free == [[1, 1, 1, 1, 0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1, 1, 0, 0]]
-    capped = chain_visible(torch.tensor([0, 2]), 3, 4, 2, 2).int()[:, 0].tolist()
-    assert capped == [[1, 1, 1, 1, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 1, 1, 1, 1, 0, 0]]
+    # rows 0-3: two remembered segments; rows 4-9: tokens of blocks 0, 1, 2
+    rows, exist = chain_window(torch.tensor([0, 2]), 3, 4, 2, None)
+    assert rows[1].tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert exist[1].all()
+    assert rows[0][exist[0]].tolist() == [0, 1, 2, 3]
+    rows, exist = chain_window(torch.tensor([0, 1, 2]), 3, 4, 2, 2)
+    assert rows.tolist() == [[0, 1, 2, 3], [2, 3, 4, 5], [4, 5, 6, 7]]
+    assert exist.all()

@@ -1,0 +1,476 @@
+"""From raw log to metrics and recommendations, through the command and from Python, and what bad input gets."""
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+import persrec
+from persrec import api, cli, training
+from persrec import recipe as recipes
+from persrec import run as runs
+from persrec.errors import UserError
+from tests.small import events
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*", "ignore:.*smaller than the logging interval.*")
+
+RECIPE = """
+name: tiny
+data: {source: synthetic, synthetic: {users: 50, events: 30, seed: 3}}
+history: [full, compressed]
+time: last
+model: {layers: 2, width: 8, heads: 2, dropout: 0.1}
+memory: {segment: 8, recent: 8, tokens: 2}
+loss: {kind: full}
+training: {epochs: 2, batch_events: 1000, warmup_steps: 3, ema: null, patience: null, threads: 1}
+evaluation: {k: [5, 10], length_buckets: [20, 50]}
+"""
+QUICK = [
+    "model.width=8",
+    "memory.segment=6",
+    "memory.recent=5",
+    "training.epochs=1",
+    "training.warmup_steps=2",
+    "training.threads=1",
+    "evaluation.k=[5,10]",
+]
+COMMAND = [sys.executable, "-c", "from persrec.cli import main; main()"]
+
+
+def process(folder: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *arguments], cwd=folder, capture_output=True, text=True, timeout=240, **options)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a recipe, its prepared log and a grid of two runs, which the command has made."""
+    folder = tmp_path_factory.mktemp("place")
+    (folder / "tiny.yaml").write_text(RECIPE.lstrip())
+    result = process(folder, "fit", "tiny.yaml")
+    assert result.returncode == 0, result.stderr
+    (folder / "output.txt").write_text(result.stdout)
+    return folder
+
+
+@pytest.fixture
+def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """That folder as the working directory; nothing in it may be changed."""
+    monkeypatch.chdir(place)
+    return place
+
+
+@pytest.fixture
+def copy(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of that folder as the working directory."""
+    shutil.copytree(place, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+@pytest.fixture
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """The exit code of a command in this process."""
+    monkeypatch.setattr(sys, "argv", ["persrec", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    return caught.value.code  # type: ignore[return-value]
+
+
+def metrics(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows without what differs between two runs of the same thing."""
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+def test_the_command_prints_one_table_with_a_line_per_history(place: Path) -> None:
+    output = (place / "output.txt").read_text()
+    for words in (
+        "tiny: test targets (leave-one-out), 50 users, all items ranked, seen items",
+        "│ full ",
+        "│ compressed ",
+        "ndcg@10",
+        "ndcg@10 by history length",
+        "Run folder: runs/tiny",
+    ):
+        assert words in output, words
+
+
+def test_run_folders_are_complete_and_hold_no_pickle(place: Path) -> None:
+    assert {path.name for path in (place / "runs/tiny").iterdir()} == {"full-seed0", "compressed-seed0"}
+    for run in (place / "runs/tiny").iterdir():
+        names = {path.name for path in run.iterdir()}
+        assert names == {*runs.FILES, runs.MANIFEST, "training.csv", "clear_events.csv"}
+        for path in run.iterdir():
+            start = path.read_bytes()[:2]
+            assert start != b"\x80\x02", f"{path.name} is a pickle"
+            assert start != b"PK", f"{path.name} is a zip, as torch writes them"
+
+
+def test_evaluate_finds_what_fit_found(here: Path) -> None:
+    for name in ("full", "compressed"):
+        (row,) = persrec.evaluate(f"runs/tiny/{name}-seed0").rows
+        saved = json.loads((here / "runs/tiny" / f"{name}-seed0" / "metrics.json").read_text())
+        assert json.loads(json.dumps(row)) == {"name": "tiny", **saved}
+
+
+def test_evaluate_of_a_grid_has_a_row_per_run_and_writes_them(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    assert call(monkeypatch, "evaluate", "runs/tiny", "--json", "rows.json") == 0
+    rows = json.loads((copy / "rows.json").read_text())
+    assert [row["history"] for row in rows] == ["compressed", "full"]
+    assert {row["bytes_per_user"] > 0 for row in rows} == {True, False}
+    assert "│ compressed" in capsys.readouterr().out
+
+
+def test_python_gives_what_the_command_gives(place: Path, empty: Path) -> None:
+    (empty / "tiny.yaml").write_text(RECIPE)
+    found = persrec.fit("tiny.yaml", ["history=compressed"], progress=False)
+    saved = json.loads((place / "runs/tiny/compressed-seed0/metrics.json").read_text())
+    assert metrics(found.rows) == metrics([{"name": "tiny", **saved}])
+    assert (empty / "runs/tiny/run.json").exists(), "one history and seed need no folder of their own"
+    assert str(found).startswith("tiny: test targets")
+    assert "│ compressed" in str(found)
+    recommended = persrec.recommend("runs/tiny", ["user-0001"], k=3)
+    assert recommended.equals(persrec.Recommender.load("runs/tiny").recommend(["user-0001"], 3))
+
+
+def test_resume_of_a_finished_grid_does_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "fit", lambda *_, **__: pytest.fail("it was trained again"))
+    before = {path: path.stat().st_mtime_ns for path in (here / "runs").rglob("*")}
+    found = persrec.fit("tiny.yaml", resume=True)
+    assert [row["history"] for row in found.rows] == ["full", "compressed"]
+    assert {path: path.stat().st_mtime_ns for path in (here / "runs").rglob("*")} == before
+
+
+def test_resume_with_another_recipe_is_refused_and_names_the_keys(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    changes = ["--set", "training.epochs=3", "--set", "memory.tokens=4"]
+    assert call(monkeypatch, "fit", "tiny.yaml", "--resume", *changes) == 2
+    message = capsys.readouterr().err
+    assert "runs/tiny/full-seed0 was started with another recipe" in message
+    assert "memory.tokens: 2 then, 4 now; training.epochs: 2 then, 3 now" in message
+
+
+def test_resume_with_other_data_is_refused(copy: Path) -> None:
+    (copy / "tiny.yaml").write_text(RECIPE.replace("seed: 3", "seed: 4"))
+    with pytest.raises(UserError, match="runs/tiny/full-seed0 is of other data; choose another --out or add"):
+        persrec.fit("tiny.yaml", resume=True)
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the next fit be interrupted after its first checkpoint."""
+
+    def stop(*_: Any, folder: Path, **__: Any) -> None:
+        (folder / "checkpoints" / training.LAST).write_bytes(b"")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "fit", stop)
+
+
+def test_an_interrupted_fit_is_no_run_and_goes_on_only_with_its_own_recipe(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    interrupt(monkeypatch)
+    assert call(monkeypatch, "fit", "tiny.yaml", "--out", "cut", "--set", "history=full") == 130
+    assert call(monkeypatch, "evaluate", "cut") == 2
+    assert "its fit was interrupted; finish it with `persrec fit ... --resume`" in capsys.readouterr().err
+    changed = ["fit", "tiny.yaml", "--out", "cut", "--resume", "--set", "history=recent"]
+    assert call(monkeypatch, *changed) == 2
+    assert "cut was started with another recipe (history: 'full' then, 'recent' now)" in capsys.readouterr().err
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(training, "fit", lambda *_, **named: seen.update(named) or pytest.skip.Exception)
+    with pytest.raises(AttributeError):  # what the fake gave back is no result
+        persrec.fit("tiny.yaml", ["history=full"], out="cut", resume=True)
+    assert seen["resume"] is True
+
+
+def test_an_interrupted_overwrite_goes_on_with_the_new_fit(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt(monkeypatch)
+    changed = ["history=full", "training.epochs=1"]
+    with pytest.raises(KeyboardInterrupt):
+        persrec.fit("tiny.yaml", changed, out="runs/tiny/full-seed0", overwrite=True)
+    monkeypatch.undo()
+    monkeypatch.chdir(copy)
+    with pytest.raises(UserError, match="its fit was interrupted"):
+        persrec.evaluate("runs/tiny/full-seed0")
+    with pytest.raises(UserError, match=r"another recipe \(training\.epochs: 1 then, 2 now\)"):
+        persrec.fit("tiny.yaml", ["history=full"], out="runs/tiny/full-seed0", resume=True)
+
+
+def test_a_complete_run_is_not_replaced_unasked(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "fit", lambda *_, **__: pytest.fail("it was trained again"))
+    with pytest.raises(UserError, match="runs/tiny/full-seed0: holds a complete run; choose another --out or add"):
+        persrec.fit("tiny.yaml")
+
+
+@pytest.mark.parametrize("library", ["polars", "pandas"])
+def test_a_frame_instead_of_a_file(library: str, empty: Path) -> None:
+    frame = events() if library == "polars" else events().to_pandas()
+    found = persrec.fit(frame, [*QUICK, "training.batch_events=500"], out="run", progress=False)
+    assert found.rows[0]["protocol"]["targets"] == 36
+    assert yaml_of(empty / "run")["data"]["path"] == "frame"
+    assert metrics(persrec.evaluate("run").rows) == metrics(found.rows)
+    assert set(persrec.recommend("run", ["ü-5"])["item_id"]) <= set(events()["item_id"])
+
+
+def test_a_frame_beside_a_recipe_takes_the_place_of_its_data(empty: Path) -> None:
+    recipe = recipes.load("quickstart", ["history=recent", *QUICK, "evaluation.length_buckets=[20]"])
+    named = events().rename({"item_id": "film"})
+    with pytest.raises(UserError, match="missing column item_id"):
+        persrec.prepare(recipe, frame=named)
+    found = persrec.fit(recipe, ["training.batch_events=500"], frame=events(), out="run", progress=False)
+    assert found.rows[0]["protocol"]["targets"] == 36
+    assert yaml_of(empty / "run")["data"]["source"] == "table"
+    assert yaml_of(empty / "run")["training"]["batch_events"] == 500
+
+
+def yaml_of(run: Path) -> dict[str, Any]:
+    return recipes.load(run / "recipe.yaml").dump()
+
+
+def test_check_looks_and_writes_nothing(empty: Path) -> None:
+    events().write_csv("log.csv")
+    found = api.check("log.csv", ["memory.segment=6", "memory.recent=5"])
+    assert found.rows[0]["users_with_memory"] == 21
+    assert found.rows[0]["ties"] == 0
+    assert "users with m >= 1 (S=6, R=5)" in str(found)
+    assert [path.name for path in empty.iterdir()] == ["log.csv"]
+
+
+def test_short_histories_are_said_before_the_training(
+    empty: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    interrupt(monkeypatch)
+    events().write_csv("log.csv")
+    assert call(monkeypatch, "fit", "log.csv", "--set", "evaluation.k=[10]") == 130
+    assert (
+        "Note: 0.0% of the users have S + R = 80 events or more; for all others full, recent" in capsys.readouterr().err
+    )
+
+
+# ---- bad input -------------------------------------------------------------------------------------------------------
+
+GOOD = "user_id,item_id,timestamp\n" + "".join(f"u{n % 3},i{n % 7},{1000 + n}\n" for n in range(60))
+BAD_LOGS = {
+    "a missing column": (GOOD.replace("item_id", "film"), [], ["log.csv: missing column item_id", "film"]),
+    "an unparsable time": (GOOD.replace(",1007", ",soon"), [], ["log.csv", "row 9", "'soon'", "unparsable"]),
+    "a negative time": (GOOD.replace(",1007", ",-5"), [], ["log.csv", "row 9", "negative"]),
+    "a null": (GOOD.replace("u2,i5", ",i5", 1), [], ["log.csv", "user_id", "row 7", "null"]),
+    "an empty file": ("", [], ["log.csv: the file is empty"]),
+    "a header alone": (GOOD.splitlines()[0] + "\n", [], ["log.csv: no events"]),
+    "a filter that leaves nothing": (GOOD, ["data.min_user_events=99"], ["data.min_user_events: 99", "leave none"]),
+    "misspelt keys": (
+        GOOD,
+        ["trainig.epochs=3", "model.widht=8", "history=ful"],
+        [
+            "3 faults",
+            "trainig",
+            "did you mean training",
+            "model.widht",
+            "did you mean model.width",
+            "did you mean full",
+        ],
+    ),
+    "no recent events": (GOOD, ["memory.recent=0"], ["memory.recent", "greater than or equal to 1"]),
+    "one layer": (
+        GOOD,
+        ["model.layers=1"],
+        ["model.layers: got 1, expected 2 or more: a layered memory is made of what layers 2 and up"],
+    ),
+    "time of a log without times": (
+        "\n".join(line.rpartition(",")[0] for line in GOOD.splitlines()),
+        ["time=next", "evaluation.k=5", "primary=ndcg@5"],
+        ["time: got next, expected none: the log of log has no times"],
+    ),
+    "k above the catalogue": (GOOD, [], ["evaluation.k: got 20, expected at most 7, the number of items"]),
+    "histories of one event": (
+        "user_id,item_id\n" + "".join(f"u{n},i{n}\n" for n in range(30)),
+        [],
+        ["the log of log: none of its 30 users has two events to train on"],
+    ),
+    "nobody to test": (
+        "user_id,item_id\n" + "".join(f"u{n // 2},i{n}\n" for n in range(30)),
+        [],
+        ["the log of log: none of its 15 users has 3 events, so nobody can be tested"],
+    ),
+    "validation that never comes": (
+        GOOD,
+        ["training.validate_every=3", "training.epochs=2"],
+        ["training.validate_every", "got 3, expected at most training.epochs = 2"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("log", "changes", "words"), BAD_LOGS.values(), ids=BAD_LOGS.keys())
+def test_bad_input_of_fit(
+    log: str,
+    changes: list[str],
+    words: list[str],
+    empty: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    (empty / "log.csv").write_text(log)
+    assert call(monkeypatch, "fit", "log.csv", *[part for change in changes for part in ("--set", change)]) == 2
+    message = capsys.readouterr().err
+    for word in words:
+        assert word in message
+    assert "Traceback" not in message
+    assert_nothing_half_written(empty)
+    assert not (empty / "runs").exists()
+
+
+def assert_nothing_half_written(folder: Path) -> None:
+    left = [path for path in folder.rglob("*") if path.name.startswith(".") or path.suffix in (".partial", ".ckpt")]
+    assert not left
+    for prepared in (folder / "data" / "prepared").glob("*"):
+        assert (prepared / "prepared.json").exists()
+
+
+def test_a_truncated_parquet(empty: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    events().write_parquet("log.parquet")
+    whole = Path("log.parquet").read_bytes()
+    Path("log.parquet").write_bytes(whole[: len(whole) // 2])
+    assert call(monkeypatch, "fit", "log.parquet") == 2
+    message = capsys.readouterr().err
+    assert "log.parquet: cannot be read" in message
+    assert "truncated" in message
+    assert_nothing_half_written(empty)
+
+
+@pytest.mark.parametrize("name", ["none.csv", "none.yaml", "none"])
+def test_a_recipe_or_log_that_is_not_there(
+    name: str, empty: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    assert call(monkeypatch, "fit", name) == 2
+    assert name in capsys.readouterr().err
+
+
+def spoil(folder: Path, how: str) -> None:
+    """Do something to a run folder, or to its prepared log."""
+    run = folder / "runs/tiny/compressed-seed0"
+    (prepared,) = (folder / "data/prepared").iterdir()
+    manifest = json.loads((run / "run.json").read_text())
+    if how == "incomplete":
+        (run / "weights.safetensors").unlink()
+    elif how == "altered":
+        (run / "recipe.yaml").write_text((run / "recipe.yaml").read_text().replace("tokens: 2", "tokens: 3"))
+    elif how == "version":
+        (run / "run.json").write_text(json.dumps(manifest | {"format": 99}))
+    elif how == "other data":
+        (run / "run.json").write_text(json.dumps(manifest | {"data": manifest["data"] | {"hash": "f" * 64}}))
+    elif how == "altered data":
+        (prepared / "sequences.arrow").write_bytes((prepared / "sequences.arrow").read_bytes()[:-8])
+    else:
+        shutil.rmtree(prepared)
+    manifest["data"]["folder"] = str(prepared)
+    if how not in ("version", "other data"):
+        (run / "run.json").write_text(json.dumps(manifest))
+
+
+SPOILT = {
+    "incomplete": "run folder runs/tiny/compressed-seed0: is incomplete: weights.safetensors absent",
+    "altered": "run folder runs/tiny/compressed-seed0: recipe.yaml altered since the fit",
+    "version": "run.json: got run format 99, written by persrec 0.1.0; expected format 1",
+    "other data": "is of other data: got hash",
+    "altered data": "sequences.arrow: altered since it was written",
+    "data gone": "the prepared log of this run is gone",
+}
+
+
+@pytest.mark.parametrize(("how", "message"), SPOILT.items(), ids=SPOILT.keys())
+def test_a_spoilt_run_or_log_is_refused(
+    how: str, message: str, copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    spoil(copy, how)
+    run = "runs/tiny/compressed-seed0"
+    for command in (["evaluate", run, "--json", "x.json"], ["recommend", run, "user-0001", "--out", "x.csv"]):
+        assert call(monkeypatch, *command) == 2
+        assert message in capsys.readouterr().err
+        assert not list(copy.glob("*x.*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "runs"], "run folder runs: is incomplete or not a run: it has no run.json; fit again"),
+        (["evaluate", "nowhere"], "run folder nowhere: there is no such folder"),
+        (["evaluate", "runs/tiny", "--json", "no/x.json"], "--json no/x.json: the folder no does not exist"),
+        (["recommend", "runs/tiny", "u"], "run folder runs/tiny: is incomplete or not a run"),
+        (["recommend", "RUN", "ghost"], "1 of 1 users are not in the run's log: 'ghost'; expected ids such as 'user-"),
+        (["recommend", "RUN", "user-0001", "--k", "99999"], "k: got 99999, expected 1 to"),
+        (["recommend", "RUN", "--histories", "no.csv"], "histories: there is no file no.csv"),
+        (["recommend", "RUN", "--histories", "tiny.yaml"], "tiny.yaml: unknown ending '.yaml'"),
+        (["fit", "runs/tiny/full-seed0/recipe.yaml", "--out", "tiny.yaml"], "run folder tiny.yaml: is a file"),
+    ],
+)
+def test_bad_input_of_other_commands(
+    arguments: list[str],
+    message: str,
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    run = "runs/tiny/compressed-seed0"
+    assert call(monkeypatch, *[run if argument == "RUN" else argument for argument in arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_recommendations_as_files_in_the_users_own_ids(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = "runs/tiny/compressed-seed0"
+    assert call(monkeypatch, "recommend", run, "user-0002", "user-0001", "--k", "2", "--out", "best.parquet") == 0
+    best = pl.read_parquet("best.parquet")
+    assert best["user_id"].to_list() == ["user-0002"] * 2 + ["user-0001"] * 2
+    assert best["item_id"].str.contains("^(browse|entry|answer)-").all()
+
+
+@pytest.fixture
+def small_files() -> dict[str, Any]:
+    """Options for a process that may write no file above 40 kB: what a full disk does, without filling one."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+
+    return {"preexec_fn": limit}
+
+
+def test_a_full_disk_while_training(copy: Path, small_files: dict[str, Any]) -> None:
+    """The prepared log fits, the checkpoint of the model does not."""
+    assert max(path.stat().st_size for path in (copy / "data").rglob("*.arrow")) < 40_000
+    result = process(
+        copy, "fit", "tiny.yaml", "--out", "new", "--set", "history=full", "--set", "model.width=32", **small_files
+    )
+    assert result.returncode == 2, result.stderr
+    assert "disk is full" in result.stderr
+    assert "make room" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (copy / "new" / "run.json").exists()
+    assert not [path for path in (copy / "new").rglob("*") if path.suffix == ".ckpt" or path.name.startswith(".")]
+
+
+def test_a_full_disk_while_saving(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights that cannot be written leave neither a run nor parts of one."""
+
+    def full(*_: Any) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(runs, "save_file", full)
+    with pytest.raises(UserError, match=r"run folder new: cannot be written \(No space left on device\); make room"):
+        persrec.fit("tiny.yaml", ["history=full", "training.epochs=1"], out="new", progress=False)
+    assert {path.name for path in (copy / "new").iterdir()} <= {"checkpoints", "training.csv", "clear_events.csv"}
