@@ -299,8 +299,8 @@ def _runs_below(folder: Path) -> list[Path]:
 
 
 def _results(recipe: Recipe, rows: list[dict[str, Any]], folder: Path) -> Table:
-    k = sorted({int(recipe.primary.partition("@")[2]), max(recipe.evaluation.k)})
-    metrics = list(dict.fromkeys([recipe.primary, *[f"{name}@{cut}" for name in ("ndcg", "recall") for cut in k]]))
+    k = int(recipe.primary.partition("@")[2])
+    metrics = list(dict.fromkeys([recipe.primary, f"recall@{k}", f"recall@{max(recipe.evaluation.k)}"]))
     protocol = rows[0]["protocol"]
     heading = (
         f"{recipe.name}: test targets ({recipe.split}), {protocol['targets']:,} users, all items ranked, seen items "

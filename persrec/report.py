@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from rich import box
 from rich.table import Table
 
 Rows = Sequence[Mapping[str, Any]]
@@ -21,13 +22,13 @@ def facts_table(title: str, rows: Sequence[tuple[str, str]]) -> Table:
 
 def metrics_table(title: str, rows: Rows, metrics: Sequence[str]) -> Table:
     """One line per history, means over seeds; a row is a run's summary with `history`, `seed`, `seconds`, `epochs`."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("history")
-    table.add_column("seeds", justify="right")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAVY, padding=(0, 1), pad_edge=False, collapse_padding=True)
+    table.add_column("history", no_wrap=True)
+    table.add_column("seeds", justify="right", no_wrap=True)
     for metric in metrics:
-        table.add_column(metric, justify="right")
-    for name in ("memory, bytes/user", "epochs", "seconds"):
-        table.add_column(name, justify="right")
+        table.add_column(metric, justify="right")  # the spread goes to a second line where the terminal is narrow
+    for name in ("bytes/user", "epochs", "seconds"):
+        table.add_column(name, justify="right", no_wrap=True)
     for history in dict.fromkeys(row["history"] for row in rows):
         same = [row for row in rows if row["history"] == history]
         cells = [_spread([row["metrics"][metric]["mean"] for row in same]) for metric in metrics]
@@ -40,7 +41,7 @@ def metrics_table(title: str, rows: Rows, metrics: Sequence[str]) -> Table:
 
 def buckets_table(title: str, rows: Rows, metric: str) -> Table:
     """One metric by number of events before the target, a column per history, means over seeds."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAVY, padding=(0, 1), pad_edge=False, collapse_padding=True)
     table.add_column("events before")
     table.add_column("targets", justify="right")
     histories = list(dict.fromkeys(row["history"] for row in rows))

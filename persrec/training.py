@@ -4,9 +4,12 @@ Shapes: B users, D width, V items. Whatever is random in step s is drawn after s
 an epoch are a function of (seed, epoch); so a checkpoint needs the state of no generator.
 """
 
+import logging
 import math
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -15,7 +18,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -26,6 +29,7 @@ from persrec.logs import AppendingCSV
 from persrec.models.model import Model
 from persrec.objective import LossSettings, objective
 from persrec.prepared import Prepared
+from persrec.progress import TrainingProgress
 
 METRIC = "val_ndcg@10"
 LAST = "last.ckpt"
@@ -69,7 +73,8 @@ class Fitting(L.LightningModule):
     def __init__(self, model: Model, loss: LossSettings, settings: TrainingSettings, *, total_steps: int) -> None:
         super().__init__()
         self.model, self.loss, self.settings, self.total_steps = model, loss, settings, total_steps
-        self._started = time.monotonic()
+        self.seconds = 0.0  # spent on training and validation, runs that were interrupted included
+        self._clock = self._started = time.monotonic()
         self._tally: Tensor | None = None
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
@@ -92,6 +97,27 @@ class Fitting(L.LightningModule):
         self._tally = before + added
         speed = float(self._tally[1].sum()) / max(time.monotonic() - self._started, 1e-9)
         self.log("events/s", speed, prog_bar=True, logger=False)
+
+    def on_fit_start(self) -> None:
+        """Start the clock."""
+        self._clock = time.monotonic()
+
+    def on_fit_end(self) -> None:
+        """Stop the clock."""
+        self._tick()
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        self.seconds, self._clock = self.seconds + now - self._clock, now
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note the time spent so far."""
+        self._tick()
+        checkpoint["seconds"] = self.seconds
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on from the time that was spent before."""
+        self.seconds = checkpoint["seconds"]
 
     def on_train_epoch_end(self) -> None:
         """Write the epoch's speed and its loss by number of clear events."""
@@ -229,11 +255,8 @@ def fit(
         raise FileNotFoundError(last)
     best = ModelCheckpoint(checkpoints, "best", monitor=METRIC, mode="max", enable_version_counter=False)
     callbacks = _callbacks(settings, best, checkpoints, progress=progress)
-    trainer = _trainer(settings, callbacks, folder, progress=progress)
-    started = time.monotonic()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+    with _quiet_lightning():
+        trainer = _trainer(settings, callbacks, folder, batches=len(plan), progress=progress)
         trainer.fit(
             fitting,
             datamodule=Data(plan, validation, workers=settings.workers),
@@ -249,8 +272,29 @@ def fit(
         epochs=trainer.current_epoch,
         best_epoch=int(state["epoch"]),
         validation=float(best.best_model_score),
-        seconds=time.monotonic() - started,
+        seconds=fitting.seconds,
     )
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Keep back what Lightning says that a person can do nothing about here."""
+    talkers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in talkers]
+    for logger in talkers:
+        logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for message in (
+                ".*does not have many workers.*",
+                ".*Checkpoint directory .* exists and is not empty.*",
+                ".*isinstance.treespec, LeafSpec.*",
+            ):
+                warnings.filterwarnings("ignore", message=message)
+            yield
+    finally:
+        for logger, level in zip(talkers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _validation_users(data: Prepared, settings: TrainingSettings) -> np.ndarray:
@@ -275,11 +319,13 @@ def _callbacks(settings: TrainingSettings, best: Callback, checkpoints: Path, *,
     if settings.patience is not None:
         callbacks.append(EarlyStopping(METRIC, mode="max", patience=settings.patience))
     if progress:
-        callbacks.append(TQDMProgressBar(refresh_rate=5))
+        callbacks.append(TrainingProgress(metric=METRIC))
     return callbacks
 
 
-def _trainer(settings: TrainingSettings, callbacks: list[Callback], folder: Path, *, progress: bool) -> L.Trainer:
+def _trainer(
+    settings: TrainingSettings, callbacks: list[Callback], folder: Path, *, batches: int, progress: bool
+) -> L.Trainer:
     return L.Trainer(
         accelerator=settings.accelerator,
         devices=1,
@@ -290,7 +336,7 @@ def _trainer(settings: TrainingSettings, callbacks: list[Callback], folder: Path
         check_val_every_n_epoch=settings.validate_every,
         reload_dataloaders_every_n_epochs=1,
         num_sanity_val_steps=0,
-        log_every_n_steps=50,
+        log_every_n_steps=min(50, batches),
         enable_progress_bar=progress,
         enable_model_summary=False,
     )

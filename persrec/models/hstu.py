@@ -73,7 +73,7 @@ class HSTULayer(nn.Module):
         if remembered is not None and remembered.shape[1]:
             old_value, old_key = self._value_key(remembered)
             if pick is not None:
-                old_value, old_key = old_value[pick], old_key[pick]  # (E, W, D)
+                old_value, old_key = _picked(old_value, *pick), _picked(old_key, *pick)  # (E, W, D)
             value, key = torch.cat([old_value, value], dim=1), torch.cat([old_key, key], dim=1)
         query, key, value = self._split(query), self._split(key), self._split(value)  # (B, H, L or C, E)
         attended = [
@@ -203,6 +203,12 @@ def _shared(position: Tensor, valid: Tensor) -> Tensor:
     fullest = valid.sum(dim=1).argmax()
     one = position[fullest, None]
     return one if bool(((position == one) | ~valid).all()) else position
+
+
+def _picked(remembered: Tensor, users: Tensor, rows: Tensor) -> Tensor:
+    """Rows (E, W) of users (E, 1) out of (B, M, D): (E, W, D); the same as indexing, with a faster gradient."""
+    flat = (users * remembered.shape[1] + rows).flatten()
+    return remembered.flatten(0, 1).index_select(0, flat).unflatten(0, rows.shape)
 
 
 def _norm(x: Tensor) -> Tensor:
