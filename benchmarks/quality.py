@@ -2,9 +2,9 @@
 
     python benchmarks/quality.py ml-1m --json benchmarks/results/quality_ml-1m.json
 
-Each history and seed is one `persrec fit` in a process of its own, `--jobs` of them at a time with one thread each; a cell
-that is complete is kept, an interrupted one goes on. Rows: one per cell, with 95% intervals clustered by user; one per pair
-of histories, the ratio of their mean NDCG@10 over the same users and seeds, paired, users and seeds resampled.
+Each history and seed is one `persrec fit` in a process of its own, `--jobs` of them at a time with one thread each; a
+cell that is complete is kept, an interrupted one goes on. Rows: one per cell, with 95% intervals clustered by user; one
+per pair of histories, the ratio of their mean NDCG@10 over the same users and seeds, paired, users and seeds resampled.
 `--memory-tests` adds rows of the compressed models with their memories emptied, and with those of another user.
 """
 
@@ -19,8 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
@@ -33,6 +32,7 @@ from persrec.models.model import Model
 from persrec.recipe import Recipe
 from persrec.serving.recommender import Recommender
 
+ROOT = Path(__file__).resolve().parent.parent
 PAIRS = (("compressed", "full"), ("compressed", "recent"), ("full", "recent"))
 METRIC = "ndcg@10"
 
@@ -115,7 +115,8 @@ def pairs(cells: list[Cell], named: bool) -> Iterator[dict[str, Any]]:
         if not seeds:
             continue
         users = sides[0][seeds[0]].user
-        ratio = intervals.ratio(*([side[seed].values(METRIC) for seed in seeds] for side in sides), users)
+        above, below = ([side[seed].values(METRIC) for seed in seeds] for side in sides)
+        ratio = intervals.ratio(above, below, users)
         yield common(cells[0].recipe, named) | {
             "pair": f"{over}/{under}",
             "mean": round(ratio.mean, 4),
@@ -139,10 +140,12 @@ def without_memory(model: Model, *, swapped: bool) -> Model:
         }
         return replace(memory, **moved)
 
-    def patched(rows: Any, memory: Memory | None = None, *, keep: Any = None, visible: Any = None, chain: Any = None) -> Any:
+    def patched(
+        rows: Any, memory: Memory | None = None, *, keep: Any = None, visible: Any = None, chain: Any = None
+    ) -> Any:
         return step(rows, memory if keep is not None else other(memory), keep=keep, visible=visible, chain=chain)
 
-    model.backbone.step = patched
+    model.backbone.step = patched  # type: ignore[method-assign]
     return model
 
 
@@ -166,7 +169,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("runs/quality"))
     parser.add_argument("--json", help="file for the rows")
-    parser.add_argument("--exploratory", action="store_true", help="the recipe was not named before the test set was seen")
+    parser.add_argument("--exploratory", action="store_true", help="the recipe was not named before the test")
     parser.add_argument("--memory-tests", action="store_true")
     arguments = parser.parse_args()
     chosen = recipe.load(arguments.recipe, arguments.overrides)
@@ -183,7 +186,10 @@ def main() -> None:
         what = row.get("pair") or f"{row['history']}, seed {row['seed']}"
         value = row.get("mean", row.get("ndcg10"))
         print(f"{row['dataset']:24s} {what:44s} {value:.4f} [{row['low']:.4f}, {row['high']:.4f}]")
-    forms = {form: np.mean([c.found.values(METRIC).mean() for c in cells if c.recipe.history == form]) for form in chosen.histories}
+    forms = {
+        form: np.mean([c.found.values(METRIC).mean() for c in cells if c.recipe.history == form])
+        for form in chosen.histories
+    }
     print(", ".join(f"{form} {mean:.4f}" for form, mean in forms.items()), f"in {hours:.2f} core-hours")
 
 

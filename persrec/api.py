@@ -96,6 +96,8 @@ def fit(
     cells = loaded.grid()
     folder = Path(out) if out is not None else RUNS_ROOT / loaded.name
     places = {cell_name(cell): folder / cell_name(cell) if len(cells) > 1 else folder for cell in cells}
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"run folder {folder}: is a file; choose another --out")
     for place in places.values():
         if not resume:
             runs.check_free(place, overwrite=overwrite)
@@ -272,7 +274,7 @@ def _settings(cell: Recipe) -> training.TrainingSettings:
 
 def _evaluate(model: Model, data: Prepared, cell: Recipe) -> Evaluation:
     settings = EvaluationSettings(time=cell.time, length=cell.length, **cell.evaluation.model_dump())
-    with Progress(console=console, transient=True) as progress:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("evaluating", total=data.users)
         return evaluate_model(model, data, settings, on_users=lambda count: progress.advance(task, count))
 

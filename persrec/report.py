@@ -22,7 +22,9 @@ def facts_table(title: str, rows: Sequence[tuple[str, str]]) -> Table:
 
 def metrics_table(title: str, rows: Rows, metrics: Sequence[str]) -> Table:
     """One line per history, means over seeds; a row is a run's summary with `history`, `seed`, `seconds`, `epochs`."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAVY, padding=(0, 1), pad_edge=False, collapse_padding=True)
+    table = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAVY, padding=(0, 1), pad_edge=False, collapse_padding=True
+    )
     table.add_column("history", no_wrap=True)
     table.add_column("seeds", justify="right", no_wrap=True)
     for metric in metrics:
@@ -41,7 +43,9 @@ def metrics_table(title: str, rows: Rows, metrics: Sequence[str]) -> Table:
 
 def buckets_table(title: str, rows: Rows, metric: str) -> Table:
     """One metric by number of events before the target, a column per history, means over seeds."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAVY, padding=(0, 1), pad_edge=False, collapse_padding=True)
+    table = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAVY, padding=(0, 1), pad_edge=False, collapse_padding=True
+    )
     table.add_column("events before")
     table.add_column("targets", justify="right")
     histories = list(dict.fromkeys(row["history"] for row in rows))

@@ -17,8 +17,6 @@ from persrec.models import memory as memories
 from persrec.models.interfaces import Memory
 from persrec.serving.recommender import Recommender
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*", "ignore:.*smaller than the logging interval.*")
-
 SETTINGS = ["training.threads=1", "training.ema=null", "training.patience=null", "loss.kind=full", "model.dropout=0"]
 ITEMS = 40
 

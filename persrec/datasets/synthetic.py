@@ -1,16 +1,14 @@
 """A log whose answers are known by construction: the embedded default.
 
-There are 8 contexts. Each has one entry item and 6 options of 3 items, so 8 * (1 + 18) = 152 items; 300 browsing items
-follow a sparse Markov chain that is the same for all users (four successors each, with probabilities .4, .3, .2, .1).
+Users mostly browse: 100 items that follow a sparse Markov chain, the same for all users (four successors each, with
+probabilities .4, .3, .2, .1). Now and then, after 19 browsing events on average, they make a visit of three events: the
+entry item of one of 4 places, drawn at random, then a first and a second order there. For each place a user has a
+habit: one of 10 first and one of 10 second orders, drawn once and independently. An order follows the habit with
+probability `old_signal`, else it is drawn anew.
 
-Every user has one option of each context, drawn once. A history is a series of steps: with probability 0.6 one browsing
-event, which takes the chain on from where browsing left off; with probability 0.4 a visit of two events: the entry item
-of a random context, then an answer. The answer is an item of the user's own option with probability `old_signal`, else
-of an option drawn anew; items within an option have probabilities .6, .3, .1.
-
-So 2 / 7 of the events are entries and 2 / 7 are answers. Right after an entry item, whoever remembers an earlier visit
-of this user to the context knows the option; the last 20 events have shown it about half of the time. With `old_signal`
-at 0 nobody knows more than the public probabilities: 1/6 for each option.
+So whoever remembers an earlier visit of this user to the place knows both orders; but a place comes back only after 88
+events on average, so the last 20 events have shown it in a fifth of the cases. With `old_signal` at 0 nobody knows more
+than the public 1/10. Every log ends with a visit: its validation target is a first order, its test target a second one.
 """
 
 from pathlib import Path
@@ -22,11 +20,11 @@ import polars as pl
 from persrec.errors import UserError
 from persrec.interactions.schema import ITEM, TIME, USER, Say, conform, log
 
-CONTEXTS, OPTIONS, CHOICES, BROWSING = 8, 6, 3, 300
-ITEMS = BROWSING + CONTEXTS * (1 + OPTIONS * CHOICES)
+PLACES, ORDERS, BROWSING = 4, 10, 100
+VISIT = 3  # events: entry, first order, second order
+ITEMS = BROWSING + PLACES * (1 + 2 * ORDERS)
 SUCCESSOR_SHARES = (0.4, 0.3, 0.2, 0.1)
-CHOICE_SHARES = (0.6, 0.3, 0.1)
-BROWSE_SHARE = 0.6
+BROWSE_SHARE = 0.95  # of steps; a step is a browsing event or a visit
 MINUTE, DAY = 60_000, 86_400_000  # ms
 START = 1_704_067_200_000  # 2024-01-01
 
@@ -65,7 +63,7 @@ def synthetic(*, users: int = 1000, events: int = 300, old_signal: float = 1.0, 
     lengths = _lengths(random, users, events)
     items = _items(random, users, int(lengths.max()), old_signal)  # (U, L)
     times = _times(random, users, int(lengths.max()))  # (U, L)
-    real = np.arange(items.shape[1]) < lengths[:, None]
+    real = np.arange(items.shape[1]) >= items.shape[1] - lengths[:, None]  # the last events
     owner = np.repeat(np.arange(users), lengths)
     order = np.argsort(times[real], kind="stable")
     names = pl.Series([f"user-{user:0{max(4, len(str(users)))}d}" for user in range(1, users + 1)])
@@ -78,19 +76,13 @@ def synthetic(*, users: int = 1000, events: int = 300, old_signal: float = 1.0, 
 
 
 def item_names() -> list[str]:
-    """The (ITEMS,) ids: browse-000 to browse-299, then entry-c and answer-c-o-i."""
-    browsing = [f"browse-{item:03d}" for item in range(BROWSING)]
-    entries = [f"entry-{context}" for context in range(CONTEXTS)]
-    return (
-        browsing
-        + entries
-        + [
-            f"answer-{context}-{option}-{choice}"
-            for context in range(CONTEXTS)
-            for option in range(OPTIONS)
-            for choice in range(CHOICES)
-        ]
-    )
+    """The (ITEMS,) ids: browse-00 to browse-99, entry-<place>, first-<place>-<order>, second-<place>-<order>."""
+    browsing = [f"browse-{item:02d}" for item in range(BROWSING)]
+    entries = [f"entry-{place}" for place in range(PLACES)]
+    orders = [
+        f"{turn}-{place}-{order}" for turn in ("first", "second") for place in range(PLACES) for order in range(ORDERS)
+    ]
+    return browsing + entries + orders
 
 
 def _check(*, users: int, events: int, old_signal: float) -> None:
@@ -108,26 +100,34 @@ def _lengths(random: np.random.Generator, users: int, events: int) -> Ints:
 
 
 def _items(random: np.random.Generator, users: int, longest: int, old_signal: float) -> Ints:
-    """(U, L) item numbers; all users take a step at a time."""
+    """(U, L) item numbers, each row ending with a visit; all users take a step at a time."""
     successors = np.stack([random.permutation(BROWSING)[: len(SUCCESSOR_SHARES)] for _ in range(BROWSING)])
-    own = random.integers(OPTIONS, size=(users, CONTEXTS))
-    place = random.integers(BROWSING, size=users)  # where browsing left off
-    asked = np.full(users, -1)  # the context whose entry was the last event
-    everyone = np.arange(users)
+    habits = random.integers(ORDERS, size=(users, PLACES, 2))
+    kinds = _kinds(random, users, longest)  # (U, L) 0 browsing, 1 entry, 2 first order, 3 second order
+    browsed = random.integers(BROWSING, size=users)  # where browsing left off
+    place, everyone = np.zeros(users, dtype=np.int64), np.arange(users)
     items = np.empty((users, longest), dtype=np.int64)
     for step in range(longest):
-        kind, loyal = random.random((2, users))
-        context, anew = random.integers(CONTEXTS, size=users), random.integers(OPTIONS, size=users)
+        kind, turn = kinds[:, step], np.maximum(kinds[:, step] - 2, 0)
         successor = random.choice(len(SUCCESSOR_SHARES), size=users, p=SUCCESSOR_SHARES)
-        choice = random.choice(CHOICES, size=users, p=CHOICE_SHARES)
-        answers = asked >= 0
-        browses = ~answers & (kind < BROWSE_SHARE)
-        place = np.where(browses, successors[place, successor], place)
-        option = np.where(loyal < old_signal, own[everyone, asked], anew)
-        answer = BROWSING + CONTEXTS + (asked * OPTIONS + option) * CHOICES + choice
-        items[:, step] = np.select([answers, browses], [answer, place], BROWSING + context)
-        asked = np.where(answers | browses, -1, context)
+        anew, loyal = random.integers(ORDERS, size=users), random.random(users) < old_signal
+        browsed = np.where(kind == 0, successors[browsed, successor], browsed)
+        place = np.where(kind == 1, random.integers(PLACES, size=users), place)
+        order = np.where(loyal, habits[everyone, place, turn], anew)
+        ordered = BROWSING + PLACES + (turn * PLACES + place) * ORDERS + order
+        items[:, step] = np.select([kind == 0, kind == 1], [browsed, BROWSING + place], ordered)
     return items
+
+
+def _kinds(random: np.random.Generator, users: int, longest: int) -> Ints:
+    """(U, L) what each event is: 0 browsing, 1 to 3 the events of a visit; the last three are a visit."""
+    kinds = np.zeros((users, longest), dtype=np.int64)
+    left = np.full(users, VISIT)  # events of the present visit that are still to be placed
+    for step in reversed(range(longest)):
+        kinds[:, step] = left
+        starts = (left <= 1) & (random.random(users) >= BROWSE_SHARE)
+        left = np.where(starts, VISIT, np.maximum(left - 1, 0))
+    return kinds
 
 
 def _times(random: np.random.Generator, users: int, longest: int) -> Ints:

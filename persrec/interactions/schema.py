@@ -53,12 +53,14 @@ def check_columns(names: Sequence[str], *, where: str, required: Sequence[str] =
     missing = [name for name in required if name not in names]
     if not missing:
         return
+    plain = ", ".join(name if name.isprintable() else ascii(name) for name in names)
+    got = f"{where}: missing column{'s' * (len(missing) > 1)} {', '.join(missing)}; got {plain[:200] or 'none'}"
+    separators = [sign for sign in ";|\t," if len(names) == 1 and sign in names[0]]
+    if separators:
+        raise UserError(f"{got}, a single column. If the file is split by {separators[0]!r}, set data.separator.")
     hints = [f"{name}: {match}" for name in missing for match in close_matches(name, names)[:1]]
     hint = f" (perhaps columns: {{{', '.join(hints)}}})" if hints else ""
-    raise UserError(
-        f"{where}: missing column{'s' * (len(missing) > 1)} {', '.join(missing)}; got {', '.join(names) or 'none'}. "
-        f"Name the columns by data.columns, ours: theirs{hint}."
-    )
+    raise UserError(f"{got}. Name the columns by data.columns, ours: theirs{hint}.")
 
 
 @contextmanager

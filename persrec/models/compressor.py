@@ -86,9 +86,7 @@ class Layered(nn.Module):
         return rows, tokens, torch.arange(length - len(self.tokens), length, device=rows.x.device)
 
     def _visible(self, segment: Rows, after: Rows, remembered: int) -> Tensor:
-        return fold_visible(
-            segment.x.shape[1], after.x.shape[1], len(self.tokens), remembered, device=segment.x.device
-        )
+        return fold_visible(segment.x.shape[1], after.x.shape[1], len(self.tokens), remembered, device=segment.x.device)
 
     def _capped(self, memory: Memory) -> Memory:
         return memory if self.cap is None else memories.newest(memory, self.cap * len(self.tokens))
@@ -143,11 +141,11 @@ def loop(
 ) -> Looped:
     """Fold every closed segment of a batch, then read the open blocks; `score` sees the hidden rows of each block.
 
-    Users must stand in descending order of closed segments. `score` gets hidden rows (E, L, D) and the events they stand
-    for; with `reads_all` only rows as a served query would have keep their targets. `together` consecutive segments are
-    folded in one pass where the backbone can (the same numbers; 1 = segment by segment). `checkpointed` keeps no
-    activations of a pass, items' vectors and losses included, and computes them again in the backward pass (the same
-    gradient).
+    Users must stand in descending order of closed segments. `score` gets hidden rows (E, L, D) and the events they
+    stand for; with `reads_all` only rows as a served query would have keep their targets. `together` consecutive
+    segments are folded in one pass where the backbone can (the same numbers; 1 = segment by segment). `checkpointed`
+    keeps no activations of a pass, items' vectors and losses included, and computes them again in the backward pass
+    (the same gradient).
     """
     behind = rule.recent - 1 if reads_all and rule.recent is not None else 0
     together = together if backbone.chains else 1

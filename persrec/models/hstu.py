@@ -168,9 +168,7 @@ class HSTU(nn.Module):
             return x, None
         return x, torch.stack([*kept, x[:, keep]], dim=1)
 
-    def _blocks(
-        self, rows: Rows, memory: Memory | None, visible: Tensor | None, chain: Chain | None
-    ) -> list[RowBlock]:
+    def _blocks(self, rows: Rows, memory: Memory | None, visible: Tensor | None, chain: Chain | None) -> list[RowBlock]:
         """The row blocks of a step, with buckets and masks."""
         length = rows.x.shape[1]
         position, time, valid = rows.position, rows.time, rows.valid

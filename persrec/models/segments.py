@@ -44,8 +44,8 @@ def chain_window(block: Tensor, blocks: int, remembered: int, tokens: int, cap: 
     """What blocks read of memory and of each other's tokens: rows (E, W) and which of them exist, bool (E, W).
 
     Of a user's M remembered rows and the G * K rows after them, which hold the tokens of blocks 0 to G-1, block b reads
-    the W that end before its own; with `cap` at most those of the newest `cap` segments. Right-aligned, so that a column
-    is at the same distance for all entries.
+    the W that end before its own; with `cap` at most those of the newest `cap` segments. Right-aligned, so that a
+    column is at the same distance for all entries.
     """
     width = remembered + (blocks - 1) * tokens
     width = width if cap is None else min(width, cap * tokens)
@@ -56,8 +56,8 @@ def chain_window(block: Tensor, blocks: int, remembered: int, tokens: int, cap: 
 def unscored(rule: SegmentRule, block: Tensor, rows: int, *, reads_all: bool) -> Tensor:
     """Rows of each block that carry no loss: bool (E, rows).
 
-    With `reads: all` an event is scored where it has R to R+S-1 clear events, as in serving: rows from R-1 on, except in
-    block 0, before which there is nothing. With `reads: none` every row of a block is scored.
+    With `reads: all` an event is scored where it has R to R+S-1 clear events, as in serving: rows from R-1 on, except
+    in block 0, before which there is nothing. With `reads: none` every row of a block is scored.
     """
     early = rule.recent - 1 if reads_all and rule.recent is not None else 0
     return (torch.arange(rows, device=block.device) < early)[None] & (block > 0)[:, None]

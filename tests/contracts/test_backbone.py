@@ -46,7 +46,15 @@ def user(batch: Batch, index: int, events: int) -> Batch:
 
 def served(world: World, batch: Batch) -> Tensor:
     """Normalised query (D,) after the last event of a batch of one user."""
-    looped = loop(world.backbone, world.compressor, world.encode, batch, world.rule, together=world.together, score=lambda hidden, *_: hidden)
+    looped = loop(
+        world.backbone,
+        world.compressor,
+        world.encode,
+        batch,
+        world.rule,
+        together=world.together,
+        score=lambda hidden, *_: hidden,
+    )
     return world.vectors(looped.scored[-1][0, -1])
 
 
@@ -103,12 +111,24 @@ def test_a_shift_of_zero_columns_in_front_changes_nothing_but_the_boundaries(wor
     shift = world.rule.segment - 1
     padded = histories([17], shift=[shift])
     hidden = loop(
-        world.backbone, world.compressor, world.encode, padded, world.rule, together=world.together, score=lambda hidden, *_: hidden
+        world.backbone,
+        world.compressor,
+        world.encode,
+        padded,
+        world.rule,
+        together=world.together,
+        score=lambda hidden, *_: hidden,
     ).scored[-1]
     filled = padded._replace(history=padded.history._replace(item=padded.history.item.clone()))
     filled.history.item[:, :shift] = 3  # padding in front is invisible whatever stands in it
     again = loop(
-        world.backbone, world.compressor, world.encode, filled, world.rule, together=world.together, score=lambda hidden, *_: hidden
+        world.backbone,
+        world.compressor,
+        world.encode,
+        filled,
+        world.rule,
+        together=world.together,
+        score=lambda hidden, *_: hidden,
     ).scored[-1]
     torch.testing.assert_close(hidden, again, atol=0.0, rtol=0.0)
 
@@ -117,7 +137,15 @@ def test_cached_read_is_the_loop(world: World) -> None:
     """A memory made earlier, on its own, gives the same query as folding and reading at once."""
     lengths = LENGTHS
     batch = histories(lengths)
-    whole = loop(world.backbone, world.compressor, world.encode, batch, world.rule, together=world.together, score=lambda hidden, *_: hidden)
+    whole = loop(
+        world.backbone,
+        world.compressor,
+        world.encode,
+        batch,
+        world.rule,
+        together=world.together,
+        score=lambda hidden, *_: hidden,
+    )
     closed = world.rule.closed(batch.events)
     for index, events in enumerate(lengths):
         alone = user(batch, index, events)
@@ -145,9 +173,23 @@ def test_update_is_one_fold(world: World) -> None:
         pytest.skip("nothing is remembered")
     batch = histories([23])
     early = loop(
-        world.backbone, world.compressor, world.encode, user(batch, 0, 12), world.rule, together=world.together, score=lambda *_: None
+        world.backbone,
+        world.compressor,
+        world.encode,
+        user(batch, 0, 12),
+        world.rule,
+        together=world.together,
+        score=lambda *_: None,
     ).memory
-    late = loop(world.backbone, world.compressor, world.encode, batch, world.rule, together=world.together, score=lambda *_: None).memory
+    late = loop(
+        world.backbone,
+        world.compressor,
+        world.encode,
+        batch,
+        world.rule,
+        together=world.together,
+        score=lambda *_: None,
+    ).memory
     memory = early
     start, whole = int(early.count[0]), int(world.rule.closed(batch.events)[0]) * world.rule.segment
     for begin in range(start, whole, world.rule.segment):
@@ -161,7 +203,15 @@ def test_update_is_one_fold(world: World) -> None:
 def test_other_users_padding_and_order_do_not_matter(world: World) -> None:
     lengths = LENGTHS
     batch = histories(lengths)
-    together = loop(world.backbone, world.compressor, world.encode, batch, world.rule, together=world.together, score=lambda hidden, *_: hidden)
+    together = loop(
+        world.backbone,
+        world.compressor,
+        world.encode,
+        batch,
+        world.rule,
+        together=world.together,
+        score=lambda hidden, *_: hidden,
+    )
     closed = world.rule.closed(batch.events)
     for index, events in enumerate(lengths):
         opened = events - int(closed[index]) * world.rule.segment
@@ -215,7 +265,16 @@ def test_a_memory_does_not_depend_on_the_query_time_of_its_last_event(world: Wor
     changed.history.time[0, end + 1 :] += 10**8
     changed.history.query_time[0, end:] += 10**8
     memory, other = (
-        loop(world.backbone, world.compressor, world.encode, b, rule, together=world.together, score=lambda *_: None, reads_all=True).memory
+        loop(
+            world.backbone,
+            world.compressor,
+            world.encode,
+            b,
+            rule,
+            together=world.together,
+            score=lambda *_: None,
+            reads_all=True,
+        ).memory
         for b in (batch, changed)
     )
     torch.testing.assert_close(memory.states, other.states, atol=0.0, rtol=0.0)
@@ -297,7 +356,15 @@ def test_a_gradient_reaches_the_tokens_and_old_items(world: World) -> None:
         pytest.skip("nothing is remembered")
     batch = histories([23])
     batch.history.item[0, :] = torch.arange(1, 24)
-    looped = loop(world.backbone, world.compressor, world.encode, batch, world.rule, together=world.together, score=lambda hidden, *_: hidden)
+    looped = loop(
+        world.backbone,
+        world.compressor,
+        world.encode,
+        batch,
+        world.rule,
+        together=world.together,
+        score=lambda hidden, *_: hidden,
+    )
     table, tokens = torch.autograd.grad(looped.scored[-1].square().sum(), [world.table, world.compressor.tokens])
     assert bool((tokens.abs().sum(dim=1) > 0).all())
     segments = int(world.rule.closed(batch.events)[0])
@@ -309,7 +376,15 @@ def test_a_gradient_reaches_the_tokens_and_old_items(world: World) -> None:
 
 def test_the_memory_counts_its_events(world: World) -> None:
     batch = histories([23, 9])
-    memory = loop(world.backbone, world.compressor, world.encode, batch, world.rule, together=world.together, score=lambda *_: None).memory
+    memory = loop(
+        world.backbone,
+        world.compressor,
+        world.encode,
+        batch,
+        world.rule,
+        together=world.together,
+        score=lambda *_: None,
+    ).memory
     if not isinstance(world.compressor, Layered):
         assert memory.rows == 0
         return

@@ -1,18 +1,16 @@
-import numpy as np
 import polars as pl
 import pytest
 
 from persrec import datasets
-from persrec.datasets import synthetic as module
-from persrec.datasets.synthetic import CONTEXTS, ITEMS, OPTIONS, item_names, synthetic
+from persrec.datasets.synthetic import BROWSE_SHARE, ITEMS, ORDERS, PLACES, VISIT, item_names, synthetic
 from persrec.errors import UserError
 
 
-def answers(log):
-    """One row per answer: user, context, option, choice; the answer follows its entry."""
-    ordered = log.sort("user_id", "timestamp").with_columns(pl.col("item_id").shift().over("user_id").alias("entry"))
-    return ordered.filter(pl.col("item_id").str.starts_with("answer")).with_columns(
-        pl.col("item_id").str.split("-").list.to_struct(fields=["_", "context", "option", "choice"]).struct.unnest()
+def orders(log):
+    """One row per order: user, turn, place, order, and the event before it."""
+    ordered = log.sort("user_id", "timestamp").with_columns(pl.col("item_id").shift().over("user_id").alias("before"))
+    return ordered.filter(~pl.col("item_id").str.contains("browse|entry")).with_columns(
+        pl.col("item_id").str.split("-").list.to_struct(fields=["turn", "place", "order"]).struct.unnest()
     )
 
 
@@ -33,39 +31,45 @@ def test_shape_of_the_log():
     assert log.sort("user_id", "timestamp").select(pl.col("timestamp").diff().over("user_id").min()).item() >= 1
 
 
-def test_entries_are_followed_by_answers_of_their_context():
-    found = answers(synthetic(users=100, events=60).collect())
-    assert found.select((pl.col("entry") == "entry-" + pl.col("context")).all()).item()
+def test_a_visit_is_an_entry_and_two_orders_at_its_place():
+    found = orders(synthetic(users=100, events=60).collect()).drop_nulls("before")
+    first, second = (found.filter(pl.col("turn") == turn) for turn in ("first", "second"))
+    assert first.select((pl.col("before") == "entry-" + pl.col("place")).all()).item()
+    assert second.select(pl.col("before").str.starts_with("first-" + pl.col("place")).all()).item()
+
+
+def test_every_log_ends_with_a_visit():
+    log = synthetic(users=100, events=60).collect().sort("user_id", "timestamp")
+    last = log.group_by("user_id").agg(pl.col("item_id").str.split("-").list.first().tail(VISIT).alias("kinds"))
+    assert last["kinds"].unique().to_list() == [["entry", "first", "second"]]
 
 
 def test_shares_of_events():
     kinds = (
-        synthetic(users=300, events=200).collect()["item_id"].str.split("-").list.first().value_counts(normalize=True)
+        synthetic(users=300, events=400).collect()["item_id"].str.split("-").list.first().value_counts(normalize=True)
     )
     shares = dict(kinds.iter_rows())
-    assert shares == pytest.approx({"browse": 3 / 7, "entry": 2 / 7, "answer": 2 / 7}, abs=0.01)
+    browsing, visits = BROWSE_SHARE, VISIT * (1 - BROWSE_SHARE)
+    assert shares["browse"] == pytest.approx(browsing / (browsing + visits), abs=0.01)
+    assert shares["first"] == pytest.approx(shares["entry"], abs=0.005)
 
 
-@pytest.mark.parametrize(("old_signal", "expected"), [(1.0, 1.0), (0.5, 0.5 + 0.5 / OPTIONS), (0.0, 1 / OPTIONS)])
-def test_the_dial_is_the_share_of_own_options(old_signal, expected):
-    """At 1 every answer shows the user's own option; logs of one seed have the same own options."""
-    own = answers(synthetic(users=50, events=500).collect()).select("user_id", "context", own="option").unique()
-    assert own.height <= 50 * CONTEXTS
-    found = answers(synthetic(users=50, events=500, old_signal=old_signal).collect())
-    share = found.join(own, on=["user_id", "context"]).select((pl.col("option") == pl.col("own")).mean()).item()
+@pytest.mark.parametrize(("old_signal", "expected"), [(1.0, 1.0), (0.5, 0.5 + 0.5 / ORDERS), (0.0, 1 / ORDERS)])
+def test_the_dial_is_the_share_of_habits(old_signal, expected):
+    """At 1 every order is the user's habit; logs of one seed have the same habits."""
+    keys = ["user_id", "turn", "place"]
+    own = orders(synthetic(users=100, events=800).collect()).select(*keys, own="order").unique()
+    assert own.height <= 100 * PLACES * 2
+    found = orders(synthetic(users=100, events=800, old_signal=old_signal).collect())
+    share = found.join(own, on=keys).select((pl.col("order") == pl.col("own")).mean()).item()
     assert share == pytest.approx(expected, abs=0.02)
 
 
-def test_logs_of_two_dials_differ_only_in_answers():
-    with_signal, without = (synthetic(users=50, events=50, old_signal=dial).collect() for dial in (1.0, 0.0))
+def test_logs_of_two_dials_differ_only_in_orders():
+    with_signal, without = (synthetic(users=50, events=100, old_signal=dial).collect() for dial in (1.0, 0.0))
     changed = with_signal.filter(with_signal["item_id"] != without["item_id"])["item_id"]
     assert changed.len() > 0
-    assert changed.str.starts_with("answer").all()
-
-
-def test_choices_within_an_option():
-    shares = answers(synthetic(users=300, events=200).collect())["choice"].value_counts(normalize=True).sort("choice")
-    np.testing.assert_allclose(shares["proportion"], module.CHOICE_SHARES, atol=0.01)
+    assert not changed.str.contains("browse|entry").any()
 
 
 def test_browsing_follows_four_successors():
@@ -74,8 +78,8 @@ def test_browsing_follows_four_successors():
     assert moves.drop_nulls().group_by("item_id").agg(pl.col("next").n_unique())["next"].max() == 4
 
 
-def test_every_context_occurs():
-    assert answers(synthetic(users=20, events=100).collect())["context"].n_unique() == CONTEXTS
+def test_every_place_occurs():
+    assert orders(synthetic(users=20, events=300).collect())["place"].n_unique() == PLACES
 
 
 def test_read_gives_the_schema():
