@@ -135,9 +135,11 @@ def without_memory(model: Model, *, swapped: bool) -> Model:
             return None
         if not swapped:
             return replace(memory, valid=torch.zeros_like(memory.valid))
-        moved = {
-            name: getattr(memory, name).roll(1, dims=0) for name in ("states", "time", "position", "valid", "weight")
-        }
+        giver = torch.arange(len(memory.count))
+        for count in memory.count.unique():  # of as many events, so that no memory lies in the reader's future
+            same = (memory.count == count).nonzero().flatten()
+            giver[same] = same.roll(1)
+        moved = {name: getattr(memory, name)[giver] for name in ("states", "time", "position", "valid", "weight")}
         return replace(memory, **moved)
 
     def patched(

@@ -88,10 +88,14 @@ class Fitting(L.LightningModule):
         self.log("loss", loss.detach(), on_step=True, prog_bar=True, batch_size=max(events, 1))
         return loss
 
+    def on_train_epoch_start(self) -> None:
+        """Start the epoch's clock."""
+        self._started = time.monotonic()
+
     def _count(self, tally: Tensor) -> None:
         """Add (2, W) sums by number of clear events to the epoch's; show the speed."""
         if self._tally is None:
-            self._tally, self._started = tally.new_zeros(2, 0), time.monotonic()
+            self._tally = tally.new_zeros(2, 0)
         width = max(tally.shape[1], self._tally.shape[1])
         before, added = (torch.nn.functional.pad(part, (0, width - part.shape[1])) for part in (self._tally, tally))
         self._tally = before + added
@@ -168,7 +172,8 @@ def rank(model: Model, histories: Batch, excluded: Tensor) -> Tensor:
     scores[excluded[0], excluded[1]] = float("-inf")
     scores[:, PAD] = float("-inf")
     scores[users, target] = float("-inf")
-    above, equal = (scores > wanted[:, None]).sum(dim=1), (scores == wanted[:, None]).sum(dim=1)
+    above = (~(scores <= wanted[:, None])).sum(dim=1)  # scores that are not numbers count against the model
+    equal = (scores == wanted[:, None]).sum(dim=1)
     return 1.0 + above + 0.5 * equal
 
 

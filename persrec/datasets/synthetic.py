@@ -32,8 +32,8 @@ Ints = npt.NDArray[np.int64]
 
 
 def files(path: Path | None) -> list[Path]:
-    """None: nothing is read."""
-    return []
+    """This file: another generator makes another log."""
+    return [Path(__file__)]
 
 
 def read(
