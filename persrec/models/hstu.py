@@ -32,7 +32,12 @@ class RowBlock(NamedTuple):
 
 
 class HSTULayer(nn.Module):
-    """One layer: y = x + W2(norm(attention(q, k, v)) * u) with u, v, q, k = silu(W1 norm(x)); equations 1 to 3."""
+    """One layer: y = x + W2(norm(attention(q, k, v)) * u) with u, v, q, k = silu(W1 norm(x)); equations 1 to 3.
+
+    Values of token rows, remembered or not, are scaled by a gain per head that starts at 0. HSTU's attention is a sum, not a
+    mean: the tokens of many segments, nearly the same vector before they have learned anything, would add up in step while
+    the events' values do not, and drown them. So a fresh model is one without memory, and opens it as it proves of use.
+    """
 
     divisor: Tensor
 
@@ -43,6 +48,7 @@ class HSTULayer(nn.Module):
         self.outer = nn.Linear(width, width)
         self.position_bias = nn.Parameter(torch.empty(heads, position_buckets(exact)))
         self.time_bias = nn.Parameter(torch.empty(heads, TIME_BUCKETS)) if timed else None
+        self.token_gain = nn.Parameter(torch.empty(heads))
         self.dropout = nn.Dropout(dropout)
         self.register_buffer("divisor", torch.tensor(float(divisor)))
         self.reset_parameters()
@@ -52,6 +58,7 @@ class HSTULayer(nn.Module):
         nn.init.normal_(self.inner.weight, std=0.02)
         nn.init.xavier_uniform_(self.outer.weight)
         nn.init.zeros_(self.outer.bias)
+        nn.init.zeros_(self.token_gain)
         for table in (self.position_bias, self.time_bias):
             if table is not None:
                 nn.init.normal_(table, std=0.02)
@@ -63,15 +70,21 @@ class HSTULayer(nn.Module):
         blocks: list[RowBlock],
         *,
         pick: tuple[Tensor, Tensor] | None = None,
+        keep: Tensor | None = None,
         recompute: bool = False,
     ) -> Tensor:
         """Rows (B, L, D) after this layer, given the memory's rows (B, M, D) at its input.
 
         With `pick`, users (E, 1) and rows (E, W) of a memory, entry e of the rows reads these of the remembered ones.
+        `keep` (K,) are the token rows.
         """
         gate, value, query, key = F.silu(self.inner(_norm(x))).chunk(4, dim=-1)  # each (B, L, D)
+        gain = self.token_gain.repeat_interleave(x.shape[-1] // self.heads)  # (D,)
+        if keep is not None:
+            value = value.index_copy(1, keep, value[:, keep] * gain)
         if remembered is not None and remembered.shape[1]:
             old_value, old_key = self._value_key(remembered)
+            old_value = old_value * gain
             if pick is not None:
                 old_value, old_key = _picked(old_value, *pick), _picked(old_key, *pick)  # (E, W, D)
             value, key = torch.cat([old_value, value], dim=1), torch.cat([old_key, key], dim=1)
@@ -163,7 +176,7 @@ class HSTU(nn.Module):
             if chain is not None and remembered is not None:
                 written = put(chain, kept[-1]).flatten(1, 2)  # (B, G * K, D)
                 remembered = torch.cat([remembered[:, : remembered.shape[1] - written.shape[1]], written], dim=1)
-            x = layer(x, remembered, blocks, pick=pick, recompute=self.recompute)
+            x = layer(x, remembered, blocks, pick=pick, keep=keep, recompute=self.recompute)
         if keep is None:
             return x, None
         return x, torch.stack([*kept, x[:, keep]], dim=1)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from persrec.batches import Batch, History
 from persrec.models import memory as memories
-from persrec.models.compressor import Layered, loop, read, rows_of
+from persrec.models.compressor import Layered, Recent, loop, read, rows_of
+from persrec.models.hstu import HSTU
 from persrec.models.interfaces import Memory, Rows
 from persrec.models.segments import SegmentRule
 from tests.worlds import LENGTHS, WIDTH, World, histories
@@ -312,7 +313,7 @@ def dense_twin(world: World, batch: Batch) -> dict[tuple[int, int], Tensor]:
     earlier = (block[:, None] > block[None]) & token[None]
     if world.compressor.cap is not None:
         earlier &= block[:, None] - block[None] <= world.compressor.cap
-    hidden, _ = world.backbone.step(rows, visible=(own | earlier)[None])
+    hidden, _ = world.backbone.step(rows, visible=(own | earlier)[None], keep=token.nonzero().flatten())
     return {(0, p): world.vectors(hidden[0, r]) for r, p in enumerate(place) if p >= 0}
 
 
@@ -449,3 +450,17 @@ def test_segments_folded_together_are_segments_folded_one_by_one(world: World, t
         assert (mine is None) == (theirs is None)
         if mine is not None:
             torch.testing.assert_close(mine, theirs)
+
+
+def test_a_fresh_model_is_one_without_memory() -> None:
+    """Before training the compressed model gives exactly what the recent one gives."""
+    torch.manual_seed(0)
+    settings = {"width": WIDTH, "layers": 3, "heads": 2, "exact": 9, "timed": True, "dropout": 0.0, "divisor": 9.0}
+    world, fresh = World(segment=5, recent=4), HSTU(**settings)
+    batch = histories([23, 14, 3])
+    both = [
+        loop(fresh, compressor, world.encode, batch, world.rule, score=lambda hidden, _: hidden, reads_all=True)
+        for compressor in (world.compressor, Recent(width=WIDTH, layers=3))
+    ]
+    for compressed, recent in zip(both[0].scored, both[1].scored, strict=True):
+        torch.testing.assert_close(compressed, recent)
