@@ -1,14 +1,15 @@
 """A log whose answers are known by construction: the embedded default.
 
-Users mostly browse: 100 items that follow a sparse Markov chain, the same for all users (four successors each, with
-probabilities .4, .3, .2, .1). Now and then, after 19 browsing events on average, they make a visit of three events: the
-entry item of one of 4 places, drawn at random, then a first and a second order there. For each place a user has a
-habit: one of 10 first and one of 10 second orders, drawn once and independently. An order follows the habit with
-probability `old_signal`, else it is drawn anew.
+Users browse: 100 items that follow a sparse Markov chain, the same for all users (four successors each, with
+probabilities .4, .3, .2, .1). In between they make visits of three events: the entry item of one of 2 places, drawn at
+random, then a first and a second order there. For each place a user has a habit: one of 10 first and one of 10 second
+orders, drawn once and independently. An order follows the habit with probability `old_signal`, else it is drawn anew.
 
-So whoever remembers an earlier visit of this user to the place knows both orders; but a place comes back only after 88
-events on average, so the last 20 events have shown it in a fifth of the cases. With `old_signal` at 0 nobody knows more
-than the public 1/10. Every log ends with a visit: its validation target is a first order, its test target a second one.
+In the first third of a log there are 0.4 browsing events between visits on average, after it 19. So the habits are
+shown early, and whoever remembers them knows both orders of any later visit; but by then a place comes back only
+after 44 events on average, so the last 20 events have mostly not shown it. With `old_signal` at 0 nobody knows more
+than the public 1/10. Every log ends with a visit: its validation target is a first order, its test target a second
+one.
 """
 
 from pathlib import Path
@@ -20,11 +21,11 @@ import polars as pl
 from persrec.errors import UserError
 from persrec.interactions.schema import ITEM, TIME, USER, Say, conform, log
 
-PLACES, ORDERS, BROWSING = 4, 10, 100
+PLACES, ORDERS, BROWSING = 2, 10, 100
 VISIT = 3  # events: entry, first order, second order
 ITEMS = BROWSING + PLACES * (1 + 2 * ORDERS)
 SUCCESSOR_SHARES = (0.4, 0.3, 0.2, 0.1)
-BROWSE_SHARE = 0.95  # of steps; a step is a browsing event or a visit
+BROWSE_SHARES = 0.3, 0.95  # of steps in the first third of a log and after; a step is a browsing event or a visit
 MINUTE, DAY = 60_000, 86_400_000  # ms
 START = 1_704_067_200_000  # 2024-01-01
 
@@ -61,7 +62,7 @@ def synthetic(*, users: int = 1000, events: int = 300, old_signal: float = 1.0, 
     _check(users=users, events=events, old_signal=old_signal)
     random = np.random.default_rng(seed)
     lengths = _lengths(random, users, events)
-    items = _items(random, users, int(lengths.max()), old_signal)  # (U, L)
+    items = _items(random, lengths, old_signal)  # (U, L)
     times = _times(random, users, int(lengths.max()))  # (U, L)
     real = np.arange(items.shape[1]) >= items.shape[1] - lengths[:, None]  # the last events
     owner = np.repeat(np.arange(users), lengths)
@@ -99,11 +100,12 @@ def _lengths(random: np.random.Generator, users: int, events: int) -> Ints:
     return np.clip(drawn, events / 4, 4 * events).round().astype(np.int64)
 
 
-def _items(random: np.random.Generator, users: int, longest: int, old_signal: float) -> Ints:
+def _items(random: np.random.Generator, lengths: Ints, old_signal: float) -> Ints:
     """(U, L) item numbers, each row ending with a visit; all users take a step at a time."""
+    users, longest = len(lengths), int(lengths.max())
     successors = np.stack([random.permutation(BROWSING)[: len(SUCCESSOR_SHARES)] for _ in range(BROWSING)])
     habits = random.integers(ORDERS, size=(users, PLACES, 2))
-    kinds = _kinds(random, users, longest)  # (U, L) 0 browsing, 1 entry, 2 first order, 3 second order
+    kinds = _kinds(random, lengths)  # (U, L) 0 browsing, 1 entry, 2 first order, 3 second order
     browsed = random.integers(BROWSING, size=users)  # where browsing left off
     place, everyone = np.zeros(users, dtype=np.int64), np.arange(users)
     items = np.empty((users, longest), dtype=np.int64)
@@ -119,13 +121,15 @@ def _items(random: np.random.Generator, users: int, longest: int, old_signal: fl
     return items
 
 
-def _kinds(random: np.random.Generator, users: int, longest: int) -> Ints:
+def _kinds(random: np.random.Generator, lengths: Ints) -> Ints:
     """(U, L) what each event is: 0 browsing, 1 to 3 the events of a visit; the last three are a visit."""
+    users, longest = len(lengths), int(lengths.max())
     kinds = np.zeros((users, longest), dtype=np.int64)
     left = np.full(users, VISIT)  # events of the present visit that are still to be placed
     for step in reversed(range(longest)):
         kinds[:, step] = left
-        starts = (left <= 1) & (random.random(users) >= BROWSE_SHARE)
+        early = step < longest - lengths + lengths // 3
+        starts = (left <= 1) & (random.random(users) >= np.where(early, *BROWSE_SHARES))
         left = np.where(starts, VISIT, np.maximum(left - 1, 0))
     return kinds
 

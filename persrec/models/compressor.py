@@ -36,7 +36,8 @@ class Layered(nn.Module):
                 "expected 2 or more"
             )
         self.layers, self.cap, self.maker = layers, cap, ""
-        self.tokens = nn.Parameter(torch.empty(tokens, width).normal_(std=0.02 * width**0.5))
+        # Small beside what a layer adds to it, so that the next layer is given what the token has read, not the token.
+        self.tokens = nn.Parameter(torch.empty(tokens, width).normal_(std=0.005))
 
     def start(self, users: int) -> Memory:
         """An empty memory (M = 0) of N planes."""

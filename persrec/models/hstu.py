@@ -34,21 +34,22 @@ class RowBlock(NamedTuple):
 class HSTULayer(nn.Module):
     """One layer: y = x + W2(norm(attention(q, k, v)) * u) with u, v, q, k = silu(W1 norm(x)); equations 1 to 3.
 
-    Values of token rows, remembered or not, are scaled by a gain per head that starts at 0. HSTU's attention is a sum, not a
-    mean: the tokens of many segments, nearly the same vector before they have learned anything, would add up in step while
-    the events' values do not, and drown them. So a fresh model is one without memory, and opens it as it proves of use.
+    Values of token rows, remembered or not, are scaled by a learned gain per head. HSTU's attention is a sum, not a
+    mean: rows that are nearly the same vector add up in step, while the values of events do not, and drown them.
     """
 
     divisor: Tensor
 
-    def __init__(self, *, width: int, heads: int, exact: int, timed: bool, dropout: float, divisor: float) -> None:
+    def __init__(
+        self, *, width: int, heads: int, exact: int, timed: bool, dropout: float, divisor: float, token_gain: float
+    ) -> None:
         super().__init__()
         self.heads = heads
         self.inner = nn.Linear(width, 4 * width, bias=False)
         self.outer = nn.Linear(width, width)
         self.position_bias = nn.Parameter(torch.empty(heads, position_buckets(exact)))
         self.time_bias = nn.Parameter(torch.empty(heads, TIME_BUCKETS)) if timed else None
-        self.token_gain = nn.Parameter(torch.empty(heads))
+        self.token_gain = nn.Parameter(torch.full((heads,), token_gain))
         self.dropout = nn.Dropout(dropout)
         self.register_buffer("divisor", torch.tensor(float(divisor)))
         self.reset_parameters()
@@ -58,7 +59,6 @@ class HSTULayer(nn.Module):
         nn.init.normal_(self.inner.weight, std=0.02)
         nn.init.xavier_uniform_(self.outer.weight)
         nn.init.zeros_(self.outer.bias)
-        nn.init.zeros_(self.token_gain)
         for table in (self.position_bias, self.time_bias):
             if table is not None:
                 nn.init.normal_(table, std=0.02)
@@ -121,9 +121,11 @@ class HSTULayer(nn.Module):
 class HSTU(nn.Module):
     """N layers of HSTU behind the step.
 
-    `exact` is the distance in events up to which the position bias is exact (S + R). Causal rows are attended in blocks
-    of `row_block` to twice as many, so that most of the invisible half of a long square is not computed; with
-    `recompute` their scores are computed again in the backward pass instead of being kept.
+    `exact` is the distance in events up to which the position bias is exact (S + R). Causal rows are attended in
+    blocks of `row_block` to twice as many, so that most of the invisible half of a long square is not computed;
+    with `recompute` their scores are computed again in the backward pass instead of being kept. Layer 1 is given
+    the same tokens for everybody, from which nothing can be read: its token gain starts at 0, that of the other
+    layers at 1.
     """
 
     chains = True
@@ -146,8 +148,16 @@ class HSTU(nn.Module):
         self.exact, self.timed = exact, timed
         self.row_block, self.recompute = row_block, recompute
         self.stack = nn.ModuleList(
-            HSTULayer(width=width, heads=heads, exact=exact, timed=timed, dropout=dropout, divisor=divisor)
-            for _ in range(layers)
+            HSTULayer(
+                width=width,
+                heads=heads,
+                exact=exact,
+                timed=timed,
+                dropout=dropout,
+                divisor=divisor,
+                token_gain=float(layer > 0),
+            )
+            for layer in range(layers)
         )
 
     def step(

@@ -2,7 +2,7 @@ import polars as pl
 import pytest
 
 from persrec import datasets
-from persrec.datasets.synthetic import BROWSE_SHARE, ITEMS, ORDERS, PLACES, VISIT, item_names, synthetic
+from persrec.datasets.synthetic import BROWSE_SHARES, ITEMS, ORDERS, PLACES, VISIT, item_names, synthetic
 from persrec.errors import UserError
 
 
@@ -44,14 +44,13 @@ def test_every_log_ends_with_a_visit():
     assert last["kinds"].unique().to_list() == [["entry", "first", "second"]]
 
 
-def test_shares_of_events():
-    kinds = (
-        synthetic(users=300, events=400).collect()["item_id"].str.split("-").list.first().value_counts(normalize=True)
-    )
-    shares = dict(kinds.iter_rows())
-    browsing, visits = BROWSE_SHARE, VISIT * (1 - BROWSE_SHARE)
-    assert shares["browse"] == pytest.approx(browsing / (browsing + visits), abs=0.01)
-    assert shares["first"] == pytest.approx(shares["entry"], abs=0.005)
+def test_visits_are_frequent_in_the_first_third_and_rare_after_it():
+    log = synthetic(users=300, events=400).collect().sort("user_id", "timestamp")
+    age = pl.int_range(pl.len()).over("user_id") / pl.len().over("user_id")
+    kinds = log.with_columns(pl.col("item_id").str.split("-").list.first().alias("kind"), (age < 1 / 3).alias("early"))
+    for early, browsing in zip((True, False), BROWSE_SHARES, strict=True):
+        share = (kinds.filter(pl.col("early") == early)["kind"] == "browse").mean()
+        assert share == pytest.approx(browsing / (browsing + VISIT * (1 - browsing)), abs=0.02)
 
 
 @pytest.mark.parametrize(("old_signal", "expected"), [(1.0, 1.0), (0.5, 0.5 + 0.5 / ORDERS), (0.0, 1 / ORDERS)])
