@@ -103,7 +103,7 @@ def test_all_faults_come_at_once() -> None:
     assert faults_of(*overrides, "model.heads=3", "zebra=1") == [
         "loss.chunk: got 0, expected greater than or equal to 1",
         "memory.recnt: unknown key; did you mean memory.recent?",
-        "model.width: got 32, expected a multiple of model.heads = 3",
+        "model.width: got 64, expected a multiple of model.heads = 3",
         "modle: unknown key; did you mean model?",
         "segment: unknown key; did you mean memory.segment?",
         "time: got 'nxt', expected 'none', 'last' or 'next'",
@@ -142,7 +142,7 @@ def test_all_faults_come_at_once() -> None:
             "model.layers=1",
             "model.layers: got 1, expected 2 or more: a layered memory is made of what layers 2 and up are given",
         ),
-        ("model.heads=5", "model.width: got 32, expected a multiple of model.heads = 5"),
+        ("model.heads=5", "model.width: got 64, expected a multiple of model.heads = 5"),
         (
             "primary=ndcg",
             "primary: got 'ndcg', expected one of recall, hit_rate, ndcg, mrr, an @ and a cutoff, as in ndcg@10",
