@@ -1,37 +1,29 @@
-"""What the commands do, from Python: prepare, fit, evaluate, recommend."""
+"""What the commands do, from Python: prepare, fit, evaluate, recommend.
+
+What needs torch is imported where it is used, so that preparing a log does not wait for it.
+"""
 
 import io
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-import torch
 from rich.console import Console, Group
-from rich.progress import Progress
 from rich.text import Text
 
 from persrec import recipe as recipes
-from persrec import report, training
-from persrec import run as runs
+from persrec import report
 from persrec.errors import UserError
-from persrec.evaluation import Evaluation, EvaluationSettings
-from persrec.evaluation import evaluate as evaluate_model
 from persrec.interactions import prepare as preparing
 from persrec.interactions.facts import Facts
-from persrec.models.build import build
-from persrec.models.model import Model
-from persrec.objective import LossSettings
-from persrec.prepared import ITEMS, Prepared, open_prepared
+from persrec.prepared import ROOT, Prepared, open_prepared
 from persrec.recipe import Recipe
 from persrec.recipe_file import override
-from persrec.serving.recommender import PREPARED_ROOT, Recommender
 
 RUNS_ROOT = Path("runs")
-STARTED = "started.json"  # in checkpoints/: what an interrupted fit was about
 FRAME = "frame"  # name and path of a log that was given as a frame
 
 console = Console(stderr=True)
@@ -60,7 +52,7 @@ def say(sentence: str) -> None:
     console.print(sentence, style="dim", highlight=False, markup=False, soft_wrap=True)
 
 
-def prepare(recipe: Any, overrides: Sequence[str] = (), *, frame: Any = None, root: Path = PREPARED_ROOT) -> Path:
+def prepare(recipe: Any, overrides: Sequence[str] = (), *, frame: Any = None, root: Path = ROOT) -> Path:
     """The prepared folder of a log, written unless it is there already; see `fit` for what `recipe` may be."""
     loaded, frame = _recipe(recipe, overrides, frame)
     return preparing.prepare(loaded.data, loaded.name, root, loaded.split, frame=frame, say=say)
@@ -92,10 +84,13 @@ def fit(
     beside a recipe, takes the place of its data. With `resume`, complete runs of the grid are kept and an interrupted
     one goes on from its last checkpoint. Raises UserError for what a person can put right.
     """
+    from persrec import cells
+    from persrec import run as runs
+
     loaded, frame = _recipe(recipe, overrides, frame)
-    cells = loaded.grid()
+    grid = loaded.grid()
     folder = Path(out) if out is not None else RUNS_ROOT / loaded.name
-    places = {cell_name(cell): folder / cell_name(cell) if len(cells) > 1 else folder for cell in cells}
+    places = {cells.name_of(cell): folder / cells.name_of(cell) if len(grid) > 1 else folder for cell in grid}
     if folder.exists() and not folder.is_dir():
         raise UserError(f"run folder {folder}: is a file; choose another --out")
     for place in places.values():
@@ -105,10 +100,10 @@ def fit(
     _check_fits(data, loaded)
     _warn_of_short_histories(data, loaded)
     rows = []
-    for cell in cells:
-        place = places[cell_name(cell)]
+    for cell in grid:
+        place = places[cells.name_of(cell)]
         say(f"{loaded.name}: history {cell.history}, seed {cell.seeds[0]} -> {place}")
-        rows.append(_fit_cell(cell, data, place, resume=resume, overwrite=overwrite, progress=progress))
+        rows.append(cells.fit(cell, data, place, resume=resume, overwrite=overwrite, progress=progress))
     return _results(loaded, rows, folder)
 
 
@@ -117,16 +112,21 @@ def evaluate(run: str | Path, *, json_file: str | Path | None = None) -> Table:
 
     `json_file` receives the rows. Raises UserError for a run that is incomplete, altered or without its data.
     """
+    from persrec import cells
+    from persrec import run as runs
+    from persrec.serving.recommender import Recommender
+
     folder = Path(run)
     if json_file is not None and not Path(json_file).parent.is_dir():
         raise UserError(f"--json {json_file}: the folder {Path(json_file).parent} does not exist; make it first")
-    places = [folder] if (folder / runs.MANIFEST).exists() else _runs_below(folder)
+    below = sorted(path.parent for path in folder.glob(f"*/{runs.MANIFEST}"))
+    places = [folder] if (folder / runs.MANIFEST).exists() else below
     rows = []
     for place in places or [folder]:
         saved = runs.load(place)
         recommender = Recommender.load(place)
-        found = _evaluate(recommender.model, recommender.prepared(), recommender.recipe)
-        rows.append(_row(recommender.recipe, saved.metrics | found.summary()))
+        found = cells.evaluate(recommender.model, recommender.prepared(), recommender.recipe)
+        rows.append(cells.row(recommender.recipe, saved.metrics | found.summary()))
     if json_file is not None:
         _write_json(Path(json_file), rows)
     return _results(recommender.recipe, rows, folder)
@@ -141,12 +141,9 @@ def recommend(
     at: int | None = None,
 ) -> pl.DataFrame:
     """The k best items of each user of a run; see `Recommender.recommend`."""
+    from persrec.serving.recommender import Recommender
+
     return Recommender.load(run).recommend(users, k, histories=histories, at=at, say=say)
-
-
-def cell_name(cell: Recipe) -> str:
-    """Name of one history and seed of a grid."""
-    return f"{cell.histories[0]}-seed{cell.seeds[0]}"
 
 
 def _recipe(recipe: Any, overrides: Sequence[str], frame: Any) -> tuple[Recipe, Any]:
@@ -163,126 +160,6 @@ def _recipe(recipe: Any, overrides: Sequence[str], frame: Any) -> tuple[Recipe, 
     return loaded, frame
 
 
-def _fit_cell(
-    cell: Recipe, data: Prepared, folder: Path, *, resume: bool, overwrite: bool, progress: bool
-) -> dict[str, Any]:
-    """Train and evaluate one history and seed; the row of its results."""
-    if resume and (folder / runs.MANIFEST).exists():
-        return _row(cell, _same_run(runs.load(folder), cell, data).metrics)
-    checkpoints = folder / runs.CHECKPOINTS
-    goes_on = resume and (checkpoints / training.LAST).exists()
-    if goes_on:
-        _check_same(checkpoints / STARTED, cell, data)
-    else:
-        _start(checkpoints, cell, data)
-    if cell.training.threads is not None:
-        torch.set_num_threads(cell.training.threads)
-    model = build(cell, items=data.items_count, seed=cell.seeds[0])
-    fitted = training.fit(model, data, _loss(cell), _settings(cell), folder=folder, resume=goes_on, progress=progress)
-    found = _evaluate(model, data, cell)
-    metrics = {
-        "history": cell.history,
-        "seed": cell.seeds[0],
-        "reads": cell.memory.reads,
-        "primary": cell.primary,
-        "validation_ndcg@10": fitted.validation,
-        "best_epoch": fitted.best_epoch,
-        "epochs": fitted.epochs,
-        "seconds": fitted.seconds,
-        **found.summary(),
-    }
-    saved = runs.save(
-        folder,
-        recipe=cell.dump(),
-        weights={name: tensor.contiguous() for name, tensor in model.state_dict().items()},
-        data={"hash": data.hash, "folder": str(data.folder)},
-        items=data.folder / ITEMS,
-        metrics=metrics,
-        overwrite=overwrite,
-    )
-    return _row(cell, saved.metrics)
-
-
-def _start(checkpoints: Path, cell: Recipe, data: Prepared) -> None:
-    """An empty place for checkpoints and logs, with a note of what they are about.
-
-    What `--overwrite` replaces stops being a run here, so that `--resume` goes on with the new one.
-    """
-    shutil.rmtree(checkpoints, ignore_errors=True)
-    for name in ("training.csv", "clear_events.csv", runs.MANIFEST):
-        (checkpoints.parent / name).unlink(missing_ok=True)
-    checkpoints.mkdir(parents=True)
-    (checkpoints / STARTED).write_text(json.dumps(_identity(cell, data)), encoding="utf-8")
-
-
-def _identity(cell: Recipe, data: Prepared) -> dict[str, Any]:
-    """What must be the same for a resumed fit to repeat an unbroken one."""
-    return {"recipe": cell.dump(), "data": data.hash}
-
-
-def _check_same(started: Path, cell: Recipe, data: Prepared) -> None:
-    before, now = json.loads(started.read_text(encoding="utf-8")), _identity(cell, data)
-    if before["data"] != now["data"]:
-        raise UserError(f"--resume: {started.parent.parent} was started on other data; start it anew without --resume")
-    _refuse_difference(before["recipe"], now["recipe"], started.parent.parent)
-
-
-def _same_run(run: runs.Run, cell: Recipe, data: Prepared) -> runs.Run:
-    """A complete run, if it is what the grid asks for."""
-    if run.data["hash"] != data.hash:
-        raise UserError(f"--resume: the run {run.folder} is of other data; choose another --out or add --overwrite")
-    _refuse_difference(run.recipe, cell.dump(), run.folder)
-    return run
-
-
-def _refuse_difference(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
-    old, new = _flat(before), _flat(json.loads(json.dumps(now)))
-    changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
-    if changed:
-        listed = "; ".join(f"{key}: {old.get(key)!r} then, {new.get(key)!r} now" for key in changed)
-        raise UserError(
-            f"--resume: {folder} was started with another recipe ({listed}); start it anew without --resume"
-        )
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    parts = [_flat(value, f"{prefix}.{key}" if prefix else key) for key, value in tree.items()]
-    return {key: value for part in parts for key, value in part.items()}
-
-
-def _loss(cell: Recipe) -> LossSettings:
-    loss = cell.loss
-    return LossSettings(loss.kind == "sampled", loss.negatives, loss.per == "row", loss.chunk)
-
-
-def _settings(cell: Recipe) -> training.TrainingSettings:
-    """What training needs of a recipe."""
-    reads = {"all": 1.0, "none": 0.0}.get(str(cell.memory.reads), cell.memory.reads)
-    keys = cell.training.model_dump(exclude={"threads"})
-    return training.TrainingSettings(
-        seed=cell.seeds[0],
-        reads=float(reads),
-        time=cell.time,
-        length=cell.length,
-        random_first_segment=cell.memory.random_first_segment,
-        exclude_seen=cell.evaluation.exclude_seen,
-        **keys,
-    )
-
-
-def _evaluate(model: Model, data: Prepared, cell: Recipe) -> Evaluation:
-    settings = EvaluationSettings(time=cell.time, length=cell.length, **cell.evaluation.model_dump())
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("evaluating", total=data.users)
-        return evaluate_model(model, data, settings, on_users=lambda count: progress.advance(task, count))
-
-
-def _row(cell: Recipe, metrics: dict[str, Any]) -> dict[str, Any]:
-    return {"name": cell.name, **metrics}
-
-
 def _write_json(path: Path, rows: list[dict[str, Any]]) -> None:
     """The rows as a file, whole or not at all."""
     temporary = path.with_name(f".{path.name}.partial")
@@ -293,11 +170,6 @@ def _write_json(path: Path, rows: list[dict[str, Any]]) -> None:
         raise UserError(f"--json {path}: cannot be written ({error.strerror}); make room or choose another") from error
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _runs_below(folder: Path) -> list[Path]:
-    """Complete runs in the folders of a grid."""
-    return sorted(path.parent for path in folder.glob(f"*/{runs.MANIFEST}"))
 
 
 def _results(recipe: Recipe, rows: list[dict[str, Any]], folder: Path) -> Table:

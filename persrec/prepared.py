@@ -22,6 +22,7 @@ import pyarrow as pa
 from persrec.errors import UserError
 
 FORMAT: Final = 1
+ROOT: Final = Path("data/prepared")  # where prepared folders are made and looked for
 FACTS: Final = "prepared.json"
 SEQUENCES: Final = "sequences.arrow"
 USERS: Final = "users.arrow"

@@ -23,12 +23,10 @@ from persrec.interactions import filters, sequences
 from persrec.interactions.schema import ITEM, TIME, USER
 from persrec.models.build import build
 from persrec.models.model import Model
-from persrec.prepared import Prepared, open_prepared
+from persrec.prepared import ROOT, Prepared, open_prepared
 from persrec.recipe_file import LOG_SOURCES
 from persrec.retrieval import ExactIndex, top_k
 from persrec.seen import Seen
-
-PREPARED_ROOT = Path("data/prepared")
 
 Say = Callable[[str], None]
 
@@ -67,7 +65,7 @@ class Recommender:
         Raises UserError where it is gone, damaged or of other data.
         """
         then = Path(self.data["folder"])
-        now = PREPARED_ROOT / then.name
+        now = ROOT / then.name
         folder = next((place for place in (then, now) if place.exists()), None)
         if folder is None:
             raise UserError(

@@ -1,0 +1,149 @@
+"""One history and one seed of a grid: trained, evaluated, saved as a run, and resumed."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from persrec import run as runs
+from persrec import training
+from persrec.errors import UserError
+from persrec.evaluation import Evaluation, EvaluationSettings
+from persrec.evaluation import evaluate as evaluate_model
+from persrec.models.build import build
+from persrec.models.model import Model
+from persrec.objective import LossSettings
+from persrec.prepared import ITEMS, Prepared
+from persrec.recipe import Recipe
+
+STARTED = "started.json"  # in checkpoints/: what an interrupted fit was about
+
+
+def name_of(cell: Recipe) -> str:
+    """Name of one history and seed of a grid."""
+    return f"{cell.histories[0]}-seed{cell.seeds[0]}"
+
+
+def fit(cell: Recipe, data: Prepared, folder: Path, *, resume: bool, overwrite: bool, progress: bool) -> dict[str, Any]:
+    """Train and evaluate one history and seed; the row of its results."""
+    if resume and (folder / runs.MANIFEST).exists():
+        return row(cell, _same_run(runs.load(folder), cell, data).metrics)
+    checkpoints = folder / runs.CHECKPOINTS
+    goes_on = resume and (checkpoints / training.LAST).exists()
+    if goes_on:
+        _check_same(checkpoints / STARTED, cell, data)
+    else:
+        _start(checkpoints, cell, data)
+    if cell.training.threads is not None:
+        torch.set_num_threads(cell.training.threads)
+    model = build(cell, items=data.items_count, seed=cell.seeds[0])
+    fitted = training.fit(model, data, _loss(cell), _settings(cell), folder=folder, resume=goes_on, progress=progress)
+    found = evaluate(model, data, cell)
+    metrics = {
+        "history": cell.history,
+        "seed": cell.seeds[0],
+        "reads": cell.memory.reads,
+        "primary": cell.primary,
+        "validation_ndcg@10": fitted.validation,
+        "best_epoch": fitted.best_epoch,
+        "epochs": fitted.epochs,
+        "seconds": fitted.seconds,
+        **found.summary(),
+    }
+    saved = runs.save(
+        folder,
+        recipe=cell.dump(),
+        weights={name: tensor.contiguous() for name, tensor in model.state_dict().items()},
+        data={"hash": data.hash, "folder": str(data.folder)},
+        items=data.folder / ITEMS,
+        metrics=metrics,
+        overwrite=overwrite,
+    )
+    return row(cell, saved.metrics)
+
+
+def _start(checkpoints: Path, cell: Recipe, data: Prepared) -> None:
+    """An empty place for checkpoints and logs, with a note of what they are about.
+
+    What `--overwrite` replaces stops being a run here, so that `--resume` goes on with the new one.
+    """
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    for name in ("training.csv", "clear_events.csv", runs.MANIFEST):
+        (checkpoints.parent / name).unlink(missing_ok=True)
+    checkpoints.mkdir(parents=True)
+    (checkpoints / STARTED).write_text(json.dumps(_identity(cell, data)), encoding="utf-8")
+
+
+def _identity(cell: Recipe, data: Prepared) -> dict[str, Any]:
+    """What must be the same for a resumed fit to repeat an unbroken one."""
+    return {"recipe": cell.dump(), "data": data.hash}
+
+
+def _check_same(started: Path, cell: Recipe, data: Prepared) -> None:
+    before, now = json.loads(started.read_text(encoding="utf-8")), _identity(cell, data)
+    if before["data"] != now["data"]:
+        raise UserError(f"--resume: {started.parent.parent} was started on other data; start it anew without --resume")
+    _refuse_difference(before["recipe"], now["recipe"], started.parent.parent)
+
+
+def _same_run(run: runs.Run, cell: Recipe, data: Prepared) -> runs.Run:
+    """A complete run, if it is what the grid asks for."""
+    if run.data["hash"] != data.hash:
+        raise UserError(f"--resume: the run {run.folder} is of other data; choose another --out or add --overwrite")
+    _refuse_difference(run.recipe, cell.dump(), run.folder)
+    return run
+
+
+def _refuse_difference(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
+    old, new = _flat(before), _flat(json.loads(json.dumps(now)))
+    changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    if changed:
+        listed = "; ".join(f"{key}: {old.get(key)!r} then, {new.get(key)!r} now" for key in changed)
+        raise UserError(
+            f"--resume: {folder} was started with another recipe ({listed}); start it anew without --resume"
+        )
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    parts = [_flat(value, f"{prefix}.{key}" if prefix else key) for key, value in tree.items()]
+    return {key: value for part in parts for key, value in part.items()}
+
+
+def _loss(cell: Recipe) -> LossSettings:
+    loss = cell.loss
+    return LossSettings(loss.kind == "sampled", loss.negatives, loss.per == "row", loss.chunk)
+
+
+def _settings(cell: Recipe) -> training.TrainingSettings:
+    """What training needs of a recipe."""
+    reads = {"all": 1.0, "none": 0.0}.get(str(cell.memory.reads), cell.memory.reads)
+    keys = cell.training.model_dump(exclude={"threads"})
+    return training.TrainingSettings(
+        seed=cell.seeds[0],
+        reads=float(reads),
+        time=cell.time,
+        length=cell.length,
+        random_first_segment=cell.memory.random_first_segment,
+        exclude_seen=cell.evaluation.exclude_seen,
+        **keys,
+    )
+
+
+def evaluate(model: Model, data: Prepared, cell: Recipe) -> Evaluation:
+    """Ranks of the test targets, with a bar on a terminal."""
+    settings = EvaluationSettings(time=cell.time, length=cell.length, **cell.evaluation.model_dump())
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("evaluating", total=data.users)
+        return evaluate_model(model, data, settings, on_users=lambda count: progress.advance(task, count))
+
+
+def row(cell: Recipe, metrics: dict[str, Any]) -> dict[str, Any]:
+    """What the tables and the JSON of a grid have of a cell."""
+    return {"name": cell.name, **metrics}
