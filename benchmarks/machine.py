@@ -16,7 +16,7 @@ PACKAGES = ("torch", "lightning", "polars", "pyarrow", "numpy", "faiss-cpu")
 def describe() -> dict[str, Any]:
     """Where and with what this process runs."""
     return {
-        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *map(_portable, sys.argv[1:])]),
         "commit": _commit(),
         "hardware": f"{_processor()}, {len(os.sched_getaffinity(0))} cores, no GPU used",
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
@@ -61,3 +61,8 @@ def _processor() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor()
+
+
+def _portable(argument: str) -> str:
+    """An argument without the folders of this machine: an absolute path is left with its name."""
+    return Path(argument).name if argument.startswith("/") else argument
