@@ -4,8 +4,8 @@
 
 Each history and seed is one `persrec fit` in a process of its own, `--jobs` of them at a time with one thread each; a
 cell that is complete is kept, an interrupted one goes on. Rows: one per cell, with 95% intervals clustered by user; one
-per pair of histories, the ratio of their mean NDCG@10 over the same users and seeds, paired, users and seeds resampled.
-`--memory-tests` adds rows of the compressed models with their memories emptied, and with those of another user.
+per pair of histories, the ratio of their mean NDCG@10 over the same users and seeds, paired, users and seeds resampled;
+the retention; and one per memory test of the compressed models.
 """
 
 import argparse
@@ -13,24 +13,17 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
-import torch
 
 from benchmarks import machine
-from persrec import intervals, recipe, run
-from persrec.evaluation import Evaluation, EvaluationSettings, evaluate
-from persrec.models.interfaces import Memory
-from persrec.models.model import Model
+from persrec import comparison, recipe, run
 from persrec.recipe import Recipe
-from persrec.serving.recommender import Recommender
 
 ROOT = Path(__file__).resolve().parent.parent
 PAIRS = (("compressed", "full"), ("compressed", "recent"), ("full", "recent"))
@@ -56,112 +49,75 @@ def train(name: str, cells: list[Recipe], overrides: list[str], out: Path, jobs:
         list(pool.map(fit, cells))
 
 
-class Cell:
-    """A trained history and seed, and what the test targets say of it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.run = run.load(folder)
-        self.recommender = Recommender.load(folder)
-        self.recipe = self.recommender.recipe
-        self.found = self.evaluate(self.recommender.model)
-
-    def evaluate(self, model: Model) -> Evaluation:
-        """Ranks of the test targets."""
-        settings = EvaluationSettings(
-            time=self.recipe.time, length=self.recipe.length, **self.recipe.evaluation.model_dump()
-        )
-        return evaluate(model, self.recommender.prepared(), settings)
-
-    def row(self, found: Evaluation, named: bool, history: str) -> dict[str, Any]:
-        """The flat row of some ranks of this cell."""
-        means = {metric: intervals.mean(found.values(metric), found.user) for metric in ("recall@10", METRIC)}
-        memory = self.recipe.memory
-        return common(self.recipe, named) | {
-            "model": "hstu",
-            "history": history,
-            "seed": self.recipe.seeds[0],
-            "recall10": round(means["recall@10"].mean, 6),
-            "ndcg10": round(means[METRIC].mean, 6),
-            "low": round(means[METRIC].low, 6),
-            "high": round(means[METRIC].high, 6),
-            "S": memory.segment,
-            "R": memory.recent,
-            "K": memory.tokens,
-            "layers": self.recipe.model.layers,
-            "bytes_per_user": round(found.bytes_per_user, 1),
-            "seconds": round(self.run.metrics["seconds"], 1),
-            "epochs": self.run.metrics["epochs"],
-            "validation_ndcg10": round(self.run.metrics["validation_ndcg@10"], 6),
-        }
+def cell_row(done: run.Run, named: bool) -> dict[str, Any]:
+    """The flat row of a cell."""
+    chosen, found = done.recipe, done.metrics
+    return common(done, named) | {
+        "model": "hstu",
+        "history": found["history"],
+        "seed": found["seed"],
+        "recall10": round(found["metrics"]["recall@10"]["mean"], 6),
+        **rounded(found["metrics"][METRIC], "ndcg10"),
+        "S": chosen["memory"]["segment"],
+        "R": chosen["memory"]["recent"],
+        "K": chosen["memory"]["tokens"],
+        "past_set": chosen["memory"].get("past_set", 0.0),
+        "layers": chosen["model"]["layers"],
+        "bytes_per_user": round(found["bytes_per_user"], 1),
+        "seconds": round(found["seconds"], 1),
+        "epochs": found["epochs"],
+        "validation_ndcg10": round(found["validation_ndcg@10"], 6),
+    }
 
 
-def common(chosen: Recipe, named: bool) -> dict[str, Any]:
+def rounded(interval: dict[str, float], name: str) -> dict[str, float]:
+    """A figure under its name, and its bounds."""
+    return {name: round(interval["mean"], 6), "low": round(interval["low"], 6), "high": round(interval["high"], 6)}
+
+
+def memory_rows(done: run.Run, named: bool) -> list[dict[str, Any]]:
+    """The same model with its memories taken away, exchanged, and with other boundaries."""
+    return [
+        cell_row(done, named)
+        | {"history": f"compressed, memory {test['memory']}", "of_compressed": round(test["ratio"]["mean"], 4)}
+        | rounded(test[METRIC], "ndcg10")
+        for test in done.metrics.get("memory_tests", [])
+    ]
+
+
+def common(done: run.Run, named: bool) -> dict[str, Any]:
     """What cells and pairs both say."""
-    seen = "excluded" if chosen.evaluation.exclude_seen else "included"
+    protocol, chosen = done.metrics["protocol"], done.recipe
+    seen = "excluded" if protocol["exclude_seen"] else "included"
     return {
-        "dataset": chosen.name,
-        "time": chosen.time,
-        "reads": chosen.memory.reads,
-        "protocol": f"{chosen.split}, full ranking, seen items {seen}, length {chosen.length}",
+        "dataset": chosen["name"],
+        "time": protocol["time"],
+        "reads": chosen["memory"]["reads"],
+        "protocol": f"{protocol['split']}, full ranking, seen items {seen}, length {protocol['length']}",
         "named": named,
     }
 
 
-def pairs(cells: list[Cell], named: bool) -> Iterator[dict[str, Any]]:
-    """One row per pair of histories that are there with the same seeds."""
+def pair_rows(done: list[run.Run], named: bool) -> list[dict[str, Any]]:
+    """One row per pair of histories, and the retention where all three are there."""
+    sides = comparison.load([one.folder for one in done])
+    forms = {side.history: side for side in sides}
+    rows = []
     for over, under in PAIRS:
-        sides = [{c.recipe.seeds[0]: c.found for c in cells if c.recipe.history == form} for form in (over, under)]
-        seeds = sorted(sides[0].keys() & sides[1].keys())
-        if not seeds:
-            continue
-        users = sides[0][seeds[0]].user
-        above, below = ([side[seed].values(METRIC) for seed in seeds] for side in sides)
-        ratio = intervals.ratio(above, below, users)
-        yield common(cells[0].recipe, named) | {
-            "pair": f"{over}/{under}",
-            "mean": round(ratio.mean, 4),
-            "low": round(ratio.low, 4),
-            "high": round(ratio.high, 4),
-            "seeds": len(seeds),
-        }
-
-
-def without_memory(model: Model, *, swapped: bool) -> Model:
-    """The model with every memory emptied, or replaced by that of the next user of the batch, when it reads."""
-    step = model.backbone.step
-
-    def other(memory: Memory | None) -> Memory | None:
-        if memory is None:
-            return None
-        if not swapped:
-            return replace(memory, valid=torch.zeros_like(memory.valid))
-        giver = torch.arange(len(memory.count))
-        for count in memory.count.unique():  # of as many events, so that no memory lies in the reader's future
-            same = (memory.count == count).nonzero().flatten()
-            giver[same] = same.roll(1)
-        moved = {name: getattr(memory, name)[giver] for name in ("states", "time", "position", "valid", "weight")}
-        return replace(memory, **moved)
-
-    def patched(
-        rows: Any, memory: Memory | None = None, *, keep: Any = None, visible: Any = None, chain: Any = None
-    ) -> Any:
-        return step(rows, memory if keep is not None else other(memory), keep=keep, visible=visible, chain=chain)
-
-    model.backbone.step = patched  # type: ignore[method-assign]
-    return model
-
-
-def memory_tests(cells: list[Cell], named: bool) -> Iterator[dict[str, Any]]:
-    """The compressed models once more, with their memories taken away and with those of others."""
-    for cell in cells:
-        if cell.recipe.history != "compressed":
-            continue
-        for swapped in (False, True):
-            fresh = Recommender.load(cell.run.folder).model
-            found = cell.evaluate(without_memory(fresh, swapped=swapped))
-            name = "compressed, memory of another user" if swapped else "compressed, memory emptied"
-            kept = intervals.ratio([found.values(METRIC)], [cell.found.values(METRIC)], found.user)
-            yield cell.row(found, named, name) | {"of_compressed": round(kept.mean, 4)}
+        if over in forms and under in forms:
+            found = comparison.pair(forms[over], forms[under], METRIC)
+            row = {
+                "pair": f"{over}/{under}",
+                **rounded(found.ratio._asdict(), "mean"),
+                "p": found.p,
+                "seeds": found.seeds,
+            }
+            rows.append(common(done[0], named) | row)
+    return rows + [
+        common(done[0], named) | {"pair": "retention", **rounded(kept.kept._asdict(), "mean")}
+        for kept in comparison.retention(sides, METRIC)
+        if kept.kept is not None
+    ]
 
 
 def main() -> None:
@@ -172,24 +128,22 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/quality"))
     parser.add_argument("--json", help="file for the rows")
     parser.add_argument("--exploratory", action="store_true", help="the recipe was not named before the test")
-    parser.add_argument("--memory-tests", action="store_true")
     arguments = parser.parse_args()
     chosen = recipe.load(arguments.recipe, arguments.overrides)
     out = arguments.out / chosen.name
     train(arguments.recipe, chosen.grid(), arguments.overrides, out, arguments.jobs)
-    torch.set_num_threads(1)
-    cells = [Cell(out / f"{cell.history}-seed{cell.seeds[0]}") for cell in chosen.grid()]
+    done = [run.load(out / f"{cell.history}-seed{cell.seeds[0]}") for cell in chosen.grid()]
     named = not arguments.exploratory
-    rows = [cell.row(cell.found, named, str(cell.recipe.history)) for cell in cells]
-    rows += [*pairs(cells, named), *(memory_tests(cells, named) if arguments.memory_tests else [])]
-    hours = sum(cell.run.metrics["seconds"] for cell in cells) / 3600
+    rows = [cell_row(one, named) for one in done]
+    rows += [row for one in done for row in memory_rows(one, named)] + pair_rows(done, named)
+    hours = sum(one.metrics["seconds"] for one in done) / 3600
     machine.write(arguments.json, [row | {"core_hours_of_all": round(hours, 2)} for row in rows])
     for row in rows:
         what = row.get("pair") or f"{row['history']}, seed {row['seed']}"
         value = row.get("mean", row.get("ndcg10"))
         print(f"{row['dataset']:24s} {what:44s} {value:.4f} [{row['low']:.4f}, {row['high']:.4f}]")
     forms = {
-        form: np.mean([c.found.values(METRIC).mean() for c in cells if c.recipe.history == form])
+        form: np.mean([one.metrics["metrics"][METRIC]["mean"] for one in done if one.metrics["history"] == form])
         for form in chosen.histories
     }
     print(", ".join(f"{form} {mean:.4f}" for form, mean in forms.items()), f"in {hours:.2f} core-hours")

@@ -1,4 +1,4 @@
-"""What the commands do, from Python: prepare, fit, evaluate, recommend.
+"""What the commands do, from Python: prepare, probe, fit, evaluate, recommend.
 
 What needs torch is imported where it is used, so that preparing a log does not wait for it.
 """
@@ -8,22 +8,28 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import polars as pl
 from rich.console import Console, Group
 from rich.text import Text
 
 from persrec import recipe as recipes
-from persrec import report
+from persrec import report, sheets
 from persrec.errors import UserError
 from persrec.interactions import prepare as preparing
 from persrec.interactions.facts import Facts
+from persrec.interactions.schema import ITEM, TIME, USER
 from persrec.prepared import ROOT, Prepared, open_prepared
 from persrec.recipe import Recipe
 from persrec.recipe_file import override
 
+if TYPE_CHECKING:
+    from persrec.ridge import Histories
+
 RUNS_ROOT = Path("runs")
+SHOWN_GROUPS = "history length", "last consumption of the item"  # the others are in metrics.json
 FRAME = "frame"  # name and path of a log that was given as a frame
 
 console = Console(stderr=True)
@@ -96,7 +102,7 @@ def fit(
     for place in places.values():
         if not resume:
             runs.check_free(place, overwrite=overwrite)
-    data = open_prepared(prepare(loaded, frame=frame), loaded.split)
+    data = open_prepared(prepare(loaded, frame=frame), loaded.split.name)
     _check_fits(data, loaded)
     _warn_of_short_histories(data, loaded)
     rows = []
@@ -104,7 +110,7 @@ def fit(
         place = places[cells.name_of(cell)]
         say(f"{loaded.name}: history {cell.history}, seed {cell.seeds[0]} -> {place}")
         rows.append(cells.fit(cell, data, place, resume=resume, overwrite=overwrite, progress=progress))
-    return _results(loaded, rows, folder)
+    return _results(loaded, rows, list(places.values()), folder)
 
 
 def evaluate(run: str | Path, *, json_file: str | Path | None = None) -> Table:
@@ -117,19 +123,91 @@ def evaluate(run: str | Path, *, json_file: str | Path | None = None) -> Table:
     from persrec.serving.recommender import Recommender
 
     folder = Path(run)
-    if json_file is not None and not Path(json_file).parent.is_dir():
-        raise UserError(f"--json {json_file}: the folder {Path(json_file).parent} does not exist; make it first")
+    _check_folder("--json", json_file)
     below = sorted(path.parent for path in folder.glob(f"*/{runs.MANIFEST}"))
     places = [folder] if (folder / runs.MANIFEST).exists() else below
     rows = []
     for place in places or [folder]:
         saved = runs.load(place)
         recommender = Recommender.load(place)
-        found = cells.evaluate(recommender.model, recommender.prepared(), recommender.recipe)
-        rows.append(cells.row(recommender.recipe, saved.metrics | found.summary()))
+        _, summary = cells.evaluate(recommender.model, recommender.prepared(), recommender.recipe)
+        rows.append(cells.row(recommender.recipe, saved.metrics | summary))
     if json_file is not None:
         _write_json(Path(json_file), rows)
-    return _results(recommender.recipe, rows, folder)
+    return _results(recommender.recipe, rows, places, folder)
+
+
+def compare(
+    folders: Sequence[str | Path], *, metric: str | None = None, by: str | None = None, form: str | None = None
+) -> Table | str:
+    """Runs side by side and in pairs, over the same targets and seeds; see `persrec.comparison`.
+
+    `metric` defaults to the primary metric of the first run, `by` names a group of the targets, and `form` (markdown,
+    latex, html) asks for text instead of a table. Raises UserError for runs that were not tested alike.
+    """
+    from persrec import comparison
+
+    sides = comparison.load(folders)
+    metric = metric or str(sides[0].recipe["primary"])
+    comparison.check_metric(sides, metric)
+    parts = [("all targets", None)] if by is None else comparison.groups(sides[0], by)
+    found, sentences, rows = [], [], []
+    for name, part in parts:
+        means = [comparison.mean(side, metric, part) for side in sides]
+        pairs = comparison.pairs(sides, metric, part)
+        kept = comparison.retention(sides, metric, part)
+        title = f"{metric}, {name}" if by is None else f"{metric}, {by} {name}"
+        found += [report.sides_sheet(title, sides, means, metric), report.pairs_sheet(f"Pairs, {title}", pairs)]
+        sentences += report.retention_sentences(kept, title)
+        rows += [{"group": name, "metric": metric, **pair.as_row()} for pair in pairs]
+    if form is not None:
+        return "\n".join([*map(sheets.FORMS[form], found), *sentences])
+    return Table(rows, _shown(found, sentences), Path())
+
+
+def probe(
+    recipe: Any,
+    overrides: Sequence[str] = (),
+    *,
+    frame: Any = None,
+    gap_hours: float = 12.0,
+    json_file: str | Path | None = None,
+    figure: str | Path | None = None,
+) -> Table:
+    """What events older than the last R are worth to a linear model, before any training; see `persrec.probe`.
+
+    `gap_hours` is what counts as a break; `json_file` receives the rows, `figure` (.png or .svg) both kinds of picture.
+    """
+    from persrec import probe as probing
+    from persrec import probe_report
+
+    for option, path in (("--json", json_file), ("--figure", figure)):
+        _check_folder(option, path)
+    if figure is not None:
+        probe_report.check_format(Path(figure))
+    loaded, frame = _recipe(recipe, overrides, frame)
+    log = preparing.load(preparing.data_section(loaded.data), frame=frame, say=say)
+    found = probing.probe(_histories(log), name=loaded.name, gap_hours=gap_hours, say=say)
+    if json_file is not None:
+        _write_json(Path(json_file), found.as_rows())
+    if figure is not None:
+        probe_report.figure(found, Path(figure))
+    return Table(found.as_rows(), probe_report.shown(found), Path())
+
+
+def _histories(log: preparing.Log) -> "Histories":
+    """The log as arrays."""
+    from persrec.ridge import Histories
+
+    events = log.events.collect()
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(events[USER].to_numpy()))])
+    items = events[ITEM].to_numpy().astype(np.int64) - 1
+    return Histories(offsets, items, events[TIME].to_numpy() if TIME in events.columns else None, int(items.max()) + 1)
+
+
+def _check_folder(option: str, path: str | Path | None) -> None:
+    if path is not None and not Path(path).parent.is_dir():
+        raise UserError(f"{option} {path}: the folder {Path(path).parent} does not exist; make it first")
 
 
 def recommend(
@@ -172,22 +250,38 @@ def _write_json(path: Path, rows: list[dict[str, Any]]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _results(recipe: Recipe, rows: list[dict[str, Any]], folder: Path) -> Table:
+def _results(recipe: Recipe, rows: list[dict[str, Any]], places: Sequence[Path], folder: Path) -> Table:
+    from persrec import comparison
+
     k = int(recipe.primary.partition("@")[2])
     metrics = list(dict.fromkeys([recipe.primary, f"recall@{k}", f"recall@{max(recipe.evaluation.k)}"]))
     protocol = rows[0]["protocol"]
     heading = (
-        f"{recipe.name}: test targets ({recipe.split}), {protocol['targets']:,} users, all items ranked, seen items "
+        f"{recipe.name}: test ({protocol['split']}), {_asked(protocol)}, all items ranked, seen items "
         f"{'excluded' if protocol['exclude_seen'] else 'included'}, time: {protocol['time']}"
     )
     if protocol["exclude_seen"] and protocol["targets_seen_before"]:
         heading += f"; {protocol['targets_seen_before']:,} targets were seen before and are ranked all the same"
-    shown = Group(
-        report.metrics_table(heading, rows, metrics),
-        report.buckets_table(f"{recipe.primary} by history length", rows, recipe.primary),
-        Text(f"Run folder: {folder}"),
-    )
-    return Table(rows, shown, folder)
+    found = [report.metrics_sheet(heading, rows, metrics)]
+    found += [report.group_sheet(f"{recipe.primary} by {what}", rows, what, recipe.primary) for what in SHOWN_GROUPS]
+    found += report.memory_sheets(rows, recipe.primary)
+    sides = comparison.load(places)
+    sentences = report.retention_sentences(comparison.retention(sides, recipe.primary), recipe.primary)
+    return Table(rows, _shown(found, [*sentences, f"Run folder: {folder}"]), folder)
+
+
+def _shown(found: Sequence[sheets.Sheet], sentences: Sequence[str]) -> Group:
+    return Group(*map(sheets.rich, found), *map(Text, sentences))
+
+
+def _asked(protocol: dict[str, Any]) -> str:
+    """How much is asked of how many."""
+    asked = f"{protocol['users']:,} users"
+    if protocol["queries"] > protocol["users"]:
+        asked += f", {protocol['queries']:,} queries"
+    if protocol["targets"] > protocol["queries"]:
+        asked += f" for {protocol['targets']:,} targets"
+    return asked
 
 
 def _facts_shown(name: str, facts: Facts) -> Group:
@@ -207,23 +301,24 @@ def _check_fits(data: Prepared, recipe: Recipe) -> None:
         )
     if not (data.train_end >= 2).any():
         raise UserError(
-            f"the log of {recipe.name}: none of its {data.users:,} users has two events to train on; expected users "
-            "with 4 events or more, as the last two are validation and test"
+            f"the log of {recipe.name}: none of its {data.users:,} users has two events to train on under the split "
+            f"{recipe.split.name}; expected longer histories (4 events under leave-one-out), or another split"
         )
-    if not (data.test_end > data.validation_end).any():
-        raise UserError(
-            f"the log of {recipe.name}: none of its {data.users:,} users has 3 events, so nobody can be tested; "
-            "expected longer histories"
-        )
+    for part, queries in (("validation", data.validation), ("test", data.test)):
+        if not len(queries.user):
+            raise UserError(
+                f"the log of {recipe.name}: the split {recipe.split.name} leaves no {part} target of its "
+                f"{data.users:,} users; expected longer histories (3 events under leave-one-out), or another split"
+            )
 
 
 def _warn_of_short_histories(data: Prepared, recipe: Recipe) -> None:
     """Say so where hardly anybody has a history to compress."""
-    lengths = data.validation_end if recipe.length is None else data.validation_end.clip(max=recipe.length)
+    lengths = data.test.end if recipe.length is None else data.test.end.clip(max=recipe.length)
     memory = recipe.memory
     share = float((lengths >= memory.segment + memory.recent).mean())
     if "compressed" in recipe.histories and share < 0.1:
         say(
-            f"Note: {share:.1%} of the users have S + R = {memory.segment + memory.recent} events or more; for all "
-            "others full, recent and compressed are the same computation."
+            f"Note: {share:.1%} of the test queries have S + R = {memory.segment + memory.recent} events or more "
+            "before them; for all others full, recent and compressed are the same computation."
         )

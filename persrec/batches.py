@@ -4,8 +4,8 @@ Shapes: B users, T columns. A batch is right-padded; a random first segment of o
 instead, so that block j is columns jS to (j+1)S - 1 for every user.
 """
 
-from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -13,7 +13,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from persrec.constants import PAD
-from persrec.prepared import Prepared
+from persrec.consumption import Consumed, Repeats
+
+if TYPE_CHECKING:
+    from persrec.prepared import Prepared
 
 POOL = 2048  # users among whom those of similar length are put into one batch
 
@@ -27,23 +30,28 @@ class History(NamedTuple):
     target: Tensor  # (B, T) int64: the item to predict; PAD = the row carries no loss
     position: Tensor  # (B, T) int64: index in the user's history, below 0 for padding in front
     valid: Tensor  # (B, T) bool
+    cell: Tensor | None = None  # (B, T) int64: the row's number among those of the batch, where pairs refer to it
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "History":
+        """The same change of every field."""
+        return History(*(None if field is None else change(field) for field in self))  # type: ignore[arg-type]
 
     def part(self, users: int, start: int, end: int) -> "History":
         """Columns start to end - 1 of the first users."""
-        return History(*(field[:users, start:end] for field in self))
+        return self.each(lambda field: field[:users, start:end])
 
     def split(self, column: int) -> tuple["History", "History"]:
         """The events before a column, and those from it on."""
-        return History(*(field[:, :column] for field in self)), History(*(field[:, column:] for field in self))
+        return self.each(lambda field: field[:, :column]), self.each(lambda field: field[:, column:])
 
     def of(self, users: Tensor, columns: Tensor) -> "History":
         """Of each of the users (E,) the columns (E, W) that are asked for, all of which exist."""
-        return History(*(field[users[:, None], columns] for field in self))
+        return self.each(lambda field: field[users[:, None], columns])
 
     def at(self, columns: Tensor, exist: Tensor) -> "History":
         """For each user the (B, W) columns that are asked for; those that do not exist are invalid padding."""
         inside = columns.clamp(max=self.item.shape[1] - 1)
-        found = History(*(field.gather(1, inside) for field in self))
+        found = self.each(lambda field: field.gather(1, inside))
         return found._replace(
             item=found.item.where(exist, PAD),
             target=found.target.where(exist, PAD),
@@ -62,12 +70,13 @@ class Batch(NamedTuple):
     history: History
     events: Tensor  # (B,) int64: columns in use, padding in front included
     user: Tensor  # (B,) int64: row of the user in the prepared log
+    consumed: Consumed | None = None  # what the users have had, where the model asks for it
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on a device."""
-        return Batch(
-            History(*(field.to(device) for field in self.history)), self.events.to(device), self.user.to(device)
-        )
+        had = None if self.consumed is None else Consumed(*(field.to(device) for field in self.consumed))
+        history = self.history.each(lambda field: field.to(device))
+        return Batch(history, self.events.to(device), self.user.to(device), had)
 
 
 class Windows(NamedTuple):
@@ -104,26 +113,39 @@ class Sequences(Protocol):
         """(E,) int64 ms."""
 
 
-def collate(data: Sequences, windows: Windows, *, time: str = "none", at: np.ndarray | None = None) -> Batch:
+def collate(
+    data: Sequences,
+    windows: Windows,
+    *,
+    time: str = "none",
+    at: np.ndarray | None = None,
+    repeats: Repeats | None = None,
+    last: bool = False,
+) -> Batch:
     """The events of the windows as a batch; the target of each is its successor in the user's log, or PAD.
 
     `time` is none, last or next. Under `next` a row's query time is its successor's; for a row that has none it is
-    `at`, (B,) int64 ms, the time at which the user is asked (default: the row's own).
+    `at`, (B,) int64 ms, the time at which the user is asked (default: the row's own). With `repeats` the batch says
+    what the users have had before each row, or with `last` before the last one.
     """
     columns = windows.columns
     width = int(columns.max()) if len(columns) else 0
     grid = np.arange(width)[None, :] - windows.shift[:, None]  # (B, T) index in the window
     valid = (grid >= 0) & (grid < (windows.end - windows.start)[:, None])
-    first, last = data.offsets[windows.user], data.offsets[windows.user + 1]
+    first, after = data.offsets[windows.user], data.offsets[windows.user + 1]
     row = np.where(valid, first[:, None] + windows.start[:, None] + grid, 0)
-    follows = valid & (row + 1 < last[:, None])
+    follows = valid & (row + 1 < after[:, None])
     successor = np.where(follows, row + 1, 0)
     item = np.where(valid, data.items[row], PAD)
     target = np.where(follows, data.items[successor], PAD)
     own, query = _times(data, row, successor, valid, follows, time, at)
     fields = (item, own, query, target, grid + windows.start[:, None], valid)
     history = History(*(torch.from_numpy(np.ascontiguousarray(_as_int64(field))) for field in fields))
-    return Batch(history, torch.from_numpy(columns.astype(np.int64)), torch.from_numpy(windows.user.astype(np.int64)))
+    users = torch.from_numpy(columns.astype(np.int64)), torch.from_numpy(windows.user.astype(np.int64))
+    if repeats is None:
+        return Batch(history, *users)
+    had = repeats.consumed(windows, None if time == "none" else query, last=last)
+    return Batch(history._replace(cell=torch.arange(item.size).view(item.shape)), *users, had)
 
 
 def _as_int64(field: np.ndarray) -> np.ndarray:
@@ -158,8 +180,9 @@ class Budget(NamedTuple):
     events: int | None  # padded: users times the longest window
     users: int | None
 
-    def cut(self, windows: Windows) -> list[Windows]:
-        """Batches in descending order of closed segments, then of length, each within the budget or of one user."""
+    def cut(self, windows: Windows) -> list[np.ndarray]:
+        """Which windows make a batch: in descending order of closed segments, then of length, each within the budget
+        or of one window."""
         columns = windows.columns
         closed = np.zeros_like(columns) if self.recent is None else (columns - self.recent) // self.segment
         order = np.lexsort((-columns, -np.maximum(closed, 0)))
@@ -167,9 +190,9 @@ class Budget(NamedTuple):
         for index, width in enumerate(columns[order]):
             widest = max(widest, width)
             if index > begin and self._over(users=index + 1 - begin, width=widest):
-                batches.append(windows.take(order[begin:index]))
+                batches.append(order[begin:index])
                 begin, widest = index, width
-        return [*batches, windows.take(order[begin:])] if len(order) else []
+        return [*batches, order[begin:]] if len(order) else []
 
     def _over(self, *, users: int, width: int) -> bool:
         too_many = self.users is not None and users > self.users
@@ -181,15 +204,16 @@ class Plan(Dataset, Sampler):
 
     def __init__(
         self,
-        data: Prepared,
+        data: "Prepared",
         *,
         seed: int,
         length: int | None,
         budget: Budget,
         random_first_segment: bool,
         time: str,
+        repeats: Repeats | None = None,
     ) -> None:
-        self.data, self.seed, self.time = data, seed, time
+        self.data, self.seed, self.time, self.repeats = data, seed, time, repeats
         self.length, self.budget = length, budget
         self.random_first_segment = random_first_segment
         self.trainable = np.flatnonzero(data.train_end >= 2)
@@ -210,7 +234,7 @@ class Plan(Dataset, Sampler):
         yield from self._batches[self.first :]
 
     def __getitem__(self, windows: Windows) -> Batch:
-        return collate(self.data, windows, time=self.time)
+        return collate(self.data, windows, time=self.time, repeats=self.repeats)
 
     def _random(self, epoch: int, purpose: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, epoch, purpose])
@@ -231,7 +255,7 @@ class Plan(Dataset, Sampler):
         """Batches of users of similar length under the budget, in random order."""
         order = random.permutation(len(windows.user))
         pools = np.array_split(order, max(1, len(order) // POOL))
-        batches = [batch for pool in pools for batch in self.budget.cut(windows.take(pool))]
+        batches = [windows.take(pool[batch]) for pool in pools for batch in self.budget.cut(windows.take(pool))]
         return [batches[index] for index in random.permutation(len(batches))]
 
 
@@ -262,8 +286,7 @@ class EpochLoader(DataLoader):
             self.plan.at(state["epoch"] + 1)
 
 
-def evaluation_windows(end: np.ndarray, users: np.ndarray, *, length: int | None) -> Windows:
-    """The last `length` events before `end` (U,) of the given users; nothing is shifted."""
-    last = end[users]
-    start = np.zeros_like(last) if length is None else np.maximum(0, last - length)
-    return Windows(users, start, last, np.zeros_like(last))
+def evaluation_windows(user: np.ndarray, end: np.ndarray, *, length: int | None) -> Windows:
+    """The last `length` events before `end` (B,) of the users (B,); nothing is shifted."""
+    start = np.zeros_like(end) if length is None else np.maximum(0, end - length)
+    return Windows(user, start, end, np.zeros_like(end))

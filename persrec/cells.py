@@ -14,6 +14,7 @@ from persrec import training
 from persrec.errors import UserError
 from persrec.evaluation import Evaluation, EvaluationSettings
 from persrec.evaluation import evaluate as evaluate_model
+from persrec.memory_tests import memory_tests
 from persrec.models.build import build
 from persrec.models.model import Model
 from persrec.objective import LossSettings
@@ -42,7 +43,7 @@ def fit(cell: Recipe, data: Prepared, folder: Path, *, resume: bool, overwrite: 
         torch.set_num_threads(cell.training.threads)
     model = build(cell, items=data.items_count, seed=cell.seeds[0])
     fitted = training.fit(model, data, _loss(cell), _settings(cell), folder=folder, resume=goes_on, progress=progress)
-    found = evaluate(model, data, cell)
+    found, summary = evaluate(model, data, cell)
     metrics = {
         "history": cell.history,
         "seed": cell.seeds[0],
@@ -52,7 +53,7 @@ def fit(cell: Recipe, data: Prepared, folder: Path, *, resume: bool, overwrite: 
         "best_epoch": fitted.best_epoch,
         "epochs": fitted.epochs,
         "seconds": fitted.seconds,
-        **found.summary(),
+        **summary,
     }
     saved = runs.save(
         folder,
@@ -61,6 +62,7 @@ def fit(cell: Recipe, data: Prepared, folder: Path, *, resume: bool, overwrite: 
         data={"hash": data.hash, "folder": str(data.folder)},
         items=data.folder / ITEMS,
         metrics=metrics,
+        targets=found.table(),
         overwrite=overwrite,
     )
     return row(cell, saved.metrics)
@@ -117,7 +119,16 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 def _loss(cell: Recipe) -> LossSettings:
     loss = cell.loss
-    return LossSettings(loss.kind == "sampled", loss.negatives, loss.per == "row", loss.chunk)
+    past_set = cell.memory.past_set if cell.history == "compressed" else 0.0
+    return LossSettings(
+        sampled=loss.kind == "sampled",
+        negatives=loss.negatives,
+        per_row=loss.per == "row",
+        chunk=loss.chunk,
+        break_ms=None if loss.break_hours is None else round(loss.break_hours * 3_600_000),
+        break_weight=loss.break_weight,
+        past_set=past_set,
+    )
 
 
 def _settings(cell: Recipe) -> training.TrainingSettings:
@@ -135,13 +146,26 @@ def _settings(cell: Recipe) -> training.TrainingSettings:
     )
 
 
-def evaluate(model: Model, data: Prepared, cell: Recipe) -> Evaluation:
-    """Ranks of the test targets, with a bar on a terminal."""
-    settings = EvaluationSettings(time=cell.time, length=cell.length, **cell.evaluation.model_dump())
+def evaluate(model: Model, data: Prepared, cell: Recipe) -> tuple[Evaluation, dict[str, Any]]:
+    """Ranks of the test targets and their summary, with the memory tests of a compressed model; bars on a terminal."""
+    settings = EvaluationSettings(
+        split=cell.split.name,
+        time=cell.time,
+        length=cell.length,
+        recent=cell.memory.recent,
+        **cell.evaluation.model_dump(),
+    )
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("evaluating", total=data.users)
-        return evaluate_model(model, data, settings, on_users=lambda count: progress.advance(task, count))
+        task = progress.add_task("evaluating", total=len(data.test.user))
+        found = evaluate_model(model, data, settings, on_queries=lambda count: progress.advance(task, count))
+        summary = found.summary()
+        if cell.history == "compressed":
+            task = progress.add_task("evaluating without the memory", total=None)
+            summary["memory_tests"] = memory_tests(
+                model, data, settings, found, cell.primary, on_queries=lambda count: progress.advance(task, count)
+            )
+    return found, summary
 
 
 def row(cell: Recipe, metrics: dict[str, Any]) -> dict[str, Any]:

@@ -84,6 +84,27 @@ def prepare(recipe: str, overrides: tuple[str, ...], check: bool) -> None:
 
 
 @commands.command()
+@click.argument("log")
+@overrides
+@click.option(
+    "--gap-hours", default=12.0, show_default=True, type=click.FloatRange(min=0, min_open=True), help="A break."
+)
+@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Also write the rows here.")
+@click.option(
+    "--figure", type=click.Path(path_type=Path, dir_okay=False), help="A .png or .svg file; both are written."
+)
+def probe(log: str, overrides: tuple[str, ...], gap_hours: float, json_file: Path | None, figure: Path | None) -> None:
+    """Ask what old events of LOG (a recipe, a .yaml file or a log) are worth, before any training.
+
+    Minutes: what events older than the last 20, 40 and 128 add to a linear model, for the next event and after breaks,
+    beside what counting repeats does; and which S, R and K to try, or that recent events will do.
+    """
+    from persrec import api
+
+    _print(api.probe(log, overrides, gap_hours=gap_hours, json_file=json_file, figure=figure))
+
+
+@commands.command()
 @click.argument("recipe", metavar="RECIPE|FILE")
 @overrides
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/<name of the recipe>]")
@@ -107,6 +128,18 @@ def evaluate(run: Path, json_file: Path | None) -> None:
     from persrec import api
 
     _print(api.evaluate(run, json_file=json_file))
+
+
+@commands.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--metric", help="As in ndcg@10.  [default: the primary metric of the first run]")
+@click.option("--by", help="Also by a group of the targets, as in 'history length'.")
+@click.option("--format", "form", type=click.Choice(["markdown", "latex", "html"]), help="Text instead of a table.")
+def compare(runs: tuple[Path, ...], metric: str | None, by: str | None, form: str | None) -> None:
+    """Hold RUNS, run folders or folders of grids, against each other: in pairs, over the same targets and seeds."""
+    from persrec import api
+
+    _print(api.compare(runs, metric=metric, by=by, form=form))
 
 
 @commands.command()

@@ -1,35 +1,43 @@
-"""Evaluation: full ranking of the test targets, over all users and by length of their history.
+"""Evaluation: full ranking of the test targets, over all queries and by group.
 
-Shapes: B users, T targets, D width, V items.
+Shapes: B users, Q queries, T targets, D width, V items.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import torch
 
 from persrec import intervals, metrics
-from persrec.batches import Batch, Budget, Windows, collate, evaluation_windows
-from persrec.models.model import Model
-from persrec.prepared import Prepared
-from persrec.retrieval import ExactIndex, rank_targets, seen_targets
+from persrec.batches import Batch, Budget, Sequences, Windows, collate, evaluation_windows
+from persrec.consumption import Repeats
+from persrec.models.compressor import Recall
+from persrec.models.interfaces import Memory
+from persrec.models.model import Model, Reading
+from persrec.prepared import Prepared, Queries
+from persrec.rescoring import Additions, rescored_ranks, rescored_top_k
+from persrec.retrieval import ExactIndex, rank_targets, top_k
 from persrec.seen import Seen
+from persrec.targets import Targets, targets_of
 
 READ_EVENTS = 1 << 15  # padded events of a batch that is only read
+LIST = 10  # items of a list that is looked at as a whole
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSettings:
     """Protocol and chunking; the meaning of each field is the recipe's key of the same name."""
 
+    split: str
     k: tuple[int, ...]
     exclude_seen: bool
     users_per_chunk: int
     length_buckets: tuple[int, ...]
+    recent: int  # R, for the group of targets that were last consumed before the clear events
     time: str
     length: int | None
 
@@ -38,55 +46,84 @@ class EvaluationSettings:
 class Evaluation:
     """Ranks of the targets and what follows from them."""
 
-    user: npt.NDArray[np.int64]  # (T,) row in the prepared log
-    target: npt.NDArray[np.int64]  # (T,) item
+    targets: Targets
     rank: npt.NDArray[np.float64]  # (T,) inf beyond the largest k
-    events: npt.NDArray[np.int64]  # (T,) events before the target
+    lists: npt.NDArray[np.int64]  # (Q, 10) the best items, PAD where there are fewer
+    seen_in_lists: float  # share of them that the user had before
     bytes_per_user: float  # of the memories, float32
-    targets_seen_before: int
     settings: EvaluationSettings
 
+    @property
+    def user(self) -> npt.NDArray[np.int64]:
+        """(Q,) row of each query's user in the prepared log."""
+        return self.targets.queries.user
+
     def values(self, metric: str) -> npt.NDArray[np.float64]:
-        """A metric such as `ndcg@10` of each target."""
-        name, _, k = metric.partition("@")
-        return metrics.METRICS[name](self.rank, int(k))
+        """A metric such as `ndcg@10` of each query (Q,)."""
+        return metrics.per_user(self.rank, self.targets.counts, (int(metric.partition("@")[2]),))[metric]
+
+    def table(self) -> pa.Table:
+        """One row per target, in the order of the queries: what runs are compared by."""
+        targets = self.targets
+        columns = {
+            "user": self.user[targets.query],
+            "end": targets.queries.end[targets.query],
+            "item": targets.item,
+            "age": targets.age,
+            "item_events": targets.item_events,
+            "rank": self.rank,
+        }
+        if targets.gap is not None:
+            columns["gap"] = targets.gap[targets.query]
+        return pa.table(columns)
 
     def summary(self) -> dict[str, Any]:
         """Everything as plain numbers, for metrics.json."""
+        every = np.ones(len(self.rank), dtype=bool)
+        groups = self.targets.groups(lengths=self.settings.length_buckets, recent=self.settings.recent)
         return {
-            "protocol": {
-                "targets": len(self.rank),
-                "ranked": "the whole catalogue",
-                "exclude_seen": self.settings.exclude_seen,
-                "targets_seen_before": self.targets_seen_before,
-                "time": self.settings.time,
-                "length": self.settings.length,
-                "ties": "count half",
+            "protocol": self._protocol(),
+            "metrics": self._metrics(every),
+            "groups": {
+                what: [{"group": name, **self._counts(part), "metrics": self._metrics(part)} for name, part in parts]
+                for what, parts in groups.items()
             },
-            "metrics": self._metrics(np.ones(len(self.rank), dtype=bool)),
-            "by_history_length": [
-                {"events": name, "targets": int(chosen.sum()), "metrics": self._metrics(chosen)}
-                for name, chosen in self._buckets()
-            ],
             "bytes_per_user": self.bytes_per_user,
         }
 
-    def _metrics(self, chosen: npt.NDArray[np.bool_]) -> dict[str, dict[str, float]]:
+    def _protocol(self) -> dict[str, Any]:
+        targets, settings = self.targets, self.settings
         return {
-            f"{name}@{k}": intervals.mean(metric(self.rank[chosen], k), self.user[chosen])._asdict()
-            for name, metric in metrics.METRICS.items()
-            for k in self.settings.k
+            "split": settings.split,
+            **self._counts(np.ones(len(self.rank), dtype=bool)),
+            "users": len(np.unique(self.user)),
+            "ranked": "the whole catalogue",
+            "exclude_seen": settings.exclude_seen,
+            "targets_seen_before": int((targets.age > 0).sum()),
+            "cold_targets": int((targets.item_events == 0).sum()),
+            "seen_in_top_10": self.seen_in_lists,
+            "time": settings.time,
+            "length": settings.length,
+            "ties": "count half",
         }
 
-    def _buckets(self) -> list[tuple[str, npt.NDArray[np.bool_]]]:
-        """Targets by number of events before them; empty buckets are left out."""
-        edges = [0, *self.settings.length_buckets, np.inf]
-        found = []
-        for low, high in pairwise(edges):
-            chosen = (self.events >= low) & (self.events < high)
-            if chosen.any():
-                found.append((f"{low}+" if high == np.inf else f"{low}-{high - 1}", chosen))
-        return found
+    def _counts(self, part: npt.NDArray[np.bool_]) -> dict[str, int]:
+        return {"queries": len(np.unique(self.targets.query[part])), "targets": int(part.sum())}
+
+    def _metrics(self, part: npt.NDArray[np.bool_]) -> dict[str, dict[str, float]]:
+        """Every metric where only these targets are asked for, with intervals over users."""
+        rows, counts = np.unique(self.targets.query[part], return_counts=True)
+        values = metrics.per_user(self.rank[part], counts, self.settings.k)
+        found = intervals.means(np.stack(list(values.values())), self.user[rows])
+        return {name: value._asdict() for name, value in zip(values, found, strict=True)}
+
+
+class Read(NamedTuple):
+    """What is known of some windows after their last event."""
+
+    queries: npt.NDArray[np.float32]  # (B, D)
+    additions: Additions | None  # of a model with a repeat head
+    bytes_per_user: float  # of the memories, float32
 
 
 def evaluate(
@@ -94,35 +131,78 @@ def evaluate(
     data: Prepared,
     settings: EvaluationSettings,
     *,
-    on_users: Callable[[int], None] = lambda count: None,
+    recall: Recall | None = None,
+    open_block: int | None = None,
+    on_queries: Callable[[int], None] = lambda count: None,
 ) -> Evaluation:
-    """Rank the test target of every user that has one, with everything before it as history.
+    """Rank the test targets of the log, each query with everything before it as history.
 
-    `on_users` is told after each batch how many users have been read. Raises UserError for a k above the catalogue.
+    For a look at what the memory does, `recall` takes the place of the memories that are read, and `open_block` moves
+    the boundary, for users who have one, so that so many events are clear. `on_queries` is told after each batch how
+    many queries have been read. Raises UserError for a k above the catalogue.
     """
-    users = np.flatnonzero((data.test_end > data.validation_end) & (data.validation_end > 0))
-    queries, memory_bytes = read_users(model, data, users, settings, on_users=on_users)
-    first = data.offsets[users]
-    target = data.items[first + data.validation_end[users]].astype(np.int64)
-    seen = Seen.from_ranges(data.items, first, first + data.validation_end[users])
-    rank = rank_targets(
-        ExactIndex(item_vectors(model)),
-        queries,
-        target,
-        seen,
-        max(settings.k),
-        exclude_seen=settings.exclude_seen,
-        users_per_chunk=settings.users_per_chunk,
-    )
+    targets = targets_of(data, data.test)
+    windows = _windows(model, data.test, settings.length, open_block)
+    found = read_users(model, data, windows, settings.time, recall=recall, on_queries=on_queries)
+    rank, lists = _found(ExactIndex(item_vectors(model)), found, targets, data, settings)
+    first = data.offsets[data.test.user]
+    seen = Seen.from_ranges(data.items, first, first + data.test.end)
+    known = np.where(lists > 0, seen.contains(np.arange(len(lists)), lists), False)
     return Evaluation(
-        user=users,
-        target=target,
+        targets=targets,
         rank=rank,
-        events=data.validation_end[users],
-        bytes_per_user=memory_bytes,
-        targets_seen_before=int(seen_targets(target, seen).sum()),
+        lists=lists,
+        seen_in_lists=float(known.sum() / max((lists > 0).sum(), 1)),
+        bytes_per_user=found.bytes_per_user,
         settings=settings,
     )
+
+
+def _found(
+    index: ExactIndex, read: Read, targets: Targets, data: Prepared, settings: EvaluationSettings
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """The rank (T,) of each target and the list (Q, 10) of each query."""
+    k, chunk = min(LIST, data.items_count), settings.users_per_chunk
+    if read.additions is not None:
+        lists, _ = rescored_top_k(index, read.queries, read.additions, k, users_per_chunk=chunk)
+        asked = targets.query, targets.item
+        ranks = rescored_ranks(index, read.queries, read.additions, *asked, max(settings.k), users_per_chunk=chunk)
+        return ranks, lists
+    first = data.offsets[targets.queries.user]
+    known = targets.queries.end if settings.exclude_seen else np.zeros_like(first)
+    seen = Seen.from_ranges(data.items, first, first + known)
+    lists, _ = top_k(index, read.queries, seen, k, users_per_chunk=chunk)
+    return _ranks(index, read.queries, targets, data, settings), lists
+
+
+def _ranks(
+    index: ExactIndex,
+    queries: npt.NDArray[np.float32],
+    targets: Targets,
+    data: Prepared,
+    settings: EvaluationSettings,
+) -> npt.NDArray[np.float64]:
+    """The rank (T,) of each target by itself: the others of its set stand where they stand."""
+    ranks = np.empty(len(targets.item))
+    options: dict[str, Any] = {"exclude_seen": settings.exclude_seen, "users_per_chunk": settings.users_per_chunk}
+    for start in range(0, len(ranks), settings.users_per_chunk):
+        part = slice(start, start + settings.users_per_chunk)
+        rows = targets.query[part]
+        first = data.offsets[targets.queries.user[rows]]
+        known = targets.queries.end[rows] if settings.exclude_seen else np.zeros_like(rows)
+        seen = Seen.from_ranges(data.items, first, first + known)
+        ranks[part] = rank_targets(index, queries[rows], targets.item[part], seen, max(settings.k), **options)
+    return ranks
+
+
+def _windows(model: Model, queries: Queries, length: int | None, open_block: int | None) -> Windows:
+    """The history of each query; with `open_block` shifted, as in training, until so many events are open."""
+    windows = evaluation_windows(queries.user, queries.end, length=length)
+    segment, recent = model.rule
+    if open_block is None or recent is None:
+        return windows
+    shift = (open_block - windows.columns) % segment
+    return windows._replace(shift=np.where(windows.columns >= segment + recent, shift, 0))
 
 
 def item_vectors(model: Model) -> npt.NDArray[np.float32]:
@@ -133,38 +213,55 @@ def item_vectors(model: Model) -> npt.NDArray[np.float32]:
 
 def read_users(
     model: Model,
-    data: Prepared,
-    users: npt.NDArray[np.int64],
-    settings: EvaluationSettings,
+    data: Sequences,
+    windows: Windows,
+    time: str,
     *,
-    on_users: Callable[[int], None] = lambda count: None,
-) -> tuple[npt.NDArray[np.float32], float]:
-    """Queries (B, D) of users after the last event before their test target, and the mean bytes of their memories."""
-    windows = evaluation_windows(data.validation_end, users, length=settings.length)
-    place = np.empty(len(data.train_end), dtype=np.int64)
-    place[users] = np.arange(len(users))
-    queries, stored = np.zeros((len(users), model.backbone.width), np.float32), 0.0
-    for batch, found, size in read_windows(model, windows, lambda part: collate(data, part, time=settings.time)):
-        queries[place[batch.user.numpy()]] = found
-        stored += size
-        on_users(len(found))
-    return queries, stored / max(len(users), 1)
+    at: npt.NDArray[np.int64] | None = None,
+    recall: Recall | None = None,
+    on_queries: Callable[[int], None] = lambda count: None,
+) -> Read:
+    """Read the users of the windows on their memories, asked at `at` (B,) ms where `time` is next; see `collate`."""
+    queries, stored = np.zeros((len(windows.user), model.backbone.width), np.float32), 0.0
+    repeats = Repeats(data) if model.repeat is not None else None
+    pairs: list[Additions] = []
+
+    def batch_of(rows: npt.NDArray[np.int64]) -> Batch:
+        asked = None if at is None else at[rows]
+        return collate(data, windows.take(rows), time=time, at=asked, repeats=repeats, last=True)
+
+    for rows, reading in _readings(model, windows, batch_of, recall):
+        queries[rows] = reading.query.float().cpu().numpy()
+        stored += _bytes(reading.memory)
+        if reading.bonus is not None:
+            row, item, value = (field.cpu().numpy() for field in reading.bonus)
+            pairs.append(Additions(rows[row], item, value))
+        on_queries(len(rows))
+    return Read(queries, _sorted(pairs) if repeats is not None else None, stored / max(len(queries), 1))
 
 
-def read_windows(
-    model: Model, windows: Windows, batch_of: Callable[[Windows], Batch]
-) -> Iterator[tuple[Batch, npt.NDArray[np.float32], float]]:
-    """Batches of the windows, the queries (B, D) of their users, and the bytes that their memories hold together."""
+def _readings(
+    model: Model, windows: Windows, batch_of: Callable[[npt.NDArray[np.int64]], Batch], recall: Recall | None
+) -> Iterator[tuple[npt.NDArray[np.int64], Reading]]:
+    """Which windows make a batch, and what is read of them."""
     budget = Budget(model.rule.segment, model.rule.recent, READ_EVENTS, None)
     device = next(model.parameters()).device
     training = model.training
     model.eval()
     try:
-        for part in budget.cut(windows):
-            batch = batch_of(part)
-            queries, memory = model.read_out(batch.to(device))
-            planes, _, width = memory.states.shape[1:]
-            kept = int(memory.valid.sum()) * (planes - 1) * width  # plane 0, the tokens themselves, is not stored
-            yield batch, queries.float().cpu().numpy(), float(kept * 4)
+        for rows in budget.cut(windows):
+            yield rows, model.read_out(batch_of(rows).to(device), recall=recall)
     finally:
         model.train(training)
+
+
+def _bytes(memory: Memory) -> float:
+    """Bytes of all memories of a batch as float32; plane 0, the tokens themselves, is not stored."""
+    planes, _, width = memory.states.shape[1:]
+    return float(int(memory.valid.sum()) * (planes - 1) * width * 4)
+
+
+def _sorted(pairs: list[Additions]) -> Additions:
+    query, item, value = (np.concatenate(fields) for fields in zip(*pairs, strict=True))
+    order = np.argsort(query, kind="stable")
+    return Additions(query[order], item[order], value[order])

@@ -1,6 +1,6 @@
 """95% intervals by bootstrap over users.
 
-Shapes: T targets, U users, Q resamples.
+Shapes: T targets, U users, M metrics, Q resamples.
 """
 
 from typing import NamedTuple
@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 RESAMPLES = 2000
+DRAWS_AT_A_TIME = 1 << 22  # users drawn, all resamples of a chunk together
 
 Values = npt.NDArray[np.float64]
 
@@ -21,13 +22,19 @@ class Interval(NamedTuple):
     high: float
 
 
-def mean(values: Values, users: npt.NDArray[np.int64], *, seed: int = 0) -> Interval:
-    """Mean of (T,) values, resampled by the user (T,) that each belongs to; NaN throughout where there are none."""
-    if not len(values):
-        return Interval(np.nan, np.nan, np.nan)
+def means(values: Values, users: npt.NDArray[np.int64], *, seed: int = 0) -> list[Interval]:
+    """Mean of each row of (M, T) values, resampled by the user (T,) that each belongs to; NaN where there are none."""
+    if not len(users):
+        return [Interval(np.nan, np.nan, np.nan)] * len(values)
     sums, counts = _per_user(values, users)
-    draws = _draws(len(sums), seed)
-    return _interval(sums.sum() / counts.sum(), (draws @ sums) / (draws @ counts))
+    resampled = _resampled(np.vstack([sums, counts[None]]), seed)  # (Q, M + 1)
+    point = sums.sum(axis=1) / counts.sum()
+    return [interval(point[row], resampled[:, row] / resampled[:, -1]) for row in range(len(values))]
+
+
+def mean(values: Values, users: npt.NDArray[np.int64], *, seed: int = 0) -> Interval:
+    """Mean of (T,) values; see `means`."""
+    return means(values[None], users, seed=seed)[0]
 
 
 def ratio(over: list[Values], under: list[Values], users: npt.NDArray[np.int64], *, seed: int = 0) -> Interval:
@@ -35,34 +42,56 @@ def ratio(over: list[Values], under: list[Values], users: npt.NDArray[np.int64],
 
     Users are resampled, and seeds too where there are several, so the interval covers both.
     """
-    if len(over) != len(under) or any(len(values) != len(users) for values in over + under):
+    (above, tops), (below, bottoms) = paired([over, under], users, seed=seed)
+    return interval(above / below, tops / bottoms)
+
+
+def paired(
+    sides: list[list[Values]], users: npt.NDArray[np.int64], *, seed: int = 0
+) -> list[tuple[float, npt.NDArray[np.float64]]]:
+    """The mean over seeds and targets of each side, and its (Q,) resamples, drawn alike for all sides.
+
+    A side is a list over seeds of (T,) values of the same targets. Users are resampled, and seeds where there are
+    several; so whatever is computed from the resamples covers both.
+    """
+    seeds = {len(side) for side in sides}
+    if len(seeds) > 1 or any(len(values) != len(users) for side in sides for values in side):
         raise ValueError(
-            f"a paired ratio needs the same seeds and targets on both sides; got {len(over)} and {len(under)} seeds of "
-            f"{sorted({len(values) for values in over + under})} targets for {len(users)} users"
+            f"a paired comparison needs the same seeds and targets on all sides; got {[len(side) for side in sides]} "
+            f"seeds of {sorted({len(values) for side in sides for values in side})} targets for {len(users)} users"
         )
-    above = np.stack([_per_user(values, users)[0] for values in over])  # (seeds, U)
-    below = np.stack([_per_user(values, users)[0] for values in under])
-    draws = _draws(above.shape[1], seed)
-    seeds = np.random.default_rng([seed, 1]).multinomial(len(over), np.full(len(over), 1 / len(over)), RESAMPLES)
-    tops, bottoms = (np.einsum("qs,qs->q", seeds, draws @ side.T) for side in (above, below))
-    return _interval(above.sum() / below.sum(), tops / bottoms)
+    several = seeds.pop()
+    stacked = np.concatenate([np.stack(side) for side in sides])  # (sides * seeds, T)
+    sums, counts = _per_user(stacked, users)
+    resampled = _resampled(np.vstack([sums, counts[None]]), seed)
+    per_seed = (resampled[:, :-1] / resampled[:, -1:]).reshape(RESAMPLES, len(sides), several)
+    drawn = np.random.default_rng([seed, 1]).multinomial(several, np.full(several, 1 / several), RESAMPLES) / several
+    points = (sums.sum(axis=1) / counts.sum()).reshape(len(sides), several).mean(axis=1)
+    tops = np.einsum("qks,qs->kq", per_seed, drawn)
+    return [(float(point), top) for point, top in zip(points, tops, strict=True)]
+
+
+def interval(point: float, resampled: npt.NDArray[np.float64]) -> Interval:
+    """A figure and the 95% interval of its resamples."""
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return Interval(float(point), float(low), float(high))
 
 
 def _per_user(values: Values, users: npt.NDArray[np.int64]) -> tuple[Values, Values]:
-    """Sum of values and number of targets of each user."""
-    _, place = np.unique(users, return_inverse=True)
-    return np.bincount(place, weights=values).astype(np.float64), np.bincount(place).astype(np.float64)
+    """Sums (M, U) of (M, T) values, and number of targets (U,) of each user."""
+    _, place, counts = np.unique(users, return_inverse=True, return_counts=True)
+    sums = np.stack([np.bincount(place, weights=row, minlength=len(counts)) for row in values.astype(np.float64)])
+    return np.asarray(sums, dtype=np.float64), counts.astype(np.float64)
 
 
-def _draws(users: int, seed: int) -> Values:
-    """How often each user is in each resample: (Q, U)."""
-    random = np.random.default_rng([seed, 0])
-    draws = np.zeros((RESAMPLES, users))
-    for row in draws:
-        row += np.bincount(random.integers(0, users, users), minlength=users)
-    return draws
-
-
-def _interval(point: float, resampled: Values) -> Interval:
-    low, high = np.quantile(resampled, [0.025, 0.975])
-    return Interval(float(point), float(low), float(high))
+def _resampled(sums: Values, seed: int) -> Values:
+    """Sums (Q, M) over as many users as there are, drawn with replacement, of (M, U) sums per user."""
+    random, users = np.random.default_rng([seed, 0]), sums.shape[1]
+    rows = max(1, DRAWS_AT_A_TIME // users)
+    found = np.empty((RESAMPLES, len(sums)))
+    for start in range(0, RESAMPLES, rows):
+        count = min(rows, RESAMPLES - start)
+        drawn = random.integers(0, users, (count, users)) + users * np.arange(count)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=count * users).reshape(count, users)
+        found[start : start + count] = times.astype(np.float64) @ sums.T
+    return found

@@ -1,11 +1,11 @@
 """Losses: pure functions of queries, item vectors and targets; each gives one loss per row.
 
-Shapes: N scored rows, D width, V items (row 0 of an item table is PAD), J negatives. Queries are already divided by the
-temperature, and both sides are normalised by the caller where the score is a cosine.
+Shapes: N scored rows, D width, V items (row 0 of an item table is PAD), J negatives, P pairs of row and item. Queries
+are already divided by the temperature, and both sides are normalised by the caller where the score is a cosine.
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,80 +15,133 @@ from torch.nn import functional as F
 from persrec.constants import PAD
 
 
-def full_softmax(queries: Tensor, table: Tensor, target: Tensor, weight: Tensor, *, chunk: int = 1 << 24) -> Tensor:
+class Bonus(NamedTuple):
+    """What is added to some of the logits."""
+
+    row: Tensor  # (P,) ascending
+    item: Tensor  # (P,) different items per row
+    value: Tensor  # (P,)
+
+    def part(self, start: int, end: int) -> "Bonus":
+        """Those of rows start to end - 1, numbered from 0."""
+        bounds = torch.searchsorted(self.row, torch.tensor([start, end], device=self.row.device)).tolist()
+        row, item, value = (field[slice(*bounds)] for field in self)
+        return Bonus(row - start, item, value)
+
+
+def full_softmax(
+    queries: Tensor,
+    table: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    *,
+    chunk: int = 1 << 24,
+    bonus: Bonus | None = None,
+) -> Tensor:
     """Cross-entropy of (N, D) queries over all V items of a (V+1, D) table, times `weight` (N,): (N,).
 
     Exact, and its gradient too, in memory for `chunk` logits at a time: rows are taken in blocks, and where V > chunk
-    the catalogue as well. Gradients reach queries and table through the sum of the result only (they are made on the
-    way forward, with the same factor for every row; what differs between rows belongs into `weight`).
+    the catalogue as well. Gradients reach queries, table and bonus through the sum of the result only (they are made
+    on the way forward, with the same factor for every row; what differs between rows belongs into `weight`).
     """
-    return _FullSoftmax.apply(queries, table, target, weight, chunk)
+    none = target.new_zeros(0)
+    row, item, value = Bonus(none, none, queries.new_zeros(0)) if bonus is None else bonus
+    return _FullSoftmax.apply(queries, table, target, weight, chunk, row, item, value)
 
 
 class _FullSoftmax(torch.autograd.Function):
     """Softmax cross-entropy that makes its gradient while it has the logits, and keeps only that."""
 
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, table: Tensor, target: Tensor, weight: Tensor, chunk: int) -> Tensor:
-        wanted = queries.requires_grad or table.requires_grad
-        items = table[PAD + 1 :]
+    def forward(
+        ctx: Any,
+        queries: Tensor,
+        table: Tensor,
+        target: Tensor,
+        weight: Tensor,
+        chunk: int,
+        row: Tensor,
+        item: Tensor,
+        value: Tensor,
+    ) -> Tensor:
+        wanted = queries.requires_grad or table.requires_grad or value.requires_grad
+        items, every = table[PAD + 1 :], Bonus(row, item - 1, value)
         rows = max(1, chunk // max(1, min(len(items), chunk)))
         losses = queries.new_empty(len(queries))
-        grad_queries, grad_table = torch.zeros_like(queries), torch.zeros_like(table)
+        grads = Grads(torch.zeros_like(queries), torch.zeros_like(table), torch.zeros_like(value))
+        done = 0
         for start in range(0, len(queries), rows):
             part = slice(start, start + rows)
-            losses[part] = _softmax_block(
-                queries[part], items, target[part] - 1, weight[part], chunk, grad_queries[part], grad_table[1:], wanted
-            )
-        ctx.save_for_backward(grad_queries, grad_table)
+            bonus = every.part(start, start + rows)
+            own = slice(done, done + len(bonus.row))
+            done = own.stop
+            block = Grads(grads.queries[part], grads.items[PAD + 1 :], grads.bonus[own]) if wanted else None
+            losses[part] = _softmax_block(queries[part], items, target[part] - 1, weight[part], chunk, bonus, block)
+        ctx.save_for_backward(*grads)
         return losses
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        grad_queries, grad_table = ctx.saved_tensors
+        queries, items, bonus = ctx.saved_tensors
         factor = grad[0] if len(grad) else grad.new_zeros(())
         if not bool((grad == factor).all()):
             raise RuntimeError("full_softmax can only be summed; put what differs between rows into `weight`")
-        return grad_queries * factor, grad_table * factor, None, None, None
+        return queries * factor, items * factor, None, None, None, None, None, bonus * factor
+
+
+class Grads(NamedTuple):
+    """Where gradients are added up."""
+
+    queries: Tensor
+    items: Tensor
+    bonus: Tensor
 
 
 def _softmax_block(
-    queries: Tensor,
-    items: Tensor,
-    target: Tensor,
-    weight: Tensor,
-    chunk: int,
-    grad_queries: Tensor,
-    grad_items: Tensor,
-    wanted: bool,
+    queries: Tensor, items: Tensor, target: Tensor, weight: Tensor, chunk: int, bonus: Bonus, grads: Grads | None
 ) -> Tensor:
-    """Weighted losses (n,) of a block of rows; with `wanted`, gradients are added in place."""
-    right = (queries * items[target]).sum(dim=1)
-    largest, total, shares = _exponentials(queries, items, chunk)
-    if wanted:
-        scale = (weight / total)[:, None]
+    """Weighted losses (n,) of a block of rows; gradients, where they are wanted, are added in place."""
+    hit = bonus.item == target[bonus.row]  # the target itself was had before
+    right = (queries * items[target]).sum(dim=1).index_add(0, bonus.row[hit], bonus.value[hit])
+    largest, total, shares = _exponentials(queries, items, chunk, bonus)
+    if grads is not None:
+        scale = weight / total
         for part, share in shares:
-            share.mul_(scale)
-            grad_queries.addmm_(share, items[part])
-            grad_items[part].addmm_(share.T, queries)
-        grad_queries.sub_(items[target] * weight[:, None])
-        grad_items.index_add_(0, target, queries * weight[:, None], alpha=-1)
+            share.mul_(scale[:, None])
+            grads.queries.addmm_(share, items[part])
+            grads.items[part].addmm_(share.T, queries)
+            inside = (bonus.item >= part.start) & (bonus.item < part.stop)
+            grads.bonus[inside] += share[bonus.row[inside], bonus.item[inside] - part.start]
+        grads.queries.sub_(items[target] * weight[:, None])
+        grads.items.index_add_(0, target, queries * weight[:, None], alpha=-1)
+        grads.bonus[hit] -= weight[bonus.row[hit]]
     return (total.log() + largest - right) * weight
 
 
-def _exponentials(queries: Tensor, items: Tensor, chunk: int) -> tuple[Tensor, Tensor, Iterable[tuple[slice, Tensor]]]:
+def _exponentials(
+    queries: Tensor, items: Tensor, chunk: int, bonus: Bonus
+) -> tuple[Tensor, Tensor, Iterable[tuple[slice, Tensor]]]:
     """Largest logit (n,), sum of exp(logit - largest) (n,), and those terms by part of the catalogue, each once."""
     parts = [slice(start, start + chunk) for start in range(0, len(items), chunk)]
+
+    def logits_of(part: slice) -> Tensor:
+        logits = queries @ items[part].T
+        if len(bonus.row):
+            inside = (bonus.item >= part.start) & (bonus.item < part.stop)
+            place = bonus.row[inside], bonus.item[inside] - part.start
+            logits.index_put_(place, bonus.value[inside], accumulate=True)
+        return logits
+
     if len(parts) == 1:
-        logits = queries @ items.T
+        logits = logits_of(parts[0])
         largest = logits.amax(dim=1)
         terms = logits.sub_(largest[:, None]).exp_()
         return largest, terms.sum(dim=1), [(parts[0], terms)]
-    largest = torch.stack([(queries @ items[part].T).amax(dim=1) for part in parts]).amax(dim=0)
+    largest = torch.stack([logits_of(part).amax(dim=1) for part in parts]).amax(dim=0)
 
     def terms_of(part: slice) -> Tensor:
-        return (queries @ items[part].T).sub_(largest[:, None]).exp_()
+        return logits_of(part).sub_(largest[:, None]).exp_()
 
     total = torch.stack([terms_of(part).sum(dim=1) for part in parts]).sum(dim=0)
     return largest, total, ((part, terms_of(part)) for part in parts)

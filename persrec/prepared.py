@@ -3,8 +3,9 @@
 <root>/<name>-<hash>/
     sequences.arrow         one row per user: items large_list<int32> (1..V), times large_list<int64> (ms), ratings
     users.arrow             user_id, in the order of the sequences
-    items.arrow             item_id, events, in_training; row i is item i+1
-    split-<split>.arrow     train_end, validation_end, test_end per user
+    items.arrow             item_id, events; row i is item i+1
+    split-<split>.arrow     train_end per user: events [0, train_end) are trained on
+    validation-<split>.arrow, test-<split>.arrow    user, end, size per query, see `Queries`
     prepared.json           format, hash, where it came from, counts, and the size and SHA-256 of each file
 """
 
@@ -12,8 +13,9 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +23,7 @@ import pyarrow as pa
 
 from persrec.errors import UserError
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 ROOT: Final = Path("data/prepared")  # where prepared folders are made and looked for
 FACTS: Final = "prepared.json"
 SEQUENCES: Final = "sequences.arrow"
@@ -31,8 +33,21 @@ ITEMS: Final = "items.arrow"
 Ints = npt.NDArray[np.int64]
 
 
-def split_file(split: str) -> str:
-    return f"split-{split}.arrow"
+def split_files(split: str) -> tuple[str, str, str]:
+    """The files of a split: bounds, validation queries, test queries."""
+    return f"split-{split}.arrow", f"validation-{split}.arrow", f"test-{split}.arrow"
+
+
+class Queries(NamedTuple):
+    """What is asked: of a user who has had the events [0, end), which are the next `size`? Q queries."""
+
+    user: Ints  # (Q,) row of the user in the prepared log; one user may be asked several times
+    end: Ints  # (Q,) at least 1
+    size: Ints  # (Q,) at least 1: one target, or a set of them
+
+    def take(self, index: Any) -> "Queries":
+        """Some of the queries."""
+        return Queries(*(field[index] for field in self))
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,11 +61,10 @@ class Prepared:
     items: npt.NDArray[np.int32]  # (E,) 1..V
     times: Ints | None  # (E,) ms
     ratings: npt.NDArray[np.float32] | None  # (E,)
-    train_end: Ints  # (U,)
-    validation_end: Ints  # (U,)
-    test_end: Ints  # (U,)
+    train_end: Ints  # (U,) events [0, train_end) are trained on
+    validation: Queries
+    test: Queries
     events_per_item: Ints  # (V+1,)
-    in_training: npt.NDArray[np.bool_]  # (V+1,)
 
     @property
     def users(self) -> int:
@@ -59,6 +73,13 @@ class Prepared:
     @property
     def items_count(self) -> int:
         return len(self.events_per_item) - 1
+
+    @cached_property
+    def training_events_per_item(self) -> Ints:
+        """(V+1,) events of each item among those that are trained on; 0 = a cold item."""
+        user = np.repeat(np.arange(self.users), np.diff(self.offsets))
+        trained = np.arange(len(self.items)) < (self.offsets[:-1] + self.train_end)[user]
+        return np.bincount(self.items[trained], minlength=self.items_count + 1)
 
     @property
     def hash(self) -> str:
@@ -86,11 +107,11 @@ def open_prepared(folder: str | Path, split: str = "leave-one-out", verify: bool
     folder = Path(folder).absolute()
     facts = read_facts(folder)
     check_files(folder, facts, verify=verify)
-    if split_file(split) not in facts["files"]:
+    bounds, validation, test = split_files(split)
+    if test not in facts["files"]:
         there = sorted(name[6:-6] for name in facts["files"] if name.startswith("split-"))
         raise UserError(f"{folder}: no split {split!r}; got {', '.join(there)}. Run `persrec prepare` with this split.")
     sequences = read_batch(folder / SEQUENCES)
-    bounds = read_batch(folder / split_file(split))
     vocabulary = read_batch(folder / ITEMS)
     return Prepared(
         folder=folder,
@@ -100,11 +121,10 @@ def open_prepared(folder: str | Path, split: str = "leave-one-out", verify: bool
         items=_values(sequences, "items"),
         times=_values(sequences, "times"),
         ratings=_values(sequences, "ratings"),
-        train_end=bounds.column("train_end").to_numpy(),
-        validation_end=bounds.column("validation_end").to_numpy(),
-        test_end=bounds.column("test_end").to_numpy(),
+        train_end=read_batch(folder / bounds).column("train_end").to_numpy(),
+        validation=_queries(folder / validation),
+        test=_queries(folder / test),
         events_per_item=np.concatenate([[0], vocabulary.column("events").to_numpy()]).astype(np.int64),
-        in_training=np.concatenate([[False], vocabulary.column("in_training").to_numpy(zero_copy_only=False)]),
     )
 
 
@@ -159,6 +179,11 @@ def digest(path: Path) -> str:
 def read_batch(path: Path) -> pa.RecordBatch:
     """The one record batch of an Arrow file, memory-mapped."""
     return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+
+
+def _queries(path: Path) -> Queries:
+    batch = read_batch(path)
+    return Queries(*(batch.column(name).to_numpy() for name in Queries._fields))
 
 
 def _values(sequences: pa.RecordBatch, name: str) -> Any:

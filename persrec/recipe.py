@@ -15,24 +15,25 @@ from pydantic_core import PydanticCustomError
 from persrec.errors import UserError
 from persrec.faults import Fault, field_faults, suggestion, without
 from persrec.recipe_file import locate, override
-from persrec.sections import Data, Evaluation, Loss, Memory, Model, Section, Seeds, Training, as_list
+from persrec.sections import MADE, Data, Evaluation, Loss, Memory, Model, Section, Seeds, Split, Training, as_list
 
 History = Literal["full", "recent", "compressed"]
 HISTORIES: tuple[History, ...] = ("full", "recent", "compressed")
-METRICS = ("recall", "hit_rate", "ndcg", "mrr")
+METRICS = ("recall", "hit_rate", "ndcg", "mrr", "map")
 
 
 class Recipe(Section):
     name: str = Field("recipe", pattern=r"^\w[\w.\-]*$")  # names folders
     about: str = ""
     data: Data = Data()
-    split: Literal["leave-one-out"] = "leave-one-out"
+    split: Split = Split()
     history: History | tuple[History, ...] = "compressed"
     seeds: Seeds = (0,)
     length: int | None = Field(None, ge=2)
     time: Literal["none", "last", "next"] = "none"
     model: Model = Model()
     memory: Memory = Memory()
+    repeat: Literal["head", "none"] = "none"
     loss: Loss = Loss()
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
@@ -78,8 +79,9 @@ class Recipe(Section):
     def dump(self) -> dict[str, Any]:
         """Plain lists and dicts, from which `parse` makes the same recipe again."""
         values = self.model_dump(mode="json")
-        if self.data.source != "synthetic":
-            del values["data"]["synthetic"]
+        for made in MADE:
+            if self.data.source != made:
+                del values["data"][made]
         return values
 
 
@@ -96,6 +98,15 @@ def conflicts(recipe: Recipe) -> Iterator[Fault]:
     if recipe.time != "none" and recipe.data.source == "sasrec":
         text = f"got {recipe.time}, expected none: data.source sasrec has no times"
         yield Fault(("time", "data.source"), text)
+    if recipe.repeat == "head" and recipe.loss.kind != "full":
+        text = f"got head, expected none: it is trained with loss.kind full, and that is {recipe.loss.kind}"
+        yield Fault(("repeat", "loss.kind"), text)
+    if recipe.repeat == "head" and recipe.evaluation.exclude_seen:
+        text = "got head with evaluation.exclude_seen true, which never recommends what it scores; set that to false"
+        yield Fault(("repeat", "evaluation.exclude_seen"), text)
+    if recipe.loss.break_hours is not None and recipe.time != "next":
+        text = f"got time {recipe.time}, expected next: only there a row knows how long after it it is asked"
+        yield Fault(("loss.break_hours", "time"), text)
     if recipe.training.batch_events is None and recipe.training.batch_users is None:
         text = "got null for both, expected a limit on events or on users of a batch"
         yield Fault(("training.batch_events", "training.batch_users"), text)
@@ -108,15 +119,16 @@ def conflicts(recipe: Recipe) -> Iterator[Fault]:
 
 
 def _data_conflicts(data: Data) -> Iterator[Fault]:
-    if data.source == "synthetic" and data.path is not None:
-        text = f"got {data.path!r}, expected null: data.source is synthetic; for a file, set data.source as well"
+    if data.source in MADE and data.path is not None:
+        text = f"got {data.path!r}, expected null: data.source is {data.source}; for a file, set data.source as well"
         yield Fault(("data.path", "data.source"), text)
-    if data.source != "synthetic" and data.path is None:
+    if data.source not in MADE and data.path is None:
         text = f"got null, expected the file or folder of the log, as data.source is {data.source}"
         yield Fault(("data.path", "data.source"), text)
-    if data.source != "synthetic" and "synthetic" in data.model_fields_set:
-        text = f"is read only where data.source is synthetic, and it is {data.source}; remove the section"
-        yield Fault(("data.synthetic", "data.source"), text)
+    for made in MADE:
+        if data.source != made and made in data.model_fields_set:
+            text = f"is read only where data.source is {made}, and it is {data.source}; remove the section"
+            yield Fault((f"data.{made}", "data.source"), text)
     for key in ("columns", "separator"):
         if getattr(data, key) and data.source != "table":
             text = f"is read only where data.source is table, and it is {data.source}; remove the key"

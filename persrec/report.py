@@ -1,11 +1,16 @@
-"""Tables for the terminal, from what fit, evaluate and prepare found."""
+"""What fit, evaluate, compare and prepare found, as sheets."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich import box
 from rich.table import Table
+
+from persrec.intervals import Interval
+from persrec.sheets import Sheet
+
+if TYPE_CHECKING:
+    from persrec.comparison import Pair, Retention, Side
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -20,44 +25,93 @@ def facts_table(title: str, rows: Sequence[tuple[str, str]]) -> Table:
     return table
 
 
-def metrics_table(title: str, rows: Rows, metrics: Sequence[str]) -> Table:
+def metrics_sheet(title: str, rows: Rows, metrics: Sequence[str]) -> Sheet:
     """One line per history, means over seeds; a row is a run's summary with `history`, `seed`, `seconds`, `epochs`."""
-    table = Table(
-        title=title, title_justify="left", box=box.SIMPLE_HEAVY, padding=(0, 1), pad_edge=False, collapse_padding=True
-    )
-    table.add_column("history", no_wrap=True)
-    table.add_column("seeds", justify="right", no_wrap=True)
-    for metric in metrics:
-        table.add_column(metric, justify="right")  # the spread goes to a second line where the terminal is narrow
-    for name in ("bytes/user", "epochs", "seconds"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for history in dict.fromkeys(row["history"] for row in rows):
-        same = [row for row in rows if row["history"] == history]
-        cells = [_spread([row["metrics"][metric]["mean"] for row in same]) for metric in metrics]
+    found = []
+    for history, same in _by_history(rows).items():
+        means = [_spread([row["metrics"][metric]["mean"] for row in same]) for metric in metrics]
         sizes, epochs, seconds = (
             np.mean([row[key] for row in same]) for key in ("bytes_per_user", "epochs", "seconds")
         )
-        table.add_row(history, str(len(same)), *cells, f"{sizes:,.0f}", f"{epochs:.0f}", f"{seconds:,.0f}")
-    return table
+        found.append((history, str(len(same)), *means, f"{sizes:,.0f}", f"{epochs:.0f}", f"{seconds:,.0f}"))
+    return Sheet(title, ("history", "seeds", *metrics, "bytes/user", "epochs", "seconds"), found)
 
 
-def buckets_table(title: str, rows: Rows, metric: str) -> Table:
-    """One metric by number of events before the target, a column per history, means over seeds."""
-    table = Table(
-        title=title, title_justify="left", box=box.SIMPLE_HEAVY, padding=(0, 1), pad_edge=False, collapse_padding=True
-    )
-    table.add_column("events before")
-    table.add_column("targets", justify="right")
-    histories = list(dict.fromkeys(row["history"] for row in rows))
-    for history in histories:
-        table.add_column(history, justify="right")
-    for place, bucket in enumerate(rows[0]["by_history_length"]):
-        cells = [
-            _spread([r["by_history_length"][place]["metrics"][metric]["mean"] for r in rows if r["history"] == history])
-            for history in histories
+def group_sheet(title: str, rows: Rows, what: str, metric: str) -> Sheet:
+    """One metric by a group of the targets, a column per history, means over seeds."""
+    histories = _by_history(rows)
+    found = []
+    for place, group in enumerate(rows[0]["groups"][what]):
+        means = [
+            _spread([row["groups"][what][place]["metrics"][metric]["mean"] for row in same])
+            for same in histories.values()
         ]
-        table.add_row(bucket["events"], f"{bucket['targets']:,}", *cells)
-    return table
+        found.append((group["group"], f"{group['targets']:,}", *means))
+    return Sheet(title, (what, "targets", *histories), found)
+
+
+def memory_sheets(rows: Rows, metric: str) -> list[Sheet]:
+    """What the compressed models lose without their memories, or with other boundaries; means over seeds."""
+    tested = [row["memory_tests"] for row in rows if "memory_tests" in row]
+    if not tested:
+        return []
+    found = []
+    for tests in zip(*tested, strict=True):
+        means = (_spread([test[key]["mean"] for test in tests]) for key in (metric, "ratio"))
+        found.append((tests[0]["memory"], *means))
+    title = f"{metric} of the compressed model on the same targets, its memory"
+    return [Sheet(title, ("memory", metric, "of compressed"), found)]
+
+
+def sides_sheet(title: str, sides: Sequence["Side"], means: Sequence[Interval], metric: str) -> Sheet:
+    """One line per side: the mean over seeds with its interval."""
+    found = [
+        (side.name, str(len(side.tables)), f"{mean.mean:.4f}", _bounds(mean, 4))
+        for side, mean in zip(sides, means, strict=True)
+    ]
+    return Sheet(title, ("", "seeds", metric, "95% interval"), found)
+
+
+def pairs_sheet(title: str, pairs: Sequence["Pair"]) -> Sheet:
+    """One line per pair: ratio and difference with their intervals, p of the permutation test."""
+    found = [
+        (
+            f"{pair.over} / {pair.under}",
+            str(pair.seeds),
+            f"{pair.ratio.mean:.3f}",
+            _bounds(pair.ratio, 3),
+            f"{pair.difference.mean:+.4f}",
+            _bounds(pair.difference, 4),
+            f"{pair.p:.4f}",
+        )
+        for pair in pairs
+    ]
+    return Sheet(title, ("pair", "seeds", "ratio", "95% interval", "difference", "95% interval", "p"), found)
+
+
+def retention_sentences(found: Sequence["Retention"], metric: str) -> list[str]:
+    """What compression keeps of what history brings, or that there is nothing to keep."""
+    sentences = []
+    for one in found:
+        gain = f"full / recent {one.gain.mean:.3f} {_bounds(one.gain, 3)}"
+        if one.kept is None:
+            text = f"No history effect here: {gain} in {metric}; retention is not defined."
+        else:
+            kept = f"{one.kept.mean:.2f} {_bounds(one.kept, 2)}"
+            text = f"Retention, (compressed - recent) / (full - recent), is {kept}; {gain}."
+        sentences.append(f"{one.recipe}: {text}")
+    return sentences
+
+
+def _by_history(rows: Rows) -> dict[str, list[Mapping[str, Any]]]:
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["history"], []).append(row)
+    return found
+
+
+def _bounds(interval: Interval, digits: int) -> str:
+    return f"[{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -1,7 +1,7 @@
 """The items with the highest scores of a query, and the rank of a target among them.
 
 B users, V items, D width. Item row 0 is padding and is never retrieved. `ExactIndex` (faiss) does the work,
-`BruteForce` (numpy) is its oracle; whatever is a `TopK` can take their place.
+`BruteForce` (numpy) is its oracle; whatever is a `TopK`, as those of persrec/indexes.py, can take their place.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,11 @@ class TopK(Protocol):
     vectors: np.ndarray  # (V+1, D) float32
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Scores (B, k), falling, and items (B, k) int64 of queries (B, D)."""
+        """Scores (B, k), falling, and items (B, k) int64 of queries (B, D).
+
+        What an approximate search does not find it fills with PAD at the score -inf, at the end of the row. What a
+        query gets depends on no other one, as long as all ask for depths between the same two powers of two.
+        """
 
 
 class ExactIndex:
@@ -30,12 +34,16 @@ class ExactIndex:
     def __init__(self, vectors: np.ndarray) -> None:
         import faiss  # here, as it costs half a second that only searches should pay
 
-        self.vectors = _checked_vectors(vectors)
+        self.vectors = checked_vectors(vectors)
         self._index = faiss.IndexFlatIP(vectors.shape[1])
         self._index.add(self.vectors[1:])
 
+    @property
+    def nbytes(self) -> int:
+        return self.vectors[1:].nbytes
+
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        _check(self, queries, k)
+        check(self, queries, k)
         scores, items = self._index.search(np.ascontiguousarray(queries, dtype=np.float32), k)
         return scores, items + 1
 
@@ -44,10 +52,10 @@ class BruteForce:
     """Inner products over all items, by numpy: slow, and short enough to be right."""
 
     def __init__(self, vectors: np.ndarray) -> None:
-        self.vectors = _checked_vectors(vectors)
+        self.vectors = checked_vectors(vectors)
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        _check(self, queries, k)
+        check(self, queries, k)
         scores = queries.astype(np.float32) @ self.vectors[1:].T
         best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         return np.take_along_axis(scores, best, axis=1), best + 1
@@ -61,7 +69,7 @@ def top_k(
     Where fewer than k items are left to a user, the rest of the row is PAD with the score -inf. Raises UserError for k
     above V and for queries that are not finite.
     """
-    _check(index, queries, k)
+    check(index, queries, k)
     seen = as_seen(seen)
     items, scores = np.zeros((len(queries), k), np.int64), np.full((len(queries), k), -np.inf, np.float32)
     for rows, depth in _groups(_depths(index, seen, k, exclude_seen), users_per_chunk):
@@ -86,9 +94,11 @@ def rank_targets(
 ) -> np.ndarray:
     """The rank (B,) of each user's target (B,): 1 + items above it + items tied with it / 2, and inf beyond `k_max`.
 
-    Seen items take no rank, the target always does (`seen_targets` says where that mattered). Raises as `top_k`.
+    Seen items take no rank, the target always does (`seen_targets` says where that mattered). A target that an
+    approximate search does not find has the rank inf, and what else it misses takes no rank: the rank is that in the
+    list that the user would get. Raises as `top_k`.
     """
-    _check(index, queries, k_max)
+    check(index, queries, k_max)
     seen = as_seen(seen)
     ranks = np.full(len(queries), np.inf)
     for rows, depth in _groups(_depths(index, seen, k_max, exclude_seen), users_per_chunk):
@@ -100,7 +110,8 @@ def rank_targets(
             rank, lowest = _rank(index, queries[rows], targets[rows], found, rival)
             late = rank > k_max
             settled = late | (found[:, -1] < lowest) | (depth == len(index.vectors) - 1)
-            ranks[rows[settled & ~late]] = rank[settled & ~late]
+            ranked = settled & ~late & (candidates == targets[rows, None]).any(axis=1)
+            ranks[rows[ranked]] = rank[ranked]
             rows, depth = rows[~settled], min(2 * depth, len(index.vectors) - 1)
     return ranks
 
@@ -138,7 +149,7 @@ def _groups(depths: np.ndarray, users_per_chunk: int) -> Iterator[tuple[np.ndarr
             yield chunk, int(depths[chunk].max())
 
 
-def _check(index: TopK, queries: np.ndarray, k: int) -> None:
+def check(index: TopK, queries: np.ndarray, k: int) -> None:
     catalogue = len(index.vectors) - 1
     if not 1 <= k <= catalogue:
         raise UserError(
@@ -147,7 +158,7 @@ def _check(index: TopK, queries: np.ndarray, k: int) -> None:
     _check_finite(queries, "the query of user row")
 
 
-def _checked_vectors(vectors: np.ndarray) -> np.ndarray:
+def checked_vectors(vectors: np.ndarray) -> np.ndarray:
     vectors = np.ascontiguousarray(vectors, dtype=np.float32)
     _check_finite(vectors, "the vector of item")
     return vectors

@@ -2,9 +2,10 @@
 
 run.json                the manifest, written last: format, versions, data, and size and SHA-256 of the files below
 recipe.yaml             the recipe of this run; `persrec fit recipe.yaml` repeats it
-weights.safetensors     the model's state
+weights.safetensors     the model's state; a baseline has none
 items.arrow             the vocabulary: item_id, row i is item i+1
 metrics.json            what the evaluation found
+targets.arrow           every test target with its rank, from which runs are compared in pairs
 checkpoints/            only while a fit is under way or interrupted
 """
 
@@ -29,13 +30,14 @@ from persrec import __version__
 from persrec.errors import UserError
 from persrec.recipe_file import read_yaml
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 MANIFEST: Final = "run.json"
 RECIPE: Final = "recipe.yaml"
 WEIGHTS: Final = "weights.safetensors"
 ITEMS: Final = "items.arrow"
 METRICS: Final = "metrics.json"
-FILES: Final = (RECIPE, WEIGHTS, ITEMS, METRICS)
+TARGETS: Final = "targets.arrow"
+FILES: Final = (RECIPE, ITEMS, METRICS, TARGETS)
 CHECKPOINTS: Final = "checkpoints"
 
 
@@ -50,20 +52,24 @@ class Run:
     def weights(self) -> dict[str, Tensor]:
         return load_file(self.folder / WEIGHTS)
 
+    def targets(self) -> pa.Table:
+        """The test targets in the order of their queries, see `Evaluation.table`."""
+        return _read_table(self.folder / TARGETS)
+
     def item_ids(self) -> pa.Array:
         """The user's own item ids (V,); entry i is item i+1."""
-        with pa.OSFile(str(self.folder / ITEMS)) as file:
-            return pa.ipc.open_file(file).read_all().column("item_id").combine_chunks()
+        return _read_table(self.folder / ITEMS).column("item_id").combine_chunks()
 
 
 def save(
     folder: str | Path,
     *,
     recipe: Mapping[str, Any],
-    weights: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor] | None,
     data: Mapping[str, Any],
     items: str | Path,
     metrics: Mapping[str, Any],
+    targets: pa.Table,
     overwrite: bool = False,
 ) -> Run:
     """Write a complete run, or nothing; its checkpoints are deleted once it is complete.
@@ -76,6 +82,7 @@ def save(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as temporary:
+            _write_targets(Path(temporary), targets)
             _write(Path(temporary), recipe, weights, data, Path(items), metrics)
             _move(Path(temporary), folder)
     except (OSError, SafetensorError) as error:
@@ -110,25 +117,36 @@ def load(folder: str | Path) -> Run:
     )
 
 
+def _write_targets(folder: Path, targets: pa.Table) -> None:
+    with pa.OSFile(str(folder / TARGETS), "wb") as file, pa.ipc.new_file(file, targets.schema) as writer:
+        writer.write_table(targets)
+
+
+def _read_table(path: Path) -> pa.Table:
+    with pa.OSFile(str(path)) as file:
+        return pa.ipc.open_file(file).read_all()
+
+
 def _write(
     folder: Path,
     recipe: Mapping[str, Any],
-    weights: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor] | None,
     data: Mapping[str, Any],
     items: Path,
     metrics: Mapping[str, Any],
 ) -> None:
     text = yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True)
     (folder / RECIPE).write_text(text, encoding="utf-8")
-    # Copies, because safetensors refuses tensors that share memory, as tied weights do.
-    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}, folder / WEIGHTS)
+    if weights is not None:  # copies, because safetensors refuses tensors that share memory, as tied weights do
+        copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
+        save_file(copies, folder / WEIGHTS)
     shutil.copyfile(items, folder / ITEMS)
     (folder / METRICS).write_text(json.dumps(metrics, indent=2), encoding="utf-8")
     manifest = {
         "format": FORMAT,
         "versions": _versions(),
         "data": dict(data),
-        "files": {name: _fingerprint(folder / name) for name in FILES},
+        "files": {path.name: _fingerprint(path) for path in sorted(folder.iterdir())},
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
 
@@ -136,8 +154,8 @@ def _write(
 def _move(source: Path, folder: Path) -> None:
     """Put the files in place; without its manifest, which goes first and comes last, a folder counts as incomplete."""
     (folder / MANIFEST).unlink(missing_ok=True)
-    for name in (*FILES, MANIFEST):
-        (source / name).replace(folder / name)
+    for path in sorted(source.iterdir(), key=lambda path: path.name == MANIFEST):
+        path.replace(folder / path.name)
 
 
 def _versions() -> dict[str, str]:
@@ -162,7 +180,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
     if manifest.get("format") != FORMAT:
         got = f"got run format {manifest.get('format')}, written by persrec {written}"
         raise UserError(f"{path}: {got}; expected format {FORMAT}; use that persrec or fit again")
-    if names != set(FILES) or "data" not in manifest:
+    if names - {WEIGHTS} != set(FILES) or "data" not in manifest:
         raise UserError(f"{path}: was altered: expected the files {', '.join(FILES)}; fit again")
     return manifest
 
@@ -176,9 +194,9 @@ def _why_no_manifest(folder: Path) -> str:
 
 
 def _check_files(folder: Path, fingerprints: Mapping[str, Any]) -> None:
-    absent = [name for name in FILES if not (folder / name).is_file()]
+    absent = [name for name in fingerprints if not (folder / name).is_file()]
     if absent:
         raise UserError(f"run folder {folder}: is incomplete: {', '.join(absent)} absent; restore or fit again")
-    altered = [name for name in FILES if _fingerprint(folder / name) != fingerprints[name]]
+    altered = [name for name in fingerprints if _fingerprint(folder / name) != fingerprints[name]]
     if altered:
         raise UserError(f"run folder {folder}: {', '.join(altered)} altered since the fit; restore or fit again")

@@ -2,10 +2,11 @@
 
 import os
 import re
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from persrec.faults import suggestion
 
@@ -13,6 +14,8 @@ COLUMNS = ("user_id", "item_id", "timestamp", "rating", "weight", "event")
 
 DATASETS_VARIABLE = "PERSREC_DATASETS"
 DATASETS_DEFAULT = "data/raw"  # where the shipped recipes look while the variable is unset
+
+MADE = ("synthetic", "causes")  # sources that read no file; each has a section of its name
 
 
 def as_list(value: Any) -> Any:
@@ -35,8 +38,17 @@ class Synthetic(Section):
     seed: int = Field(0, ge=0)
 
 
+class Causes(Section):
+    users: Count = 2000
+    events: Count = 400  # the median of a user
+    dial: float = Field(0.75, ge=0, le=1)  # share of what the personal causes would have at most
+    series: Count = 24
+    only: Literal["taste", "resume", "staple", "switched"] | None = None  # the one personal cause, in place of four
+    seed: int = Field(0, ge=0)
+
+
 class Data(Section):
-    source: Literal["synthetic", "movielens", "amazon", "sasrec", "table"] = "synthetic"
+    source: Literal["synthetic", "causes", "movielens", "amazon", "online-retail", "sasrec", "table"] = "synthetic"
     path: str | None = None
     columns: dict[str, str] = {}  # ours -> the file's
     separator: str | None = None  # null: by extension
@@ -45,6 +57,7 @@ class Data(Section):
     min_user_events: Count = 1
     min_item_events: Count = 1
     synthetic: Synthetic = Synthetic()
+    causes: Causes = Causes()
 
     @field_validator("path")
     @classmethod
@@ -59,6 +72,61 @@ class Data(Section):
                 expected = f"expected our name on the left, one of {', '.join(COLUMNS)}"
                 raise ValueError(f"got column {name!r}, {expected}{suggestion(name, list(COLUMNS))}")
         return columns
+
+
+class Split(Section):
+    kind: Literal["leave-one-out", "last", "global-time", "after-break", "next-basket"] = "leave-one-out"
+    n: Count | None = None  # targets of a user: the last n; under global-time at most the first n of either part
+    gap_hours: float | None = Field(None, gt=0)  # what counts as a break
+    validation: Any = None  # share of the events; under global-time also the date at which it begins
+    test: Any = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_defaults(cls, value: Any) -> Any:
+        values = {"kind": value} if isinstance(value, str) else value
+        if isinstance(values, dict):
+            return SPLIT_DEFAULTS.get(str(values.get("kind", "leave-one-out")), {}) | values
+        return values
+
+    @field_validator("validation", "test", mode="before")
+    @classmethod
+    def _share_or_date(cls, value: Any) -> Any:
+        if value is None or (isinstance(value, float) and 0 < value < 1):
+            return value
+        try:
+            return str(datetime.fromisoformat(str(value)))
+        except ValueError:
+            raise ValueError(f"got {value!r}, expected a share between 0 and 1, or a date such as 2024-03-01") from None
+
+    @model_validator(mode="after")
+    def _of_its_kind(self) -> Self:
+        foreign = [key for key in SPLIT_KEYS if getattr(self, key) is not None and key not in SPLIT_DEFAULTS[self.kind]]
+        if foreign:
+            expected = ", ".join(SPLIT_DEFAULTS[self.kind]) or "no further key"
+            raise ValueError(f"got {', '.join(foreign)} with kind {self.kind}, expected {expected}")
+        shares = [part for part in (self.validation, self.test) if part is not None]
+        if self.kind != "global-time" and any(isinstance(part, str) for part in shares):
+            raise ValueError(f"got a date with kind {self.kind}, expected a share between 0 and 1")
+        if sum(part for part in shares if isinstance(part, float)) >= 1:
+            raise ValueError(f"got validation {self.validation} and test {self.test}, expected less than 1 together")
+        return self
+
+    @property
+    def name(self) -> str:
+        """Names files and protocols."""
+        values = [f"{getattr(self, key)}" for key in SPLIT_KEYS if getattr(self, key) is not None]
+        return re.sub(r"[^\w.]+", "-", "-".join([self.kind, *values]))
+
+
+SPLIT_KEYS = ("n", "gap_hours", "validation", "test")
+SPLIT_DEFAULTS: dict[str, dict[str, Any]] = {
+    "leave-one-out": {},
+    "last": {"n": 10},
+    "global-time": {"n": 10, "validation": 0.1, "test": 0.1},
+    "after-break": {"gap_hours": 12.0, "validation": 0.1, "test": 0.2},
+    "next-basket": {"gap_hours": 12.0, "validation": 0.1, "test": 0.2},
+}
 
 
 class Model(Section):
@@ -77,6 +145,7 @@ class Memory(Section):
     tokens: Count = 4  # K, rows that are kept of a segment
     cap: Count | None = None  # newest segments that are kept; null: all
     reads: Literal["all", "none"] | float = "all"
+    past_set: float = Field(0.0, ge=0)  # weight of the loss by which tokens score the items of their segment
     random_first_segment: bool = True
     checkpoint: bool = False
 
@@ -95,6 +164,8 @@ class Loss(Section):
     negatives: Count = 512
     per: Literal["batch", "row"] = "batch"
     chunk: Count = 1 << 24  # logits of a full loss that exist at a time (64 MiB)
+    break_hours: float | None = Field(None, gt=0)  # rows whose target comes so much later, or more, are after a break
+    break_weight: float = Field(1.0, gt=0)  # what they count, where others count 1
 
 
 class Training(Section):

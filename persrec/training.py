@@ -25,11 +25,13 @@ from torch.utils.data import DataLoader
 from persrec import metrics
 from persrec.batches import Batch, Budget, EpochLoader, Plan, Windows, collate, evaluation_windows
 from persrec.constants import PAD
+from persrec.consumption import Repeats
 from persrec.logs import AppendingCSV
 from persrec.models.model import Model
 from persrec.objective import LossSettings, objective
-from persrec.prepared import Prepared
+from persrec.prepared import Prepared, Queries
 from persrec.progress import TrainingProgress
+from persrec.targets import targets_of
 
 METRIC = "val_ndcg@10"
 LAST = "last.ckpt"
@@ -82,11 +84,11 @@ class Fitting(L.LightningModule):
         step = self.global_step
         torch.manual_seed(seed_of(self.settings.seed, step, DRAWS))
         reads_all = seed_of(self.settings.seed, step, READS) / 2**63 < self.settings.reads
-        loss, tally = objective(self.model, batch, self.loss, reads_all=reads_all)
-        self._count(tally)
-        events = int(tally[1].sum())
-        self.log("loss", loss.detach(), on_step=True, prog_bar=True, batch_size=max(events, 1))
-        return loss
+        found = objective(self.model, batch, self.loss, reads_all=reads_all)
+        self._count(found.by_clear_events)
+        events = int(found.by_clear_events[1].sum())
+        self.log("loss", found.rows, on_step=True, prog_bar=True, batch_size=max(events, 1))
+        return found.loss
 
     def on_train_epoch_start(self) -> None:
         """Start the epoch's clock."""
@@ -135,12 +137,13 @@ class Fitting(L.LightningModule):
             self.logger.clear_events(self.current_epoch, (self._tally[0] / rows).tolist(), rows.long().tolist())
         self._tally = None
 
-    def validation_step(self, batch: tuple[Batch, Tensor], index: int) -> None:
-        """NDCG@10 of the users' validation targets by full ranking; ties count half."""
-        histories, excluded = batch
-        ranks = rank(self.model, histories, excluded)
-        value = float(np.mean(metrics.ndcg(ranks.double().cpu().numpy(), 10)))
-        self.log(METRIC, value, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(ranks))
+    def validation_step(self, batch: tuple[Batch, Tensor, Tensor], index: int) -> None:
+        """NDCG@10 of the validation queries by full ranking; ties count half."""
+        histories, targets, excluded = batch
+        ranks = rank(self.model, histories, targets, excluded).double().cpu().numpy()
+        counts = torch.bincount(targets[0], minlength=len(histories.events)).cpu().numpy()
+        value = float(np.mean(metrics.per_user(ranks, counts, (10,))["ndcg@10"]))
+        self.log(METRIC, value, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(counts))
 
     def configure_optimizers(self) -> Any:
         """AdamW with linear warm-up and cosine decay to zero; biases and tables of biases are not decayed."""
@@ -163,41 +166,71 @@ class Fitting(L.LightningModule):
         return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
 
 
-def rank(model: Model, histories: Batch, excluded: Tensor) -> Tensor:
-    """Rank (B,) of each user's target among all items but (2, n) excluded pairs of user and item; ties count half."""
-    users = torch.arange(len(histories.events), device=histories.events.device)
-    target = histories.history.target[users, histories.events - 1]
-    scores = model.queries(histories) @ model.vectors().T  # (B, V+1)
-    wanted = scores[users, target]
+def rank(model: Model, histories: Batch, targets: Tensor, excluded: Tensor) -> Tensor:
+    """Rank (T,) of each target, (2, T) pairs of query and item, among all items but (2, n) excluded pairs.
+
+    Ties count half, and a target is never excluded for itself.
+    """
+    query, item = targets
+    reading = model.read_out(histories)
+    scores = reading.query @ model.vectors().T  # (B, V+1)
+    if reading.bonus is not None:
+        scores.index_put_((reading.bonus.row, reading.bonus.item), reading.bonus.value, accumulate=True)
+    wanted = scores[query, item]
     scores[excluded[0], excluded[1]] = float("-inf")
     scores[:, PAD] = float("-inf")
-    scores[users, target] = float("-inf")
-    above = (~(scores <= wanted[:, None])).sum(dim=1)  # scores that are not numbers count against the model
-    equal = (scores == wanted[:, None]).sum(dim=1)
+    among = scores[query].index_put((torch.arange(len(query), device=query.device), item), wanted.new_tensor(-math.inf))
+    above = (~(among <= wanted[:, None])).sum(dim=1)  # scores that are not numbers count against the model
+    equal = (among == wanted[:, None]).sum(dim=1)
     return 1.0 + above + 0.5 * equal
 
 
 class Validation(torch.utils.data.Dataset):
-    """Batches of users at their validation target, with the items that are not to be ranked."""
+    """Batches of validation queries, with their targets and the items that are not to be ranked."""
 
-    def __init__(self, data: Prepared, batches: list[Windows], *, time: str, exclude_seen: bool) -> None:
-        self.data, self.batches, self.time, self.exclude_seen = data, batches, time, exclude_seen
+    def __init__(
+        self,
+        data: Prepared,
+        queries: Queries,
+        budget: Budget,
+        *,
+        length: int | None,
+        time: str,
+        exclude_seen: bool,
+        repeats: Repeats | None = None,
+    ) -> None:
+        self.data, self.time, self.exclude_seen, self.repeats = data, time, exclude_seen, repeats
+        self.windows = evaluation_windows(queries.user, queries.end, length=length)
+        self.batches = budget.cut(self.windows)
+        self.targets = targets_of(data, queries)
+        self._first = np.searchsorted(self.targets.query, np.arange(len(queries.user) + 1))
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, index: int) -> tuple[Batch, Tensor]:
-        windows = self.batches[index]
-        return collate(self.data, windows, time=self.time), self._excluded(windows)
+    def __getitem__(self, index: int) -> tuple[Batch, Tensor, Tensor]:
+        rows = self.batches[index]
+        windows = self.windows.take(rows)
+        batch = collate(self.data, windows, time=self.time, repeats=self.repeats, last=True)
+        return batch, self._targets(rows), self._excluded(windows)
+
+    def _targets(self, rows: np.ndarray) -> Tensor:
+        """Pairs (2, T) of query in the batch and target."""
+        items = [self.targets.item[self._first[row] : self._first[row + 1]] for row in rows]
+        return _pairs(items)
 
     def _excluded(self, windows: Windows) -> Tensor:
-        """Pairs (2, n) of user in the batch and item seen before the target, over the whole history."""
+        """Pairs (2, n) of query in the batch and item seen before it, over the whole history."""
         if not self.exclude_seen:
             return torch.zeros(2, 0, dtype=torch.int64)
         first = self.data.offsets[windows.user]
-        seen = [self.data.items[begin : begin + end] for begin, end in zip(first, windows.end, strict=True)]
-        users = np.repeat(np.arange(len(seen)), windows.end)
-        return torch.from_numpy(np.stack([users, np.concatenate(seen).astype(np.int64)]))
+        return _pairs([self.data.items[begin : begin + end] for begin, end in zip(first, windows.end, strict=True)])
+
+
+def _pairs(items: list[np.ndarray]) -> Tensor:
+    """Pairs (2, n) of row and item."""
+    rows = np.repeat(np.arange(len(items)), [len(some) for some in items])
+    return torch.from_numpy(np.stack([rows, np.concatenate(items).astype(np.int64)]))
 
 
 class Data(L.LightningDataModule):
@@ -243,6 +276,7 @@ def fit(
     Raises FileNotFoundError when there is nothing to resume from.
     """
     budget = Budget(model.rule.segment, model.rule.recent, settings.batch_events, settings.batch_users)
+    repeats = Repeats(data) if model.repeat is not None else None
     plan = Plan(
         data,
         seed=settings.seed,
@@ -250,9 +284,17 @@ def fit(
         budget=budget,
         random_first_segment=settings.random_first_segment,
         time=settings.time,
+        repeats=repeats,
     )
-    windows = evaluation_windows(data.train_end, _validation_users(data, settings), length=settings.length)
-    validation = Validation(data, budget.cut(windows), time=settings.time, exclude_seen=settings.exclude_seen)
+    validation = Validation(
+        data,
+        _validation_queries(data, settings),
+        budget,
+        length=settings.length,
+        time=settings.time,
+        exclude_seen=settings.exclude_seen,
+        repeats=repeats,
+    )
     fitting = Fitting(model, loss, settings, total_steps=len(plan) * settings.epochs)
     checkpoints = folder / "checkpoints"
     last = checkpoints / LAST
@@ -302,12 +344,13 @@ def _quiet_lightning() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _validation_users(data: Prepared, settings: TrainingSettings) -> np.ndarray:
-    """Users with a validation target, or a fixed random part of them."""
-    users = np.flatnonzero((data.validation_end > data.train_end) & (data.train_end > 0))
+def _validation_queries(data: Prepared, settings: TrainingSettings) -> Queries:
+    """The validation queries of all users, or of a fixed random part of them."""
+    users = np.unique(data.validation.user)
     if settings.validation_users is None or settings.validation_users >= len(users):
-        return users
-    return np.sort(np.random.default_rng(settings.seed).choice(users, settings.validation_users, replace=False))
+        return data.validation
+    chosen = np.random.default_rng(settings.seed).choice(users, settings.validation_users, replace=False)
+    return data.validation.take(np.isin(data.validation.user, chosen))
 
 
 def _callbacks(settings: TrainingSettings, best: Callback, checkpoints: Path, *, progress: bool) -> list[Callback]:

@@ -14,8 +14,6 @@ class Log:
     items: np.ndarray
     times: np.ndarray | None
     train_end: np.ndarray
-    validation_end: np.ndarray
-    test_end: np.ndarray
 
 
 def log_of(histories: Sequence[Sequence[int]], *, timed: bool = True) -> Log:
@@ -28,8 +26,6 @@ def log_of(histories: Sequence[Sequence[int]], *, timed: bool = True) -> Log:
         items=items,
         times=1000 * np.arange(len(items), dtype=np.int64) if timed else None,
         train_end=lengths - 2 * held,
-        validation_end=lengths - held,
-        test_end=lengths,
     )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import torch
 
 from persrec import run as runs
@@ -70,5 +71,6 @@ def run_of(folder: Path, frame: pl.DataFrame, **changes: Any) -> Path:
         data={"hash": data.hash, "folder": str(data.folder)},
         items=data.folder / ITEMS,
         metrics={},
+        targets=pa.table({"rank": [1.0]}),
     )
     return saved.folder

@@ -94,14 +94,14 @@ def metrics(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def test_the_command_prints_one_table_with_a_line_per_history(place: Path) -> None:
     output = (place / "output.txt").read_text()
-    assert output.startswith("tiny: test targets (leave-one-out), 50 users, all items ranked,"), (
-        "progress goes elsewhere"
-    )
+    assert output.startswith("tiny: test (leave-one-out), 50 users, all items ranked,"), "progress goes elsewhere"
     for words in (
         "full            1 ",
         "compressed      1 ",
         "ndcg@10",
         "ndcg@10 by history length",
+        "ndcg@10 by last consumption of the item",
+        "emptied",
         "Run folder: runs/tiny",
     ):
         assert words in output, words
@@ -111,7 +111,7 @@ def test_run_folders_are_complete_and_hold_no_pickle(place: Path) -> None:
     assert {path.name for path in (place / "runs/tiny").iterdir()} == {"full-seed0", "compressed-seed0"}
     for run in (place / "runs/tiny").iterdir():
         names = {path.name for path in run.iterdir()}
-        assert names == {*runs.FILES, runs.MANIFEST, "training.csv", "clear_events.csv"}
+        assert names == {*runs.FILES, runs.WEIGHTS, runs.MANIFEST, "training.csv", "clear_events.csv"}
         for path in run.iterdir():
             start = path.read_bytes()[:2]
             assert start != b"\x80\x02", f"{path.name} is a pickle"
@@ -141,7 +141,7 @@ def test_python_gives_what_the_command_gives(place: Path, empty: Path) -> None:
     saved = json.loads((place / "runs/tiny/compressed-seed0/metrics.json").read_text())
     assert metrics(found.rows) == metrics([{"name": "tiny", **saved}])
     assert (empty / "runs/tiny/run.json").exists(), "one history and seed need no folder of their own"
-    assert str(found).startswith("tiny: test targets")
+    assert str(found).startswith("tiny: test (leave-one-out)")
     assert "compressed      1 " in str(found)
     recommended = persrec.recommend("runs/tiny", ["user-0001"], k=3)
     assert recommended.equals(persrec.Recommender.load("runs/tiny").recommend(["user-0001"], 3))
@@ -258,7 +258,8 @@ def test_short_histories_are_said_before_the_training(
     events().write_csv("log.csv")
     assert call(monkeypatch, "fit", "log.csv", "--set", "evaluation.k=[10]") == 130
     assert (
-        "Note: 0.0% of the users have S + R = 80 events or more; for all others full, recent" in capsys.readouterr().err
+        "Note: 0.0% of the test queries have S + R = 80 events or more before them; for all others full, recent"
+        in capsys.readouterr().err
     )
 
 
@@ -310,7 +311,7 @@ BAD_LOGS = {
     "nobody to test": (
         "user_id,item_id\n" + "".join(f"u{n // 2},i{n}\n" for n in range(30)),
         [],
-        ["the log of log: none of its 15 users has 3 events, so nobody can be tested"],
+        ["the log of log: leaves no validation target of its 15 users"],
     ),
     "validation that never comes": (
         GOOD,
@@ -390,7 +391,7 @@ def spoil(folder: Path, how: str) -> None:
 SPOILT = {
     "incomplete": "run folder runs/tiny/compressed-seed0: is incomplete: weights.safetensors absent",
     "altered": "run folder runs/tiny/compressed-seed0: recipe.yaml altered since the fit",
-    "version": "run.json: got run format 99, written by persrec 0.1.0; expected format 1",
+    "version": "run.json: got run format 99, written by persrec 0.1.0; expected format 2",
     "other data": "is of other data: got hash",
     "altered data": "sequences.arrow: altered since it was written",
     "data gone": "the prepared log of this run is gone",

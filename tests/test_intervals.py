@@ -78,7 +78,7 @@ def test_seeds_are_resampled_too() -> None:
 
 
 def test_unequal_sides_are_refused() -> None:
-    with pytest.raises(ValueError, match="needs the same seeds and targets on both sides; got 2 and 1 seeds"):
+    with pytest.raises(ValueError, match=r"needs the same seeds and targets on all sides; got \[2, 1\] seeds"):
         ratio([np.ones(4), np.ones(4)], [np.ones(4)], np.arange(4))
     with pytest.raises(ValueError, match=r"of \[3, 4\] targets for 4 users"):
         ratio([np.ones(4)], [np.ones(3)], np.arange(4))

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from persrec.losses import full_softmax, sampled_softmax
+from persrec.losses import Bonus, full_softmax, sampled_softmax
 
 ITEMS, ROWS, WIDTH = 11, 7, 4
 CHUNKS = [1, 4, 5, 11, 23, 1 << 24]  # logits at a time: a row in parts of the catalogue, a row, two rows, all rows
@@ -132,3 +132,38 @@ def test_all_items_as_negatives_are_the_full_softmax() -> None:
     every = torch.arange(1, ITEMS + 1)
     sampled = sampled_softmax(queries, table[target], table[every], target, every, weight)
     torch.testing.assert_close(sampled, full_softmax(queries, table, target, weight))
+
+
+def bonus_of(rows: int, items: int, seed: int = 0) -> Bonus:
+    """Some pairs of row and item, in the order of the rows, rows without any among them."""
+    random = torch.Generator().manual_seed(seed)
+    chosen = torch.rand(rows, items, generator=random) < 0.3
+    chosen[1] = False
+    row, item = chosen.nonzero().unbind(dim=1)
+    return Bonus(row, item + 1, torch.randn(len(row), generator=random))
+
+
+@pytest.mark.parametrize("chunk", [4, 21, 1000])
+def test_a_bonus_is_added_to_its_logits(chunk: int) -> None:
+    """As torch's own cross-entropy over a dense table of additions, gradients included."""
+    torch.manual_seed(0)
+    parts = [torch.randn(9, 5), torch.randn(8, 5), bonus_of(9, 7).value]
+    target, weight = torch.randint(1, 8, (9,)), torch.rand(9)
+    given = bonus_of(9, 7)
+    assert bool((given.item == target[given.row]).any())
+    assert not bool((given.item == target[given.row]).all())
+
+    def by_torch(queries: Tensor, table: Tensor, value: Tensor) -> Tensor:
+        dense = torch.zeros(9, 7).index_put((given.row, given.item - 1), value)
+        return (F.cross_entropy(queries @ table[1:].T + dense, target - 1, reduction="none") * weight).sum()
+
+    def by_us(queries: Tensor, table: Tensor, value: Tensor) -> Tensor:
+        return full_softmax(queries, table, target, weight, chunk=chunk, bonus=given._replace(value=value)).sum()
+
+    slow, fast = ([part.clone().requires_grad_() for part in parts] for _ in range(2))
+    expected, found = by_torch(*slow), by_us(*fast)
+    torch.testing.assert_close(found, expected)
+    expected.backward()
+    found.backward()
+    for one, other in zip(fast, slow, strict=True):
+        torch.testing.assert_close(one.grad, other.grad)

@@ -59,7 +59,7 @@ def by_hand(model: Model, given: Batch, *, reads_all: bool) -> tuple[float, dict
 @pytest.mark.parametrize("cosine", [False, True])
 def test_the_loss_is_a_cross_entropy_by_hand(history: str, reads_all: bool, cosine: bool) -> None:
     model = model_of(history, cosine=cosine)
-    loss, tally = objective(model, batch(), LossSettings(sampled=False), reads_all=reads_all)
+    loss, _, tally = objective(model, batch(), LossSettings(sampled=False), reads_all=reads_all)
     wanted, rows = by_hand(model, batch(), reads_all=reads_all)
     assert loss.item() == pytest.approx(wanted, rel=1e-5)
     for clear in range(1, tally.shape[1] + 1):
@@ -70,15 +70,15 @@ def test_the_loss_is_a_cross_entropy_by_hand(history: str, reads_all: bool, cosi
 @pytest.mark.parametrize("settings", [LossSettings(sampled=False), LossSettings(), LossSettings(per_row=True)])
 @pytest.mark.parametrize("reads_all", [False, True])
 def test_losses_by_clear_events_add_up_to_the_loss(settings: LossSettings, reads_all: bool) -> None:
-    loss, tally = objective(model_of(), batch(), settings, reads_all=reads_all)
+    loss, _, tally = objective(model_of(), batch(), settings, reads_all=reads_all)
     assert int(tally[1].sum()) == sum(LENGTHS), "every event is scored once"
     assert float(tally[0].sum() / tally[1].sum()) == pytest.approx(loss.item(), rel=1e-5)
 
 
 def test_reads_all_gives_later_rows_r_to_r_plus_s_minus_1_clear_events() -> None:
     long = histories([60])
-    every = objective(model_of(), long, LossSettings(sampled=False), reads_all=True)[1][1]
-    none = objective(model_of(), long, LossSettings(sampled=False), reads_all=False)[1][1]
+    every = objective(model_of(), long, LossSettings(sampled=False), reads_all=True).by_clear_events[1]
+    none = objective(model_of(), long, LossSettings(sampled=False), reads_all=False).by_clear_events[1]
     assert len(every) <= SEGMENT + RECENT - 1
     assert every[: RECENT - 1].tolist() == [1.0] * (RECENT - 1), "only the first events of the history have fewer"
     assert none[0] == (60 - RECENT) // SEGMENT + 1, "every block begins with one"
@@ -88,8 +88,8 @@ def test_a_sampled_loss_with_every_item_in_it_is_the_full_one() -> None:
     """So many draws that each item is among them about equally often."""
     model = model_of()
     torch.manual_seed(0)
-    sampled, _ = objective(model, batch(), LossSettings(negatives=200_000), reads_all=True)
-    full, _ = objective(model, batch(), LossSettings(sampled=False), reads_all=True)
+    sampled, *_ = objective(model, batch(), LossSettings(negatives=200_000), reads_all=True)
+    full, *_ = objective(model, batch(), LossSettings(sampled=False), reads_all=True)
     offset = torch.tensor(200_000 / ITEMS).log()  # each rival is counted that often
     assert sampled.item() > full.item()
     assert sampled.item() - float(offset) == pytest.approx(full.item(), abs=0.8)
@@ -109,7 +109,7 @@ def test_the_gradient_is_the_same_with_checkpoints() -> None:
     found = []
     for checkpointed in (False, True):
         model = model_of(checkpointed=checkpointed)
-        loss, _ = objective(model, batch(), LossSettings(sampled=False), reads_all=True)
+        loss, *_ = objective(model, batch(), LossSettings(sampled=False), reads_all=True)
         loss.backward()
         found.append([parameter.grad for parameter in model.parameters()])
     for plain, again in zip(*found, strict=True):
@@ -119,7 +119,7 @@ def test_the_gradient_is_the_same_with_checkpoints() -> None:
 def test_a_batch_without_targets_costs_nothing() -> None:
     given = batch()
     given.history.target.zero_()
-    loss, tally = objective(model_of(), given, LossSettings(sampled=False), reads_all=True)
+    loss, _, tally = objective(model_of(), given, LossSettings(sampled=False), reads_all=True)
     assert loss.item() == 0
     assert not tally.any()
     loss.backward()

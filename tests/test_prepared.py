@@ -83,11 +83,11 @@ def test_altered_in_place(folder):
 
 def test_another_version(folder):
     change_facts(folder, format=99)
-    with pytest.raises(UserError, match=r"format version 99, expected 1; .*Delete the folder and run"):
+    with pytest.raises(UserError, match=r"format version 99, expected 2; .*Delete the folder and run"):
         open_prepared(folder)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": 1, "files": [], "hash": "x"}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": 2, "files": [], "hash": "x"}'])
 def test_damaged_facts(folder, text):
     (folder / "prepared.json").write_text(text)
     with pytest.raises(UserError, match=r"prepared.json: damaged; delete the folder"):

@@ -1,4 +1,4 @@
-"""faiss set to exact == brute force == a sum that anybody can follow, ties and seen items included."""
+"""faiss, exact or set to exact, == brute force == a sum that anybody can follow, ties and seen items included."""
 
 from collections.abc import Callable
 
@@ -9,10 +9,22 @@ from hypothesis import strategies as st
 
 from persrec import retrieval
 from persrec.errors import UserError
+from persrec.indexes import HNSW, IVF
 from persrec.retrieval import BruteForce, ExactIndex, TopK, rank_targets, seen_targets, top_k
 
-INDEXES = [ExactIndex, BruteForce]
 Build = Callable[[np.ndarray], TopK]
+
+
+def hnsw_to_exact(vectors: np.ndarray) -> TopK:
+    return HNSW(vectors, breadth=len(vectors) - 1)
+
+
+def ivf_to_exact(vectors: np.ndarray) -> TopK:
+    lists = min(3, len(vectors) - 1)
+    return IVF(vectors, lists=lists, probes=lists)
+
+
+INDEXES = [ExactIndex, BruteForce, hnsw_to_exact, ivf_to_exact]
 
 
 def vectors_of(values: list[list[float]]) -> np.ndarray:
@@ -53,10 +65,10 @@ def test_search_by_hand(build: Build) -> None:
     assert items.dtype == np.int64
 
 
-def test_faiss_equals_brute_force_on_random_vectors() -> None:
+def test_faiss_equals_brute_force_on_random_vectors(build: Build) -> None:
     rng = np.random.default_rng(0)
     vectors, queries = rng.normal(size=(301, 16)).astype(np.float32), rng.normal(size=(50, 16)).astype(np.float32)
-    fast, slow = ExactIndex(vectors).search(queries, 40), BruteForce(vectors).search(queries, 40)
+    fast, slow = build(vectors).search(queries, 40), BruteForce(vectors).search(queries, 40)
     np.testing.assert_array_equal(fast[1], slow[1])
     np.testing.assert_allclose(fast[0], slow[0], rtol=1e-5)
 
@@ -117,15 +129,16 @@ def test_ranks_equal_the_definition(form: Build, data: st.DataObject) -> None:
     assert ranks.tolist() == [slow_rank(scores, t, items if exclude else set(), k_max) for scores, t, items in rows]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data())
-def test_top_k_equals_the_definition(data: st.DataObject) -> None:
+@pytest.mark.parametrize("form", INDEXES)
+def test_top_k_equals_the_definition(form: Build, data: st.DataObject) -> None:
     count, users = data.draw(st.integers(1, 25)), data.draw(st.integers(1, 5))
     vectors = np.array(data.draw(st.permutations(range(count + 1))), np.float32)[:, None]
     seen = [data.draw(st.sets(st.integers(1, count))) for _ in range(users)]
     k = data.draw(st.integers(1, count))
     lists = [np.array(sorted(items), dtype=np.int64) for items in seen]
-    items, scores = top_k(ExactIndex(vectors), np.ones((users, 1), np.float32), lists, k, users_per_chunk=2)
+    items, scores = top_k(form(vectors), np.ones((users, 1), np.float32), lists, k, users_per_chunk=2)
     for row, hidden in enumerate(seen):
         left = sorted(set(range(1, count + 1)) - hidden, key=lambda item: -vectors[item, 0])[:k]
         assert items[row].tolist() == left + [0] * (k - len(left))

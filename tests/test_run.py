@@ -30,6 +30,7 @@ def parts(tmp_path: Path) -> dict[str, Any]:
         "data": {"hash": "0123456789abcdef", "name": "ml-1m"},
         "items": items,
         "metrics": {"ndcg@10": 0.18, "by_length": [{"from": 0, "to": 20, "ndcg@10": None}]},
+        "targets": pa.table({"user": [0, 2], "rank": [1.5, float("inf")]}),
     }
 
 
@@ -46,6 +47,7 @@ def test_what_goes_in_comes_out(folder: Path, parts: dict[str, Any]) -> None:
     assert loaded.item_ids().to_pylist() == ["чай", "☕", "x" * 300]
     assert loaded.versions["persrec"] == "0.1.0"
     assert loaded.versions["torch"].startswith("2.")
+    assert loaded.targets().equals(parts["targets"])
     weights = loaded.weights()
     assert set(weights) == set(parts["weights"])
     assert all(torch.equal(weights[name], tensor) for name, tensor in parts["weights"].items())
@@ -56,7 +58,7 @@ def test_the_recipe_of_a_run_is_a_recipe_file(folder: Path, parts: dict[str, Any
 
 
 def test_nothing_but_the_files_is_left(folder: Path) -> None:
-    names = {"run.json", "recipe.yaml", "weights.safetensors", "items.arrow", "metrics.json"}
+    names = {"run.json", "recipe.yaml", "weights.safetensors", "items.arrow", "metrics.json", "targets.arrow"}
     assert {path.name for path in folder.iterdir()} == names
 
 
@@ -101,15 +103,15 @@ def edit(folder: Path, **changes: Any) -> None:
 
 
 def test_another_format(folder: Path) -> None:
-    edit(folder, format=2, versions={"persrec": "9.9"})
-    expected = r"got run format 2, written by persrec 9\.9; expected format 1; use that persrec or fit again"
+    edit(folder, format=1, versions={"persrec": "9.9"})
+    expected = r"got run format 1, written by persrec 9\.9; expected format 2; use that persrec or fit again"
     with pytest.raises(UserError, match=expected):
         run.load(folder)
 
 
 def test_a_manifest_that_names_other_files(folder: Path) -> None:
     edit(folder, files={"../../secret": {}})
-    with pytest.raises(UserError, match=r"was altered: expected the files recipe\.yaml, weights\.safetensors"):
+    with pytest.raises(UserError, match=r"was altered: expected the files recipe\.yaml, items\.arrow"):
         run.load(folder)
 
 

@@ -14,13 +14,16 @@ from typing import Any, Final
 
 import polars as pl
 
-from persrec.datasets import amazon, movielens, sasrec, synthetic, table
+from persrec.datasets import amazon, causes, movielens, online_retail, sasrec, synthetic, table
 from persrec.errors import UserError
 from persrec.interactions.schema import Say, close_matches, log
+from persrec.sections import MADE
 
 SOURCES: Final[dict[str, ModuleType]] = {
     "amazon": amazon,
+    "causes": causes,
     "movielens": movielens,
+    "online-retail": online_retail,
     "sasrec": sasrec,
     "synthetic": synthetic,
     "table": table,
@@ -52,8 +55,8 @@ def read_section(section: Mapping[str, Any], *, frame: Any = None, say: Say = lo
         options["unit"] = section["unit"]
     if frame is not None:
         return table.read_frame(frame, columns=section["columns"], unit=section["unit"], say=say)
-    if section["source"] == "synthetic":
-        options |= section["synthetic"]
+    if section["source"] in MADE:
+        options |= section[section["source"]]
     return read(section["source"], section["path"], say=say, **options)
 
 
@@ -80,9 +83,9 @@ def _module(source: str) -> ModuleType:
 
 def _located(source: str, path: str | Path | None) -> Path | None:
     """The path with ~ and variables expanded, which must be there."""
-    if source == "synthetic":
+    if source in MADE:
         if path is not None:
-            raise UserError(f"data.path: got {str(path)!r}; source synthetic reads no file, leave the path out.")
+            raise UserError(f"data.path: got {str(path)!r}; source {source} reads no file, leave the path out.")
         return None
     if path is None:
         raise UserError(f"data.path: missing; source {source} reads a file or folder, name it.")

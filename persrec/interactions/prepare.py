@@ -9,7 +9,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -22,8 +23,11 @@ from persrec.constants import PAD
 from persrec.errors import UserError
 from persrec.interactions import filters, sequences, vocabulary
 from persrec.interactions.facts import Facts, facts_of
-from persrec.interactions.schema import ITEM, USER, Say
-from persrec.interactions.split import SPLITS
+from persrec.interactions.schema import ITEM, TIME, USER, Say
+from persrec.interactions.split import split as split_of
+from persrec.sections import MADE, Split
+
+LEAVE_ONE_OUT: Final = Split()
 
 logger = logging.getLogger("persrec")
 
@@ -37,6 +41,7 @@ SECTION: Final[dict[str, Any]] = {
     "min_user_events": 1,
     "min_item_events": 1,
     "synthetic": {},
+    "causes": {},
 }
 
 
@@ -54,26 +59,31 @@ def prepare(
     data: Any,
     name: str,
     root: str | Path,
-    split: str = "leave-one-out",
+    split: Split = LEAVE_ONE_OUT,
     *,
     frame: Any = None,
     say: Say = logger.info,
 ) -> Path:
-    """The prepared folder of a recipe's data section, written unless it is there already.
+    """The prepared folder of a recipe's data section, written unless it is there already; a new split is put beside.
 
-    `data` is the section (a pydantic model or a mapping); `frame`, a pandas or Polars frame, takes the place of `path`.
+    `data` and `split` are these sections of a recipe (`data` may be a mapping); `frame`, a pandas or Polars frame,
+    takes the place of `path`.
 
     Raises:
-        UserError: the log cannot be read, is empty after filtering, or the folder cannot be written.
+        UserError: the log cannot be read, is empty after filtering, lacks the times that the split needs, or the
+            folder cannot be written.
     """
-    if split not in SPLITS:
-        raise UserError(f"split: got {split!r}, expected one of {', '.join(SPLITS)}.")
     section = data_section(data)
     source = _origin(section, frame)
     identity = hash_of(source)
     folder = Path(root).absolute() / f"{name}-{identity[:12]}"
-    if _is_whole(folder, split):
-        say(f"{folder}: prepared already (same files, same data section).")
+    known = _facts(folder)
+    if known is not None:
+        if prepared.split_files(split.name)[-1] not in known["files"]:
+            _add_split(folder, split, known)
+            say(f"{folder}: split {split.name} added.")
+        else:
+            say(f"{folder}: prepared already (same files, same data section).")
         return folder
     notes: list[str] = []
 
@@ -139,8 +149,9 @@ def hash_of(source: Mapping[str, Any]) -> str:
 def _origin(section: Mapping[str, Any], frame: Any) -> dict[str, Any]:
     """Where a log comes from: section, path, and name and SHA-256 of each file."""
     settings = {key: value for key, value in section.items() if key != "path"}
-    if section["source"] != "synthetic":
-        settings.pop("synthetic")
+    for made in MADE:
+        if section["source"] != made:
+            settings.pop(made)
     if frame is not None:
         return {
             "section": settings,
@@ -155,57 +166,94 @@ def _origin(section: Mapping[str, Any], frame: Any) -> dict[str, Any]:
     }
 
 
-def _is_whole(folder: Path, split: str) -> bool:
-    """Whether a folder holds this data and this split, complete."""
+def _facts(folder: Path) -> dict[str, Any] | None:
+    """What a folder says of itself, if it is there and complete."""
     try:
         facts = prepared.read_facts(folder)
         prepared.check_files(folder, facts, verify=True)
     except UserError:
-        return False
-    return prepared.split_file(split) in facts["files"]
+        return None
+    return facts
 
 
-def _write(log: Log, folder: Path, split: str, facts: dict[str, Any]) -> None:
+def _add_split(folder: Path, split: Split, facts: dict[str, Any]) -> None:
+    """A split beside what is there; the folder has it only when its files are whole."""
+    lists = pl.scan_ipc(folder / prepared.SEQUENCES).with_row_index(USER)
+    columns = {"items": ITEM, "times": TIME}
+    there = {ours: name for ours, name in columns.items() if ours in lists.collect_schema().names()}
+    events = lists.select(USER, *there).explode(*there).rename(there)
+    with _writing(folder, facts["counts"]["events"]):
+        working = folder / f".split-{os.getpid()}"
+        try:
+            working.mkdir()
+            _write_split(events, working, split)
+            facts = facts | {"files": facts["files"] | _files(working)}
+            for path in working.iterdir():
+                path.replace(folder / path.name)
+            text = working / prepared.FACTS
+            text.write_text(_json(facts), encoding="utf-8")
+            text.replace(folder / prepared.FACTS)
+        finally:
+            shutil.rmtree(working, ignore_errors=True)
+
+
+def _write(log: Log, folder: Path, split: Split, facts: dict[str, Any]) -> None:
     """Write under a temporary name, then rename; on any failure nothing stays."""
     working = folder.with_name(f".{folder.name}-{os.getpid()}")
+    with _writing(folder, log.facts.events):
+        try:
+            working.mkdir(parents=True, exist_ok=True)
+            _write_log(log, working)
+            _write_split(log.events, working, split)
+            facts = facts | {"files": _files(working)}
+            (working / prepared.FACTS).write_text(_json(facts), encoding="utf-8")
+            if folder.exists():
+                shutil.rmtree(folder)
+            working.rename(folder)
+        finally:
+            shutil.rmtree(working, ignore_errors=True)
+
+
+@contextmanager
+def _writing(folder: Path, events: int) -> Iterator[None]:
+    """Tell a person what a failure to write means."""
     try:
-        working.mkdir(parents=True, exist_ok=True)
-        _write_files(log, working, split)
-        names = sorted(path.name for path in working.iterdir())
-        facts["files"] = {
-            name: {"bytes": (working / name).stat().st_size, "sha256": prepared.digest(working / name)}
-            for name in names
-        }
-        text = json.dumps(facts, indent=1, ensure_ascii=False, default=str)
-        (working / prepared.FACTS).write_text(text + "\n", encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
-        working.rename(folder)
+        yield
     except OSError as error:
         raise UserError(
             f"{folder}: cannot be written: {error.strerror or error}. Prepared data needs about "
-            f"{log.facts.events * 12 / 1e6:,.0f} MB here; free space or choose another folder. Nothing was left behind."
+            f"{events * 12 / 1e6:,.0f} MB here; free space or choose another folder. Nothing was left behind."
         ) from error
-    finally:
-        shutil.rmtree(working, ignore_errors=True)
 
 
-def _write_files(log: Log, folder: Path, split: str) -> None:
-    lists = sequences.grouped(log.events).drop(USER).collect()
-    counts = lists.lazy().select(pl.col("items").list.len().alias("events"))
-    bounds = SPLITS[split](counts).collect()
-    items = vocabulary.item_table(log.items, lists.lazy(), bounds.lazy()).collect()
-    write_batch(lists, folder / prepared.SEQUENCES)
+def _files(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of each file."""
+    return {
+        path.name: {"bytes": path.stat().st_size, "sha256": prepared.digest(path)} for path in sorted(folder.iterdir())
+    }
+
+
+def _json(facts: dict[str, Any]) -> str:
+    return json.dumps(facts, indent=1, ensure_ascii=False, default=str) + "\n"
+
+
+def _write_log(log: Log, folder: Path) -> None:
+    write_batch(sequences.grouped(log.events).drop(USER).collect(), folder / prepared.SEQUENCES)
     write_batch(log.users.select(USER).collect(), folder / prepared.USERS)
-    write_batch(items, folder / prepared.ITEMS)
-    write_batch(bounds, folder / prepared.split_file(split))
+    write_batch(vocabulary.item_table(log.items, log.events).collect(), folder / prepared.ITEMS)
+
+
+def _write_split(events: pl.LazyFrame, folder: Path, split: Split) -> None:
+    parts = pl.collect_all(list(split_of(events, split.model_dump(exclude_none=True))))
+    for part, name in zip(parts, prepared.split_files(split.name), strict=True):
+        write_batch(part, folder / name)
 
 
 def write_batch(frame: pl.DataFrame, path: Path) -> None:
     """An uncompressed Arrow file with one record batch."""
-    table = frame.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
+    table = frame.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest()).combine_chunks()
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
-        writer.write_batch(table.combine_chunks().to_batches()[0])
+        writer.write_batch(table.to_batches()[0] if len(table) else pa.RecordBatch.from_pylist([], table.schema))
 
 
 def _height(frame: pl.LazyFrame) -> int:

@@ -31,17 +31,7 @@ def compact(frame: pl.LazyFrame, ids: pl.LazyFrame, column: str, *, first: int) 
     return renumbered, smaller
 
 
-def item_table(items: pl.LazyFrame, lists: pl.LazyFrame, bounds: pl.LazyFrame) -> pl.LazyFrame:
-    """Per item, in the order of its numbers: `item_id`, `events`, and `in_training`, whether a training event has it.
-
-    `lists` and `bounds` have one row per user, in the same order.
-    """
-    both = pl.concat([lists.select("items"), bounds.select("train_end")], how="horizontal")
-    counts = both.select(pl.col("items").explode()).group_by("items").agg(pl.len().cast(pl.Int64).alias("events"))
-    trained = both.select(pl.col("items").list.head(pl.col("train_end")).explode()).unique()
-    return (
-        items.join(counts, left_on=INDEX, right_on="items", how="left")
-        .join(trained.with_columns(pl.lit(True).alias("in_training")), left_on=INDEX, right_on="items", how="left")
-        .sort(INDEX)
-        .select(ITEM, "events", pl.col("in_training").fill_null(False))
-    )
+def item_table(items: pl.LazyFrame, events: pl.LazyFrame) -> pl.LazyFrame:
+    """Per item, in the order of its numbers: `item_id`, and how many `events` have it."""
+    counts = events.group_by(ITEM).agg(pl.len().cast(pl.Int64).alias("events")).rename({ITEM: INDEX})
+    return items.join(counts, on=INDEX, how="left").sort(INDEX).select(ITEM, "events")

@@ -8,6 +8,7 @@ from persrec.models.compressor import Layered, Recent
 from persrec.models.hstu import HSTU
 from persrec.models.item_encoders import IdTable
 from persrec.models.model import Model
+from persrec.models.repeat import RepeatHead
 from persrec.models.segments import SegmentRule
 
 
@@ -15,6 +16,7 @@ def build(recipe: Any, *, items: int, seed: int = 0) -> Model:
     """The model of one recipe (one history, one seed) over V items, with fresh weights drawn from `seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        repeat = RepeatHead(width=recipe.model.width, timed=recipe.time != "none") if recipe.repeat == "head" else None
         return Model(
             items=IdTable(items=items, width=recipe.model.width, dropout=recipe.model.dropout),
             backbone=build_backbone(recipe),
@@ -23,6 +25,7 @@ def build(recipe: Any, *, items: int, seed: int = 0) -> Model:
             cosine=recipe.model.score == "cosine",
             temperature=recipe.model.temperature,
             checkpointed=recipe.memory.checkpoint,
+            repeat=repeat,
         )
 
 

@@ -19,6 +19,7 @@ from persrec.models.segments import SegmentRule, chain_window, fold_visible, ope
 
 T = TypeVar("T")
 Encode = Callable[[Tensor], Tensor]  # item ids (B, L) to vectors (B, L, D)
+Recall = Callable[[Memory, Tensor], Memory]  # memories and users (B,) of a batch, to the memories that are read
 Score = Callable[[Tensor, History], T]  # hidden (E, L, D) and the events of its rows, to whatever the caller wants
 
 
@@ -35,7 +36,7 @@ class Layered(nn.Module):
                 f"a layered memory keeps what layers 2 and up were given; got a backbone of {layers} layer, "
                 "expected 2 or more"
             )
-        self.layers, self.cap, self.maker = layers, cap, ""
+        self.layers, self.rows, self.cap, self.maker = layers, tokens, cap, ""
         # Small beside what a layer adds to it, so that the next layer is given what the token has read, not the token.
         self.tokens = nn.Parameter(torch.empty(tokens, width).normal_(std=0.005))
 
@@ -100,7 +101,7 @@ class Recent(nn.Module):
 
     def __init__(self, *, width: int, layers: int) -> None:
         super().__init__()
-        self.layers, self.width = layers, width
+        self.layers, self.width, self.rows = layers, width, 0
         self.register_buffer("anchor", torch.zeros(()), persistent=False)  # device and dtype of the empty memory
 
     def start(self, users: int) -> Memory:
@@ -139,6 +140,7 @@ def loop(
     reads_all: bool = False,
     together: int = 8,
     checkpointed: bool = False,
+    recall: Recall | None = None,
 ) -> Looped:
     """Fold every closed segment of a batch, then read the open blocks; `score` sees the hidden rows of each block.
 
@@ -146,7 +148,7 @@ def loop(
     stand for; with `reads_all` only rows as a served query would have keep their targets. `together` consecutive
     segments are folded in one pass where the backbone can (the same numbers; 1 = segment by segment). `checkpointed`
     keeps no activations of a pass, items' vectors and losses included, and computes them again in the backward pass
-    (the same gradient).
+    (the same gradient). `recall` changes what the open blocks read, to see what a memory is worth.
     """
     behind = rule.recent - 1 if reads_all and rule.recent is not None else 0
     together = together if backbone.chains else 1
@@ -177,6 +179,8 @@ def loop(
             result, grown = folded(first, users, active)
         scored.append(result)
         memory = memories.join(grown, memories.take(memory, slice(users, None)))
+    if recall is not None:
+        memory = recall(memory, batch.user)
     scored.append(score(*read(backbone, encode, batch, closed, rule, memory, reads_all=reads_all)))
     return Looped(scored, memory)
 

@@ -79,7 +79,9 @@ class Backbone(Protocol):
 
 
 class Compressor(Protocol):
-    """Turns closed segments into memory."""
+    """Turns closed segments into memory; `rows` is how many rows it keeps of one."""
+
+    rows: int
 
     def start(self, users: int) -> Memory:
         """The memory of users of whom nothing has been folded yet."""

@@ -144,3 +144,19 @@ def join(first: Memory, second: Memory) -> Memory:
         count=torch.cat([first.count, second.count]),
         maker=first.maker,
     )
+
+
+def emptied(memory: Memory) -> Memory:
+    """The same memory, of which nothing can be read."""
+    return replace(memory, valid=torch.zeros_like(memory.valid))
+
+
+def of_others(memory: Memory, users: Tensor) -> Memory:
+    """For each user (B,) the memory of the next other one in the batch that has folded no more events, so that nothing
+    in it is later than the reader's own; empty where there is none. Batches are sorted by number of closed segments."""
+    rows = torch.arange(len(users), device=users.device)
+    other = (users[:, None] != users[None]) & (memory.count[None] <= memory.count[:, None])  # (B, B)
+    distance = (rows[None] - rows[:, None]) % max(len(users), 1)
+    giver = distance.masked_fill(~other, len(users) + 1).argmin(dim=1)
+    found = take(memory, giver)
+    return replace(found, valid=found.valid & other.any(dim=1)[:, None], count=memory.count)

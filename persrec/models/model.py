@@ -3,15 +3,27 @@
 Shapes: B users, L rows, N scored rows, D width, V items.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from persrec.batches import Batch, History
-from persrec.models.compressor import Looped, Score, T, loop
+from persrec.losses import Bonus
+from persrec.models.compressor import Looped, Recall, Score, T, loop
 from persrec.models.interfaces import Backbone, Compressor, Memory
 from persrec.models.item_encoders import IdTable
+from persrec.models.repeat import RepeatHead
 from persrec.models.segments import SegmentRule
+
+
+class Reading(NamedTuple):
+    """What is known of users after their last event."""
+
+    query: Tensor  # (B, D)
+    memory: Memory  # that was read
+    bonus: Bonus | None  # of a repeat head: what is added to the product of query and item vector
 
 
 class Model(nn.Module):
@@ -30,13 +42,16 @@ class Model(nn.Module):
         cosine: bool,
         temperature: float,
         checkpointed: bool = False,
+        repeat: RepeatHead | None = None,
     ) -> None:
         super().__init__()
-        self.items, self.backbone, self.compressor = items, backbone, compressor
+        self.items, self.backbone, self.compressor, self.repeat = items, backbone, compressor, repeat
         self.rule, self.cosine, self.temperature = rule, cosine, temperature
         self.checkpointed = checkpointed
 
-    def forward(self, batch: Batch, *, score: Score[T], reads_all: bool = False) -> Looped:
+    def forward(
+        self, batch: Batch, *, score: Score[T], reads_all: bool = False, recall: Recall | None = None
+    ) -> Looped:
         """The loop over a batch; see `compressor.loop`."""
         return loop(
             self.backbone,
@@ -47,6 +62,7 @@ class Model(nn.Module):
             score=score,
             reads_all=reads_all,
             checkpointed=self.checkpointed,
+            recall=recall,
         )
 
     def query(self, hidden: Tensor) -> Tensor:
@@ -61,15 +77,21 @@ class Model(nn.Module):
     @torch.no_grad()
     def queries(self, batch: Batch) -> Tensor:
         """The query (B, D) of each user after the last event of the batch, as served: fold, then read."""
-        return self.read_out(batch)[0]
+        return self.read_out(batch).query
 
     @torch.no_grad()
-    def read_out(self, batch: Batch) -> tuple[Tensor, Memory]:
-        """Queries (B, D) and the memories they were read on."""
+    def read_out(self, batch: Batch, *, recall: Recall | None = None) -> Reading:
+        """Fold, then read, as served; see `loop` for `recall`."""
 
         def last(hidden: Tensor, history: History) -> Tensor:
             index = history.valid.sum(dim=1) - 1  # an open block is right-padded
             return hidden[torch.arange(len(hidden), device=hidden.device), index]
 
-        looped = self(batch, score=last)
-        return self.query(looped.scored[-1]), looped.memory
+        looped = self(batch, score=last, recall=recall)
+        hidden = looped.scored[-1]
+        query = self.query(hidden)
+        if self.repeat is None or batch.consumed is None:
+            return Reading(query, looped.memory, None)
+        rows = torch.arange(len(hidden), device=hidden.device) * batch.history.item.shape[1] + batch.events - 1
+        had = batch.consumed.of(rows)
+        return Reading(query, looped.memory, Bonus(had.row, had.item, self.repeat(hidden, had) * self.temperature))

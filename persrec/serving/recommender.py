@@ -14,17 +14,18 @@ import polars as pl
 from persrec import datasets
 from persrec import recipe as recipes
 from persrec import run as runs
-from persrec.batches import Windows, collate, evaluation_windows
+from persrec.batches import evaluation_windows
 from persrec.constants import PAD
 from persrec.datasets import table
 from persrec.errors import UserError
-from persrec.evaluation import item_vectors, read_windows
+from persrec.evaluation import Read, item_vectors, read_users
 from persrec.interactions import filters, sequences
 from persrec.interactions.schema import ITEM, TIME, USER
 from persrec.models.build import build
 from persrec.models.model import Model
 from persrec.prepared import ROOT, Prepared, open_prepared
 from persrec.recipe_file import LOG_SOURCES
+from persrec.rescoring import rescored_top_k
 from persrec.retrieval import ExactIndex, top_k
 from persrec.seen import Seen
 
@@ -72,7 +73,7 @@ class Recommender:
                 f"the prepared log of this run is gone (expected {then} or {now}); run `persrec prepare` with its "
                 "recipe here, or give histories instead of user ids"
             )
-        data = open_prepared(folder, self.recipe.split)
+        data = open_prepared(folder, self.recipe.split.name)
         if data.hash != self.data["hash"]:
             raise UserError(
                 f"{folder}: is of other data: got hash {data.hash[:12]}, expected {self.data['hash'][:12]}, that of "
@@ -102,35 +103,25 @@ class Recommender:
             users = [users]
         found = self._of_log(users) if histories is None else self._of_events(histories, say)
         self._say_when(found, at, say)
-        queries = self._queries(found, at)
+        read = self._read(found, at)
         seen = Seen.from_ranges(found.items, found.offsets[:-1], found.offsets[1:])
         if self._index is None:
             self._index = ExactIndex(item_vectors(self.model))
         evaluation = self.recipe.evaluation
-        items, scores = top_k(
-            self._index,
-            queries,
-            seen,
-            k,
-            exclude_seen=evaluation.exclude_seen,
-            users_per_chunk=evaluation.users_per_chunk,
-        )
+        chunk = evaluation.users_per_chunk
+        if read.additions is not None:
+            items, scores = rescored_top_k(self._index, read.queries, read.additions, k, users_per_chunk=chunk)
+        else:
+            exclude = evaluation.exclude_seen
+            items, scores = top_k(self._index, read.queries, seen, k, exclude_seen=exclude, users_per_chunk=chunk)
         return self._frame(found.ids, items, scores)
 
-    def _queries(self, found: Histories, at: int | None) -> npt.NDArray[np.float32]:
-        """Query of each user, in the order of `found`."""
+    def _read(self, found: Histories, at: int | None) -> Read:
+        """The users in the order of `found`."""
         count = len(found.ids)
-        windows = evaluation_windows(np.diff(found.offsets), np.arange(count), length=self.recipe.length)
+        windows = evaluation_windows(np.arange(count), np.diff(found.offsets), length=self.recipe.length)
         moment = None if at is None else np.full(count, at, dtype=np.int64)
-        queries = np.zeros((count, self.model.backbone.width), dtype=np.float32)
-
-        def batch_of(part: Windows) -> Any:
-            asked = None if moment is None else moment[: len(part.user)]
-            return collate(found, part, time=self.recipe.time, at=asked)
-
-        for batch, rows, _ in read_windows(self.model, windows, batch_of):
-            queries[batch.user.numpy()] = rows
-        return queries
+        return read_users(self.model, found, windows, self.recipe.time, at=moment)
 
     def _say_when(self, found: Histories, at: int | None, say: Say) -> None:
         """What `at` means for this model, and its faults."""

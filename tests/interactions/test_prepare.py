@@ -10,7 +10,8 @@ import pytest
 from persrec.errors import UserError
 from persrec.interactions import prepare as module
 from persrec.interactions.prepare import check, prepare
-from persrec.prepared import open_prepared
+from persrec.prepared import open_prepared, split_files
+from persrec.sections import Split
 from tests.datasets.real import real
 
 CSV = """user_id,item_id,timestamp,rating
@@ -39,9 +40,11 @@ def test_the_folder_holds_the_log(data, tmp_path):
     assert log.items.tolist() == [1, 3, 1, 2, 3]
     assert log.times.tolist() == [1500000003000, 1500000009000, 1500000001000, 1500000002000, 1500000002000]
     assert log.ratings.tolist() == [2, 3, 4, 5, 1]
-    assert (log.train_end.tolist(), log.validation_end.tolist(), log.test_end.tolist()) == ([2, 1], [2, 2], [2, 3])
+    assert log.train_end.tolist() == [2, 1]
+    assert [field.tolist() for field in log.validation] == [[1], [1], [1]]
+    assert [field.tolist() for field in log.test] == [[1], [2], [1]]
     assert log.events_per_item.tolist() == [0, 2, 1, 2]
-    assert log.in_training.tolist() == [False, True, False, True]
+    assert log.training_events_per_item.tolist() == [0, 2, 0, 1]
     assert log.facts["counts"]["duplicates_dropped"] == 1
     assert log.facts["source"]["files"][0]["name"] == "log.csv"
     assert any("read as s" in sentence for sentence in log.facts["understood"])
@@ -130,7 +133,7 @@ def test_a_full_disk_leaves_nothing(data, tmp_path, monkeypatch, step):
     log = module.load(section)
     monkeypatch.setattr(module.prepared if folder else module, name, full)
     with pytest.raises(UserError, match=r"cannot be written: No space left on device.*free space.*Nothing was left"):
-        module._write(log, tmp_path / "prepared" / "small-0", "leave-one-out", {})
+        module._write(log, tmp_path / "prepared" / "small-0", Split(), {})
     assert list((tmp_path / "prepared").iterdir()) == []
 
 
@@ -149,9 +152,29 @@ def test_root_is_a_file(data, tmp_path):
         prepare(data, "small", tmp_path / "log.csv")
 
 
-def test_unknown_split(data, tmp_path):
-    with pytest.raises(UserError, match=r"split: got 'random', expected one of leave-one-out"):
-        prepare(data, "small", tmp_path, "random")
+def test_a_new_split_is_put_beside(data, tmp_path):
+    """What a fresh folder with that split holds, and the log is not written again."""
+    folder, said = prepare(data, "small", tmp_path / "a"), []
+    written = (folder / "sequences.arrow").stat().st_mtime_ns
+    basket = Split(kind="next-basket", gap_hours=0.0001, test=0.5, validation=0.4)
+    assert prepare(data, "small", tmp_path / "a", basket, say=said.append) == folder
+    assert said == [f"{folder}: split {basket.name} added."]
+    assert (folder / "sequences.arrow").stat().st_mtime_ns == written
+    added = open_prepared(folder, basket.name)
+    fresh = open_prepared(prepare(data, "small", tmp_path / "b", basket), basket.name)
+    assert added.train_end.tolist() == fresh.train_end.tolist()
+    assert (
+        [field.tolist() for field in added.test] == [field.tolist() for field in fresh.test] == [[0, 1], [1, 1], [1, 2]]
+    )
+    assert open_prepared(folder).train_end.tolist() == [2, 1]
+
+
+def test_a_split_that_asks_for_times_the_log_has_not(tmp_path):
+    (tmp_path / "log.csv").write_text("user_id,item_id\n1,1\n1,2\n", encoding="utf-8")
+    section = {"source": "table", "path": str(tmp_path / "log.csv")}
+    with pytest.raises(UserError, match="split: got after-break, which asks for times, but the log has none"):
+        prepare(section, "small", tmp_path / "prepared", Split(kind="after-break"))
+    assert list((tmp_path / "prepared").iterdir()) == []
 
 
 def test_unknown_key(tmp_path):
@@ -173,7 +196,7 @@ def test_check_writes_nothing(data, tmp_path):
 def test_facts_are_json(data, tmp_path):
     facts = json.loads((prepare(data, "small", tmp_path) / "prepared.json").read_text(encoding="utf-8"))
     assert facts["counts"]["ties"] == 2
-    assert set(facts["files"]) == {"sequences.arrow", "users.arrow", "items.arrow", "split-leave-one-out.arrow"}
+    assert set(facts["files"]) == {"sequences.arrow", "users.arrow", "items.arrow", *split_files("leave-one-out")}
 
 
 def test_real_ml_1m(tmp_path):

@@ -2,7 +2,6 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from persrec.interactions.split import leave_one_out
 from persrec.interactions.vocabulary import compact, encode, item_table, vocabulary
 
 
@@ -33,8 +32,6 @@ def test_compact_closes_gaps():
 
 
 def test_item_table():
-    """Item b is only ever a target, of the user with three events."""
     items = pl.LazyFrame({"item_id": ["a", "b"], "index": [1, 2]}, schema_overrides={"index": pl.Int32})
-    lists = pl.LazyFrame({"items": [[1, 2, 2], [1, 1]]}, schema={"items": pl.List(pl.Int32)})
-    bounds = leave_one_out(pl.LazyFrame({"events": [3, 2]}))
-    assert item_table(items, lists, bounds).collect().rows() == [("a", 3, True), ("b", 2, False)]
+    events = pl.LazyFrame({"item_id": [1, 2, 2, 1, 1]}, schema={"item_id": pl.Int32})
+    assert item_table(items, events).collect().rows() == [("a", 3), ("b", 2)]

@@ -51,8 +51,8 @@ def test_scores_and_order_are_those_of_the_model(recommender: Recommender) -> No
     vectors = recommender.model.vectors().detach().numpy()
     for user in SOME:
         row = data.user_ids().to_pylist().index(user)
-        lengths = np.diff(data.offsets)
-        batch = collate(data, evaluation_windows(lengths, np.array([row]), length=None), time="last")
+        windows = evaluation_windows(np.array([row]), np.diff(data.offsets)[[row]], length=None)
+        batch = collate(data, windows, time="last")
         scores = vectors[1:] @ recommender.model.queries(batch).numpy()[0]
         seen = set(history(user)["item_id"])
         best = [place for place in np.argsort(-scores) if ids[place] not in seen][:4]

@@ -1,0 +1,40 @@
+"""UCI Online Retail as published (Chen et al. 2012): invoice lines of a shop, as parquet or csv.
+
+An event is a line of an invoice: customer, stock code, time of the invoice. Lines without a customer and cancellations
+(invoices whose number starts with C) are no purchases of anybody; they are counted and left out.
+"""
+
+from pathlib import Path
+
+import polars as pl
+
+from persrec.datasets.files import one_file
+from persrec.interactions.schema import ITEM, TIME, USER, Say, check_columns, conform, log, reading
+
+NAMES = ("online_retail.parquet", "*.parquet", "*.csv")
+COLUMNS = {"CustomerID": USER, "StockCode": ITEM, "InvoiceDate": TIME}
+INVOICE = "InvoiceNo"
+
+
+def files(path: Path) -> list[Path]:
+    """The table in a folder, or the file itself."""
+    return [one_file(path, patterns=NAMES, what="the invoice lines of Online Retail")]
+
+
+def read(path: Path, *, say: Say = log) -> pl.LazyFrame:
+    """The log; raises UserError where a column is missing."""
+    (file,) = files(path)
+    with reading(str(file)):
+        lines = pl.scan_parquet(file) if file.suffix == ".parquet" else pl.scan_csv(file, infer_schema=False)
+        check_columns(lines.collect_schema().names(), where=str(file), required=(INVOICE, *COLUMNS))
+        without = pl.col("CustomerID").is_null()
+        cancelled = pl.col(INVOICE).cast(pl.String).str.starts_with("C")
+        left_out = lines.select(without.sum().alias("without"), (cancelled & ~without).sum().alias("cancelled"))
+        counts = left_out.collect().row(0, named=True)
+    say(
+        f"{file}: Online Retail; left out are {counts['without']:,} lines without a customer and "
+        f"{counts['cancelled']:,} of cancellations."
+    )
+    columns = [pl.col(theirs).alias(ours) for theirs, ours in COLUMNS.items()]
+    bought = lines.filter(~without & ~cancelled).select(columns)
+    return conform(bought, where=str(file), unit="auto", say=say)

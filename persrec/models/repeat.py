@@ -1,0 +1,39 @@
+"""The repeat head: a learned addition to the scores of items that the user has had before.
+
+Shapes: N rows, P pairs of a row and an item that its user has had, D width.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from persrec.consumption import Consumed
+from persrec.models.attention import TIME_BUCKETS, position_bucket, position_buckets, time_bucket
+
+EXACT = 32  # events ago that are told apart one by one
+
+
+class RepeatHead(nn.Module):
+    """What is added to the logit of an item that was consumed `frequency` times, `distance` events and `elapsed` ms ago.
+
+    level(h) + slope(h) * log(frequency) + by_distance[bucket] + by_time[bucket], where level and slope are linear in the
+    normalised hidden row. It starts at zero: without training, it changes nothing. (Repeat consumption as a part of
+    the score of its own: RepeatNet, arXiv 1812.02646; counts with decay: TIFU-kNN, arXiv 2006.00556.)
+    """
+
+    def __init__(self, *, width: int, timed: bool) -> None:
+        super().__init__()
+        self.of_row = nn.Linear(width, 2)
+        self.distance_bias = nn.Parameter(torch.zeros(position_buckets(EXACT)))
+        self.time_bias = nn.Parameter(torch.zeros(TIME_BUCKETS)) if timed else None
+        nn.init.zeros_(self.of_row.weight)
+        nn.init.zeros_(self.of_row.bias)
+
+    def forward(self, hidden: Tensor, had: Consumed) -> Tensor:
+        """Additions (P,) for the pairs, whose `row` is the row of `hidden` (N, D)."""
+        level, slope = self.of_row(F.layer_norm(hidden, hidden.shape[-1:])).unbind(dim=-1)  # (N,) each
+        bonus = level[had.row] + slope[had.row] * had.frequency.to(level.dtype).log()
+        bonus = bonus + self.distance_bias[position_bucket(had.distance, EXACT)]
+        if self.time_bias is not None:
+            bonus = bonus + self.time_bias[time_bucket(had.elapsed)]
+        return bonus

@@ -1,0 +1,91 @@
+"""A sheet: a titled table of text, and its forms for the terminal, Markdown, LaTeX and HTML."""
+
+import html
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from rich import box
+from rich.table import Table
+
+LATEX = {
+    "&": r"\&",
+    "%": r"\%",
+    "_": r"\_",
+    "#": r"\#",
+    "$": r"\$",
+    "±": r"$\pm$",
+    "<": "$<$",
+    ">": "$>$",
+    "≤": r"$\le$",
+}
+
+
+class Sheet(NamedTuple):
+    """The first column says what a row is about, the others hold figures."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+
+
+def rich(sheet: Sheet) -> Table:
+    """For the terminal."""
+    table = Table(
+        title=sheet.title,
+        title_justify="left",
+        box=box.SIMPLE_HEAVY,
+        padding=(0, 1),
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    for place, name in enumerate(sheet.head):
+        table.add_column(name, justify="right" if place else "left")
+    for row in sheet.rows:
+        table.add_row(*row)
+    return table
+
+
+def markdown(sheet: Sheet) -> str:
+    """A table of GitHub's Markdown under its title in bold."""
+    rule = ["---", *["---:"] * (len(sheet.head) - 1)]
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in (sheet.head, *sheet.rows)]
+    lines = [f"| {' | '.join(cells)} |" for cells in (rows[0], rule, *rows[1:])]
+    return f"**{sheet.title}**\n\n" + "\n".join(lines) + "\n"
+
+
+def latex(sheet: Sheet) -> str:
+    r"""A table environment with the rules of booktabs; the title is its caption."""
+
+    def line(cells: tuple[str, ...]) -> str:
+        return " & ".join("".join(LATEX.get(letter, letter) for letter in cell) for cell in cells) + r" \\"
+
+    caption = line((sheet.title,)).removesuffix(r" \\")
+    body = [line(sheet.head), r"\midrule", *map(line, sheet.rows)]
+    columns = "l" + "r" * (len(sheet.head) - 1)
+    return "\n".join(
+        [
+            r"\begin{table}",
+            rf"\caption{{{caption}}}",
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def web(sheet: Sheet) -> str:
+    """A table of a web page."""
+
+    def line(cells: tuple[str, ...], tag: str) -> str:
+        return f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
+
+    body = "\n".join(line(row, "td") for row in sheet.rows)
+    caption, head = html.escape(sheet.title), line(sheet.head, "th")
+    return f"<table>\n<caption>{caption}</caption>\n<thead>{head}</thead>\n<tbody>\n{body}\n</tbody>\n</table>\n"
+
+
+FORMS: dict[str, Callable[[Sheet], str]] = {"markdown": markdown, "latex": latex, "html": web}

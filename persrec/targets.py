@@ -1,0 +1,98 @@
+"""The targets of queries, flat, and the groups in which they are looked at.
+
+Shapes: Q queries, T targets, E events of a log.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from persrec.prepared import Prepared, Queries
+
+HOUR = 3_600_000  # ms
+GAP_HOURS = (1, 12, 24 * 7)
+ITEM_EVENTS = (1, 10, 100, 1000)
+
+Ints = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The different items that each query asks for; those of a query stand one after the other."""
+
+    queries: Queries
+    query: Ints  # (T,) row of the query
+    item: Ints  # (T,) 1..V
+    age: Ints  # (T,) events since the user last had the item, 1 = it was the last one; 0 = never
+    item_events: Ints  # (T,) of the item, among those that are trained on; 0 = cold
+    gap: Ints | None  # (Q,) ms between the last known event and the first target
+
+    @property
+    def counts(self) -> Ints:
+        """(Q,) targets of each query."""
+        return np.bincount(self.query, minlength=len(self.queries.user))
+
+    def groups(self, *, lengths: tuple[int, ...], recent: int) -> dict[str, list[tuple[str, Mask]]]:
+        """Parts of the targets (T,) by what is known of them, empty parts left out.
+
+        By events before the query (bounds `lengths`), hours since the last of them, training events of the item, and
+        the age of the user's last consumption of it (at most `recent` events ago, earlier, never).
+        """
+        found = {"history length": _between(self.queries.end[self.query], lengths, last="+")}
+        if self.gap is not None:
+            hours = _between(self.gap[self.query] // HOUR, GAP_HOURS, last="+")
+            found["hours since the last event"] = hours
+        found["training events of the item"] = _between(self.item_events, ITEM_EVENTS, last="+")
+        ages = [
+            ("never had", self.age == 0),
+            (f"had <= {recent} events ago", (self.age > 0) & (self.age <= recent)),
+            (f"had > {recent} events ago", self.age > recent),
+        ]
+        found["last consumption of the item"] = [(name, part) for name, part in ages if part.any()]
+        return found
+
+
+def targets_of(data: Prepared, queries: Queries) -> Targets:
+    """What the queries of a log ask for; an item that a set holds twice counts once."""
+    first = data.offsets[queries.user] + queries.end  # (Q,) place of the first target in the log
+    query = np.repeat(np.arange(len(first)), queries.size)
+    within = np.arange(len(query)) - np.repeat(np.cumsum(queries.size) - queries.size, queries.size)
+    place = first[query] + within
+    end = data.offsets[queries.user][query] + queries.end[query]
+    before = _previous(data)[place]
+    new = before < end  # else it is in the set already
+    query, place, before, end = query[new], place[new], before[new], end[new]
+    item = data.items[place].astype(np.int64)
+    return Targets(
+        queries=queries,
+        query=query,
+        item=item,
+        age=np.where(before >= 0, end - before, 0),
+        item_events=data.training_events_per_item[item],
+        gap=None if data.times is None else data.times[first] - data.times[first - 1],
+    )
+
+
+def _previous(data: Prepared) -> Ints:
+    """(E,) place in the log of the same user's last event with the same item; -1 = there is none."""
+    user = np.repeat(np.arange(data.users), np.diff(data.offsets))
+    key = user * (data.items_count + 1) + data.items
+    order = np.argsort(key, kind="stable")
+    same = key[order[1:]] == key[order[:-1]]
+    previous = np.full(len(key), -1)
+    previous[order[1:][same]] = order[:-1][same]
+    return previous
+
+
+def _between(values: Ints, bounds: tuple[int, ...], *, last: str) -> list[tuple[str, Mask]]:
+    """Parts by size: below the first bound, from each to below the next, from the last on."""
+    found = []
+    for low, high in pairwise([0, *bounds, np.inf]):
+        part = (values >= low) & (values < high)
+        name = f"{low}{last}" if high == np.inf else f"{low}-{high - 1}" if high - low > 1 else f"{low}"
+        if part.any():
+            found.append((name, part))
+    return found

@@ -1,0 +1,39 @@
+from datetime import datetime
+
+import polars as pl
+import pytest
+
+from persrec import datasets
+from persrec.errors import UserError
+from tests.datasets.real import real
+
+LINES = pl.DataFrame(
+    {
+        "InvoiceNo": ["536365", "536365", "C536379", "536366"],
+        "StockCode": ["85123A", "71053", "85123A", "71053"],
+        "InvoiceDate": [datetime(2010, 12, 1, 8, 26), datetime(2010, 12, 1, 8, 26), datetime(2010, 12, 1, 9), datetime(2011, 1, 1)],
+        "CustomerID": [17850, 17850, 17850, None],
+    },
+    schema_overrides={"CustomerID": pl.Int32},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_purchases_of_customers(tmp_path, ending):
+    file = tmp_path / f"online_retail.{ending}"
+    LINES.write_parquet(file) if ending == "parquet" else LINES.write_csv(file)
+    said = []
+    frame = datasets.read("online-retail", tmp_path, say=said.append).collect()
+    assert frame.rows() == [(17850, "85123A", 1291191960000), (17850, "71053", 1291191960000)]
+    assert "1 lines without a customer and 1 of cancellations" in said[0]
+
+
+def test_other_columns_are_named(tmp_path):
+    LINES.drop("StockCode").write_parquet(tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"missing column StockCode; got InvoiceNo, InvoiceDate, CustomerID"):
+        datasets.read("online-retail", tmp_path)
+
+
+def test_real():
+    frame = datasets.read("online-retail", real("online-retail")).collect()
+    assert (len(frame), frame["user_id"].n_unique(), frame["item_id"].n_unique()) == (397_924, 4_339, 3_665)

@@ -1,0 +1,184 @@
+"""The repeat head from the loss to the recommendations, on a small log with repeats."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from persrec import training
+from persrec.batches import Budget, collate, evaluation_windows
+from persrec.consumption import Repeats
+from persrec.evaluation import EvaluationSettings, evaluate
+from persrec.models.attention import position_bucket, time_bucket
+from persrec.models.model import Model
+from persrec.models.repeat import EXACT, RepeatHead
+from persrec.objective import LossSettings, objective
+from persrec.prepared import Prepared
+from persrec.serving.recommender import Recommender
+from tests.small import events, model_of, prepared_of, run_of
+
+HEAD: dict[str, Any] = {
+    "repeat": "head",
+    "loss": {"kind": "full"},
+    "evaluation": {"k": [1, 10, 30], "exclude_seen": False, "length_buckets": [5]},
+    "time": "next",
+}
+SETTINGS = EvaluationSettings(
+    split="leave-one-out",
+    k=(1, 30),
+    exclude_seen=False,
+    users_per_chunk=7,
+    length_buckets=(5,),
+    recent=5,
+    time="next",
+    length=None,
+)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Prepared]:
+    recipe, data = prepared_of(tmp_path_factory.mktemp("log"), events(), **HEAD)
+    return model_of(recipe, data.items_count), data
+
+
+def additions(model: Model, data: Prepared, user: int, end: int, hidden: torch.Tensor) -> torch.Tensor:
+    """What is added to the logit of every item (V+1,) after `end` events of a user: one item at a time."""
+    head = model.repeat
+    assert head is not None
+    assert head.time_bias is not None
+    assert data.times is not None
+    first = data.offsets[user]
+    had = data.items[first : first + end].tolist()
+    asked = data.times[first + end]
+    level, slope = head.of_row(F.layer_norm(hidden, hidden.shape))
+    found = torch.zeros(data.items_count + 1)
+    for item in set(had):
+        latest = max(place for place, other in enumerate(had) if other == item)
+        distance, elapsed = torch.tensor(end - 1 - latest), torch.tensor(int(asked - data.times[first + latest]))
+        found[item] = (
+            level
+            + slope * np.log(had.count(item))
+            + head.distance_bias[position_bucket(distance, EXACT)]
+            + head.time_bias[time_bucket(elapsed)]
+        )
+    return found
+
+
+@torch.no_grad()
+def test_ranks_are_those_of_dense_scores(world: tuple[Model, Prepared]) -> None:
+    model, data = world
+    found = evaluate(model, data, SETTINGS)
+    for number, (user, end) in enumerate(zip(data.test.user, data.test.end, strict=True)):
+        batch = collate(data, evaluation_windows(np.array([user]), np.array([end]), length=None), time="next")
+        hidden = model(batch, score=lambda rows, _: rows).scored[-1]
+        last = hidden[0, int(_valid(batch, model)) - 1]
+        scores = model.vectors() @ model.query(last)
+        scores += model.temperature * additions(model, data, int(user), int(end), last)
+        target = int(found.targets.item[number])
+        rank = 1 + int((scores[1:] > scores[target] + 1e-6).sum())
+        assert found.rank[number] == rank
+    assert np.isfinite(found.rank).all()
+
+
+def _valid(batch: Any, model: Model) -> int:
+    """Events of the open block."""
+    closed = model.rule.closed(batch.events)
+    return int(batch.events - closed * model.rule.segment)
+
+
+def test_validation_by_torch_gives_the_ranks_of_faiss(world: tuple[Model, Prepared]) -> None:
+    model, data = world
+    found = evaluate(model, data, SETTINGS)
+    validation = training.Validation(
+        data, data.test, Budget(6, 5, 300, None), length=None, time="next", exclude_seen=False, repeats=Repeats(data)
+    )
+    ranks = {}
+    for batch, targets, excluded in (validation[index] for index in range(len(validation))):
+        ranks |= dict(zip(batch.user.tolist(), training.rank(model, batch, targets, excluded).tolist(), strict=True))
+    assert [ranks[user] for user in found.user.tolist()] == found.rank.tolist()
+
+
+@pytest.mark.parametrize("reads_all", [True, False])
+def test_the_loss_is_that_of_dense_logits(world: tuple[Model, Prepared], reads_all: bool) -> None:
+    model, data = world
+    users = np.flatnonzero(np.diff(data.offsets) > 25)[:4]
+    users = users[np.argsort(-np.diff(data.offsets)[users])]
+    batch = collate(
+        data,
+        evaluation_windows(users, data.train_end[users] - 1, length=None),
+        time="next",
+        repeats=Repeats(data),
+    )
+    found = objective(model, batch, LossSettings(sampled=False), reads_all=reads_all).loss
+    losses = []
+
+    def score(hidden: torch.Tensor, history: Any) -> None:
+        for entry, row in (history.target > 0).nonzero().tolist():
+            user = users[int(history.cell[entry, row]) // batch.history.item.shape[1]]
+            end = int(history.position[entry, row]) + 1
+            logits = model.vectors() @ model.query(hidden[entry, row]) / model.temperature
+            logits = logits + additions(model, data, int(user), end, hidden[entry, row])
+            losses.append(F.cross_entropy(logits[1:], history.target[entry, row] - 1))
+
+    model(batch, score=score, reads_all=reads_all)
+    expected = torch.stack(losses).mean()
+    torch.testing.assert_close(found, expected)
+    ours = torch.autograd.grad(found, list(model.repeat.parameters()))  # type: ignore[union-attr]
+    theirs = torch.autograd.grad(expected, list(model.repeat.parameters()))  # type: ignore[union-attr]
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_a_fresh_head_changes_nothing(world: tuple[Model, Prepared]) -> None:
+    model, data = world
+    trained, model.repeat = model.repeat, None
+    without = evaluate(model, data, SETTINGS)
+    model.repeat = RepeatHead(width=8, timed=True)
+    fresh = evaluate(model, data, SETTINGS)
+    model.repeat = trained
+    assert fresh.rank.tolist() == without.rank.tolist()
+    assert evaluate(model, data, SETTINGS).rank.tolist() != without.rank.tolist()
+
+
+def test_rows_after_a_break_count_more(world: tuple[Model, Prepared]) -> None:
+    """Events of this log are a minute apart; with a break of a minute all rows are after one."""
+    model, data = world
+    windows = evaluation_windows(np.array([0]), np.array([20]), length=None)
+    batch = collate(data, windows, time="next", repeats=Repeats(data))
+    plain = objective(model, batch, LossSettings(sampled=False), reads_all=True)
+    every = objective(
+        model, batch, LossSettings(sampled=False, break_ms=60_000, break_weight=20.0), reads_all=True
+    )
+    none = objective(model, batch, LossSettings(sampled=False, break_ms=60_001, break_weight=20.0), reads_all=True)
+    torch.testing.assert_close(every.loss, plain.loss)
+    torch.testing.assert_close(none.loss, plain.loss)
+    later = batch.history.query_time.clone()
+    later[0, 3] += 3_600_000
+    broken = batch._replace(history=batch.history._replace(query_time=later), consumed=batch.consumed)
+    heavy = objective(model, broken, LossSettings(sampled=False, break_ms=60_001, break_weight=1e6), reads_all=False)
+    alone = batch.history.target.clone()
+    alone[0, torch.arange(20) != 3] = 0
+    one = objective(
+        model,
+        broken._replace(history=broken.history._replace(target=alone)),
+        LossSettings(sampled=False),
+        reads_all=False,
+    )
+    torch.testing.assert_close(heavy.loss, one.loss, rtol=1e-3, atol=1e-3)
+
+
+def test_what_is_recommended_are_the_best_scores_seen_items_included(tmp_path: Path) -> None:
+    recommender = Recommender.load(run_of(tmp_path, events(), **HEAD))
+    found = recommender.recommend(["ü-0", "ü-2"], 30)
+    assert found.filter(found["user_id"] == "ü-0").height == 30, "nothing is left out"
+    assert all(part["score"].is_sorted(descending=True) for part in found.partition_by("user_id"))
+    torch.manual_seed(1)
+    head = recommender.model.repeat
+    assert head is not None
+    torch.nn.init.constant_(head.of_row.bias, 100.0)
+    had = set(events().filter(events()["user_id"] == "ü-2")["item_id"])
+    best = recommender.recommend(["ü-2"], len(had))
+    assert set(best["item_id"]) == had, "a head that says so puts what was had first"

@@ -1,0 +1,94 @@
+"""What tokens are asked for, against a slow way and on memories made by hand."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from persrec.batches import Batch
+from persrec.models.model import Model
+from persrec.objective import LossSettings, objective
+from persrec.token_objectives import set_loss
+from tests.test_objective import SEGMENT, batch, model_of
+from tests.worlds import ITEMS
+
+
+@torch.no_grad()
+def slow(model: Model, candidates: list[int]) -> float:
+    """Segment by segment: the mean over its items of the cross-entropy of each against the candidates."""
+    given = batch()
+    memory = model(given, score=lambda hidden, history: None, reads_all=True).memory
+    closed, tokens = model.rule.closed(given.events).tolist(), len(model.compressor.tokens)
+    losses = []
+    for user, count in enumerate(closed):
+        for segment in range(count):
+            items = {int(item) for item in given.history.item[user, segment * SEGMENT : (segment + 1) * SEGMENT]} - {0}
+            chosen = sorted(set(candidates) | (set() if len(candidates) == ITEMS else every_item(given, closed)))
+            last = memory.rows - (count - segment) * tokens
+            per_plane = []
+            for plane in range(1, memory.states.shape[1]):
+                slots = memory.states[user, plane, last : last + tokens]
+                cosines = F.cosine_similarity(slots[:, None], model.items.table[chosen][None], dim=-1)
+                chances = F.log_softmax(cosines.amax(dim=0) / model.temperature, dim=0)
+                per_plane.append(-sum(chances[chosen.index(item)] for item in items) / len(items))
+            losses.append(sum(per_plane) / len(per_plane))
+    return float(sum(losses) / len(losses))
+
+
+def every_item(given: Batch, closed: list[int]) -> set[int]:
+    columns = {(user, column) for user, count in enumerate(closed) for column in range(count * SEGMENT)}
+    return {int(given.history.item[place]) for place in columns} - {0}
+
+
+@pytest.mark.parametrize("negatives", [None, [3, 1, 7, 7]])
+def test_against_the_slow_way(negatives: list[int] | None) -> None:
+    model, given = model_of(), batch()
+    memory = model(given, score=lambda hidden, history: None, reads_all=True).memory
+    found = set_loss(model, given, memory, None if negatives is None else torch.tensor(negatives))
+    assert found.item() == pytest.approx(
+        slow(model, list(range(1, ITEMS + 1)) if negatives is None else negatives), rel=1e-5
+    )
+
+
+def test_it_is_added_with_its_weight_and_shown_apart() -> None:
+    given = batch()
+    off = objective(model_of(), given, LossSettings(sampled=False), reads_all=True)
+    model = model_of()
+    on = objective(model, given, LossSettings(sampled=False, past_set=0.3), reads_all=True)
+    assert on.rows == off.rows == off.loss
+    memory = model(given, score=lambda hidden, history: None, reads_all=True).memory
+    assert on.loss.item() == pytest.approx((off.loss + 0.3 * set_loss(model, given, memory, None)).item())
+
+
+def test_the_gradient_reaches_tokens_layers_and_items_and_the_upper_layer_only_by_rows() -> None:
+    model, given = model_of(), batch()
+    memory = model(given, score=lambda hidden, history: None, reads_all=True).memory
+    set_loss(model, given, memory, None).backward()
+    named = {name: parameter.grad for name, parameter in model.named_parameters()}
+    for name in ("compressor.tokens", "items.table", "backbone.stack.0.inner.weight"):
+        assert named[name] is not None, name
+        assert float(named[name].abs().sum()) > 0, name
+    top = named[f"backbone.stack.{model.backbone.layers - 1}.outer.weight"]
+    assert top is None or not bool(top.any()), "its output is not in the memory"
+
+
+@pytest.mark.parametrize("history", ["recent", "full"])
+def test_without_a_memory_there_is_nothing_to_ask(history: str) -> None:
+    off = objective(model_of(history), batch(), LossSettings(sampled=False), reads_all=True)
+    on = objective(model_of(history), batch(), LossSettings(sampled=False, past_set=0.3), reads_all=True)
+    assert on.loss == off.loss
+
+
+def test_tokens_that_hold_the_items_pay_least() -> None:
+    """A memory whose tokens are the mean vectors of the items scores these best."""
+    model, given = model_of(), batch()
+    memory = model(given, score=lambda hidden, history: None, reads_all=True).memory
+    tokens, closed = len(model.compressor.tokens), model.rule.closed(given.events)
+    right = memory.states.clone()
+    for user, count in enumerate(closed.tolist()):
+        for segment in range(count):
+            row = memory.rows - (count - segment) * tokens
+            items = given.history.item[user, segment * SEGMENT : (segment + 1) * SEGMENT]
+            for slot in range(tokens):
+                right[user, :, row + slot] = model.items.table[items[items > 0][slot::tokens]].mean(dim=0)
+    told = set_loss(model, given, memory.__class__(**{**memory.__dict__, "states": right}), None)
+    assert told < set_loss(model, given, memory, None) - 0.1
