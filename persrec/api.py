@@ -96,7 +96,8 @@ def fit(
     loaded, frame = _recipe(recipe, overrides, frame)
     grid = loaded.grid()
     folder = Path(out) if out is not None else RUNS_ROOT / loaded.name
-    places = {cells.name_of(cell): folder / cells.name_of(cell) if len(grid) > 1 else folder for cell in grid}
+    several = len(grid) > 1
+    places = {cells.name_of(cell): folder / cells.name_of(cell) if several else folder for cell in grid}
     if folder.exists() and not folder.is_dir():
         raise UserError(f"run folder {folder}: is a file; choose another --out")
     for place in places.values():
@@ -108,7 +109,10 @@ def fit(
     rows = []
     for cell in grid:
         place = places[cells.name_of(cell)]
-        say(f"{loaded.name}: history {cell.history}, seed {cell.seeds[0]} -> {place}")
+        what = (
+            f"history {cell.history}, seed {cell.seeds[0]}" if cell.histories else f"baseline {cell.baselines[0].name}"
+        )
+        say(f"{loaded.name}: {what} -> {place}")
         rows.append(cells.fit(cell, data, place, resume=resume, overwrite=overwrite, progress=progress))
     return _results(loaded, rows, list(places.values()), folder)
 
@@ -119,22 +123,56 @@ def evaluate(run: str | Path, *, json_file: str | Path | None = None) -> Table:
     `json_file` receives the rows. Raises UserError for a run that is incomplete, altered or without its data.
     """
     from persrec import cells
-    from persrec import run as runs
-    from persrec.serving.recommender import Recommender
 
     folder = Path(run)
     _check_folder("--json", json_file)
-    below = sorted(path.parent for path in folder.glob(f"*/{runs.MANIFEST}"))
-    places = [folder] if (folder / runs.MANIFEST).exists() else below
+    places = _runs_below(folder)
     rows = []
-    for place in places or [folder]:
-        saved = runs.load(place)
-        recommender = Recommender.load(place)
-        _, summary = cells.evaluate(recommender.model, recommender.prepared(), recommender.recipe)
-        rows.append(cells.row(recommender.recipe, saved.metrics | summary))
+    for place in places:
+        saved, cell, summary = cells.evaluate_again(place)
+        rows.append(cells.row(cell, saved.metrics | summary))
     if json_file is not None:
         _write_json(Path(json_file), rows)
-    return _results(recommender.recipe, rows, places, folder)
+    return _results(cell, rows, places, folder)
+
+
+def score(
+    recommendations: Any,
+    recipe: Any,
+    overrides: Sequence[str] = (),
+    *,
+    frame: Any = None,
+    json_file: str | Path | None = None,
+) -> Table:
+    """Anybody's lists, a file or frame of `user_id, item_id, rank`, on the log and under the protocol of a recipe.
+
+    Of a user's list the targets' ranks are read; a user without one has missed them. Raises UserError for lists that
+    contradict themselves; what merely does not fit the log is counted and said.
+    """
+    from persrec import cells
+
+    loaded, frame = _recipe(recipe, overrides, frame)
+    _check_folder("--json", json_file)
+    data = open_prepared(prepare(loaded, frame=frame), loaded.split.name)
+    row, counts = cells.score(recommendations, data, loaded)
+    for what, count in counts.items():
+        if count:
+            say(f"{what}: {count:,}")
+    if json_file is not None:
+        _write_json(Path(json_file), [row])
+    return _results(loaded, [row], [], Path())
+
+
+def _runs_below(folder: Path) -> list[Path]:
+    """The run folder itself, or the complete ones of a grid; what is not complete is said."""
+    from persrec import run as runs
+
+    if (folder / runs.MANIFEST).exists():
+        return [folder]
+    unfinished = sorted(path.parent.name for path in folder.glob(f"*/{runs.CHECKPOINTS}"))
+    if unfinished:
+        say(f"{folder}: left out, as their fit was interrupted: {', '.join(unfinished)}; finish it with --resume")
+    return sorted(path.parent for path in folder.glob(f"*/{runs.MANIFEST}")) or [folder]
 
 
 def compare(
@@ -265,6 +303,8 @@ def _results(recipe: Recipe, rows: list[dict[str, Any]], places: Sequence[Path],
     found = [report.metrics_sheet(heading, rows, metrics)]
     found += [report.group_sheet(f"{recipe.primary} by {what}", rows, what, recipe.primary) for what in SHOWN_GROUPS]
     found += report.memory_sheets(rows, recipe.primary)
+    if not places:
+        return Table(rows, _shown(found, []), Path())
     sides = comparison.load(places)
     sentences = report.retention_sentences(comparison.retention(sides, recipe.primary), recipe.primary)
     return Table(rows, _shown(found, [*sentences, f"Run folder: {folder}"]), folder)

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,30 +12,36 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
+from persrec import recommendations as lists
 from persrec import run as runs
 from persrec import training
+from persrec.baselines import BASELINES
 from persrec.errors import UserError
-from persrec.evaluation import Evaluation, EvaluationSettings
+from persrec.evaluation import LIST, Evaluation, EvaluationSettings, evaluate_baseline, seen_share
 from persrec.evaluation import evaluate as evaluate_model
 from persrec.memory_tests import memory_tests
 from persrec.models.build import build
 from persrec.models.model import Model
 from persrec.objective import LossSettings
 from persrec.prepared import ITEMS, Prepared
-from persrec.recipe import Recipe
+from persrec.recipe import Recipe, parse
+from persrec.serving.recommender import Recommender
+from persrec.targets import targets_of
 
 STARTED = "started.json"  # in checkpoints/: what an interrupted fit was about
 
 
 def name_of(cell: Recipe) -> str:
-    """Name of one history and seed of a grid."""
-    return f"{cell.histories[0]}-seed{cell.seeds[0]}"
+    """Name of one history and seed of a grid, or of a baseline."""
+    return f"{cell.histories[0]}-seed{cell.seeds[0]}" if cell.histories else cell.baselines[0].name
 
 
 def fit(cell: Recipe, data: Prepared, folder: Path, *, resume: bool, overwrite: bool, progress: bool) -> dict[str, Any]:
     """Train and evaluate one history and seed; the row of its results."""
     if resume and (folder / runs.MANIFEST).exists():
         return row(cell, _same_run(runs.load(folder), cell, data).metrics)
+    if not cell.histories:
+        return _fit_baseline(cell, data, folder, overwrite=overwrite)
     checkpoints = folder / runs.CHECKPOINTS
     goes_on = resume and (checkpoints / training.LAST).exists()
     if goes_on:
@@ -66,6 +75,50 @@ def fit(cell: Recipe, data: Prepared, folder: Path, *, resume: bool, overwrite: 
         overwrite=overwrite,
     )
     return row(cell, saved.metrics)
+
+
+def _fit_baseline(cell: Recipe, data: Prepared, folder: Path, *, overwrite: bool) -> dict[str, Any]:
+    """Fit and evaluate a baseline; its run holds no weights, as it is fitted again where it is needed."""
+    started = time.monotonic()
+    found = evaluate_fitted(cell, data)
+    metrics = {
+        "history": cell.baselines[0].name,
+        "seed": cell.seeds[0],
+        "primary": cell.primary,
+        "epochs": 0,
+        "seconds": time.monotonic() - started,
+        **found.summary(),
+    }
+    saved = runs.save(
+        folder,
+        recipe=cell.dump(),
+        weights=None,
+        data={"hash": data.hash, "folder": str(data.folder)},
+        items=data.folder / ITEMS,
+        metrics=metrics,
+        targets=found.table(),
+        overwrite=overwrite,
+    )
+    return row(cell, saved.metrics)
+
+
+def evaluate_fitted(cell: Recipe, data: Prepared) -> Evaluation:
+    """Fit the baseline of a cell and rank the test targets, with a bar on a terminal."""
+    chosen = cell.baselines[0]
+    baseline = BASELINES[chosen.kind](**chosen.options)
+    baseline.fit(data)
+    with _bar(chosen.name, len(data.test.user)) as advance:
+        return evaluate_baseline(baseline, data, _protocol(cell), on_queries=advance)
+
+
+def score(recommendations: Any, data: Prepared, cell: Recipe) -> tuple[dict[str, Any], dict[str, int]]:
+    """The row of lists that anybody recommended, and what of them did not fit the log."""
+    targets, settings = targets_of(data, data.test), _protocol(cell)
+    rows = lists.read(recommendations)
+    scored = lists.score(rows, data, targets, k=max(settings.k), exclude_seen=settings.exclude_seen)
+    best = scored.lists[:, :LIST]
+    found = Evaluation(targets, scored.rank, best, seen_share(data, best), 0.0, settings)
+    return row(cell, {"history": "lists", "seed": 0, "epochs": 0, "seconds": 0.0, **found.summary()}), scored.counts
 
 
 def _start(checkpoints: Path, cell: Recipe, data: Prepared) -> None:
@@ -146,26 +199,45 @@ def _settings(cell: Recipe) -> training.TrainingSettings:
     )
 
 
+def evaluate_again(folder: Path) -> tuple[runs.Run, Recipe, dict[str, Any]]:
+    """A run, its recipe, and what its evaluation finds now."""
+    saved = runs.load(folder)
+    cell = parse(saved.recipe, f"of run {folder}")
+    data = runs.open_log(saved.data, cell.split.name)
+    if not cell.histories:
+        return saved, cell, evaluate_fitted(cell, data).summary()
+    return saved, cell, evaluate(Recommender.load(folder).model, data, cell)[1]
+
+
 def evaluate(model: Model, data: Prepared, cell: Recipe) -> tuple[Evaluation, dict[str, Any]]:
     """Ranks of the test targets and their summary, with the memory tests of a compressed model; bars on a terminal."""
-    settings = EvaluationSettings(
+    settings = _protocol(cell)
+    with _bar("evaluating", len(data.test.user)) as advance:
+        found = evaluate_model(model, data, settings, on_queries=advance)
+    summary = found.summary()
+    if cell.history == "compressed":
+        with _bar("evaluating without the memory", None) as advance:
+            summary["memory_tests"] = memory_tests(model, data, settings, found, cell.primary, on_queries=advance)
+    return found, summary
+
+
+def _protocol(cell: Recipe) -> EvaluationSettings:
+    return EvaluationSettings(
         split=cell.split.name,
         time=cell.time,
         length=cell.length,
         recent=cell.memory.recent,
         **cell.evaluation.model_dump(),
     )
+
+
+@contextmanager
+def _bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A progress bar on a terminal, as a function that is told how many more are done."""
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("evaluating", total=len(data.test.user))
-        found = evaluate_model(model, data, settings, on_queries=lambda count: progress.advance(task, count))
-        summary = found.summary()
-        if cell.history == "compressed":
-            task = progress.add_task("evaluating without the memory", total=None)
-            summary["memory_tests"] = memory_tests(
-                model, data, settings, found, cell.primary, on_queries=lambda count: progress.advance(task, count)
-            )
-    return found, summary
+        task = progress.add_task(what, total=total)
+        yield lambda count: progress.advance(task, count)
 
 
 def row(cell: Recipe, metrics: dict[str, Any]) -> dict[str, Any]:

@@ -121,13 +121,30 @@ def fit(recipe: str, overrides: tuple[str, ...], out: Path | None, resume: bool,
 
 
 @commands.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", required=False, type=click.Path(path_type=Path))
+@click.option("--recommendations", type=click.Path(path_type=Path), help="Lists to score instead of RUN; with --log.")
+@click.option("--log", metavar="RECIPE|FILE", help="The log and protocol that --recommendations are scored on.")
+@overrides
 @click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Also write the rows here.")
-def evaluate(run: Path, json_file: Path | None) -> None:
-    """Rank all items for the test events of RUN, a run folder, and print its metrics."""
+def evaluate(
+    run: Path | None,
+    recommendations: Path | None,
+    log: str | None,
+    overrides: tuple[str, ...],
+    json_file: Path | None,
+) -> None:
+    """Rank all items for the test events of RUN, a run folder, and print its metrics.
+
+    Or score anybody's lists under the same protocols: --recommendations takes a file with user_id, item_id and rank.
+    """
     from persrec import api
 
-    _print(api.evaluate(run, json_file=json_file))
+    if run is not None and (recommendations, log, overrides) == (None, None, ()):
+        _print(api.evaluate(run, json_file=json_file))
+    elif run is None and recommendations is not None and log is not None:
+        _print(api.score(recommendations, log, overrides, json_file=json_file))
+    else:
+        raise UserError("evaluate: expected a RUN alone, or --recommendations FILE with --log RECIPE|FILE (and --set)")
 
 
 @commands.command()

@@ -21,7 +21,8 @@ from persrec.prepared import Queries
 from persrec.targets import Targets
 
 PERMUTATIONS = 10_000
-ALL_PAIRS = 4  # sides up to which each is compared with each, else all with the first
+ORDER = ("full", "recent", "compressed")  # models first, baselines after them
+ALL_PAIRS = 4  # sides up to which each is compared with each
 SAME = ("user", "end", "item")  # columns by which two runs ask for the same
 
 Values = npt.NDArray[np.float64]
@@ -81,7 +82,7 @@ def load(folders: Sequence[str | Path]) -> list[Side]:
             )
         side.tables[seed] = run.targets()
         _check_same(found[0], run)
-    return list(sides.values())
+    return sorted(sides.values(), key=lambda side: ORDER.index(side.history) if side.history in ORDER else len(ORDER))
 
 
 def mean(side: Side, metric: str, part: npt.NDArray[np.bool_] | None = None) -> Interval:
@@ -91,9 +92,15 @@ def mean(side: Side, metric: str, part: npt.NDArray[np.bool_] | None = None) -> 
 
 
 def pairs(sides: list[Side], metric: str, part: npt.NDArray[np.bool_] | None = None) -> list[Pair]:
-    """Each side against each, or against the first where there are many; on a part (T,) of the targets."""
-    every = list(combinations(sides, 2)) if len(sides) <= ALL_PAIRS else [(side, sides[0]) for side in sides[1:]]
-    return [pair(over, under, metric, part) for over, under in every]
+    """Each side against each; of many, the models against each other and against the best baseline."""
+    chosen = sides
+    if len(sides) > ALL_PAIRS:
+        models = [side for side in sides if side.history in ORDER]
+        plain = [side for side in sides if side.history not in ORDER]
+        best = sorted(plain, key=lambda side: mean(side, metric, part).mean)[-1:]
+        chosen = models + best if models else plain
+    chosen = sorted(chosen, key=lambda side: side.history != "compressed")  # it is held against the others
+    return [pair(over, under, metric, part) for over, under in combinations(chosen, 2)]
 
 
 def pair(over: Side, under: Side, metric: str, part: npt.NDArray[np.bool_] | None = None) -> Pair:
@@ -118,8 +125,11 @@ def retention(sides: list[Side], metric: str, part: npt.NDArray[np.bool_] | None
         chosen = [forms[form] for form in ("full", "recent", "compressed")]
         users, values = _values(chosen, _seeds(*chosen), metric, part)
         (full, fulls), (recent, recents), (kept, keeps) = intervals.paired(values, users)
-        gain = intervals.interval(full / recent, fulls / recents)
-        share = intervals.interval((kept - recent) / (full - recent), (keeps - recents) / (fulls - recents))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            gain = intervals.interval(np.float64(full) / recent, fulls / recents)
+            share = intervals.interval(
+                np.float64(kept - recent) / (full - recent), (keeps - recents) / (fulls - recents)
+            )
         found.append(Retention(recipe, share if gain.low > 1 else None, gain))
     return found
 

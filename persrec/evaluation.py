@@ -13,6 +13,7 @@ import pyarrow as pa
 import torch
 
 from persrec import intervals, metrics
+from persrec.baselines import Baseline, ranking
 from persrec.batches import Batch, Budget, Sequences, Windows, collate, evaluation_windows
 from persrec.consumption import Repeats
 from persrec.models.compressor import Recall
@@ -145,17 +146,37 @@ def evaluate(
     windows = _windows(model, data.test, settings.length, open_block)
     found = read_users(model, data, windows, settings.time, recall=recall, on_queries=on_queries)
     rank, lists = _found(ExactIndex(item_vectors(model)), found, targets, data, settings)
+    return Evaluation(targets, rank, lists, seen_share(data, lists), found.bytes_per_user, settings)
+
+
+def evaluate_baseline(
+    baseline: Baseline,
+    data: Prepared,
+    settings: EvaluationSettings,
+    *,
+    on_queries: Callable[[int], None] = lambda count: None,
+) -> Evaluation:
+    """The same of a fitted baseline; it keeps nothing per user that the log does not hold."""
+    targets = targets_of(data, data.test)
+    found = ranking.rank(
+        baseline,
+        data,
+        targets,
+        k=min(LIST, data.items_count),
+        deepest=max(settings.k),
+        exclude_seen=settings.exclude_seen,
+        time=settings.time,
+        on_queries=on_queries,
+    )
+    return Evaluation(targets, found.rank, found.lists, seen_share(data, found.lists), 0.0, settings)
+
+
+def seen_share(data: Prepared, lists: npt.NDArray[np.int64]) -> float:
+    """Share of the items of the lists (Q, 10) that the user of the test query had before."""
     first = data.offsets[data.test.user]
     seen = Seen.from_ranges(data.items, first, first + data.test.end)
-    known = np.where(lists > 0, seen.contains(np.arange(len(lists)), lists), False)
-    return Evaluation(
-        targets=targets,
-        rank=rank,
-        lists=lists,
-        seen_in_lists=float(known.sum() / max((lists > 0).sum(), 1)),
-        bytes_per_user=found.bytes_per_user,
-        settings=settings,
-    )
+    known = seen.contains(np.arange(len(lists)), lists) & (lists > 0)
+    return float(known.sum() / max((lists > 0).sum(), 1))
 
 
 def _found(

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from persrec import metrics
 from persrec.errors import UserError
-from persrec.intervals import Interval, mean, ratio
+from persrec.intervals import Interval, ratio
 from persrec.ridge import OLDER, OWN_ROWS, PENALTIES, Histories, Ints, Mask, Model, Ridge, frequency_ranks, item_vectors
 
 WINDOWS = (20, 40, 128)  # R
@@ -117,6 +117,9 @@ def ages(histories: Histories) -> Ints:
 def advise(rows: list[dict[str, Any]], facts: dict[str, Any]) -> Advice:
     """The shortest R beyond which older events are worth nothing, or a memory where there is none."""
     longest = WINDOWS[-1]
+    if not rows:
+        why = f"in no part of the targets has a linear model a hit for {USERS} users; the log is too small to say more."
+        return Advice(None, WINDOWS[0], None, why)
     worth = {window: [row for row in rows if row["R"] == window and _is_worth(row)] for window in WINDOWS}
     needed = [window for window in WINDOWS if worth[window]]
     if needed and facts["long_share"] < SHORT:
@@ -130,7 +133,10 @@ def advise(rows: list[dict[str, Any]], facts: dict[str, Any]) -> Advice:
     if needed[-1] == longest:
         return Advice(WINDOWS[1], WINDOWS[1], WINDOWS[1] // 10, f"{why}{_counts(rows)}.")
     enough = WINDOWS[WINDOWS.index(needed[-1]) + 1]
-    return Advice(None, enough, None, f"{why}, those older than {enough} nothing certain{_counts(rows)}.")
+    why += f", those older than {enough} nothing certain"
+    if enough == longest:
+        why += f"; where a read of {enough} is too dear, try a memory with S = R = {WINDOWS[1]}, K = {WINDOWS[1] // 10}"
+    return Advice(None, enough, None, f"{why}{_counts(rows)}.")
 
 
 def _is_worth(row: dict[str, Any]) -> bool:
@@ -214,8 +220,9 @@ def _rows(
     name: str, histories: Histories, asked: Asked, age: Ints, *, exclude_seen: bool, seed: int
 ) -> Iterator[dict[str, Any]]:
     vectors = item_vectors(histories, asked.known, seed=seed)
+    alike = np.flatnonzero(np.diff(histories.offsets)[histories.user_of(asked.rows)] >= 2 * LAST)  # as those asked
     held = np.zeros(len(asked.rows), dtype=bool)
-    held[np.random.default_rng([seed, 2]).permutation(len(held))[: min(HELD, len(held) // 10)]] = True
+    held[np.random.default_rng([seed, 2]).permutation(alike)[: min(HELD, len(alike) // 10)]] = True
     ridge = Ridge(histories, vectors, WINDOWS).fit(asked.rows[~held])
     user, before = histories.user_of(asked.queries), asked.queries - histories.start_of(asked.queries)
     counted = None if exclude_seen else _ndcg(frequency_ranks(histories, asked.queries, None))
@@ -230,7 +237,7 @@ def _rows(
         for group, least in LENGTHS:
             part = before >= least
             here = {key: value[part] for key, value in found.items()}
-            if all(len(np.unique(user[part][value > 0])) >= USERS for value in here.values()):
+            if min(_hits(here["recent"], user[part]), _hits(here["full"], user[part])) >= USERS:
                 same = {"what": "gain", "name": name, "asked": asked.name, "group": group, "R": window}
                 yield same | _row(here, user[part], age[asked.queries][part], window)
 
@@ -258,8 +265,8 @@ def _row(found: dict[str, Values], user: Ints, age: Ints, window: int) -> dict[s
     row = {
         "targets": len(user),
         "users": len(np.unique(user)),
-        "recent": mean(found["recent"], user).mean,
-        "full": mean(found["full"], user).mean,
+        "recent": float(found["recent"].mean()),
+        "full": float(found["full"].mean()),
         "gain": gain.mean,
         "low": gain.low,
         "high": gain.high,
@@ -268,11 +275,16 @@ def _row(found: dict[str, Values], user: Ints, age: Ints, window: int) -> dict[s
         "never_had": float((age == 0).mean()),
     }
     names = ("frequency_recent", "frequency_all", "frequency_gain", "frequency_low", "frequency_high")
-    if "frequency_all" not in found:
+    if "frequency_all" not in found or _hits(found["frequency_recent"], user) < USERS:
         return row | dict.fromkeys(names)
     counted = _change(found["frequency_all"], found["frequency_recent"], user)
     values = (found["frequency_recent"].mean(), found["frequency_all"].mean(), *counted)
     return row | {key: float(value) for key, value in zip(names, values, strict=True)}
+
+
+def _hits(values: Values, user: Ints) -> int:
+    """Users with a hit."""
+    return len(np.unique(user[values > 0]))
 
 
 def _change(over: Values, under: Values, user: Ints) -> Interval:

@@ -33,15 +33,27 @@ def shown(probe: Probe) -> Group:
 
 def figure(probe: Probe, path: Path) -> list[Path]:
     """The gains with their intervals, and when the targets were last had, as PNG and SVG; the files."""
+    if not probe.rows:
+        raise UserError(f"--figure {path}: there is nothing to draw: {probe.advice.reason}")
     from matplotlib.figure import Figure
 
     asked = list(dict.fromkeys(row["asked"] for row in probe.rows))
-    drawn = Figure(figsize=(4.2 * len(asked) + 3.8, 3.6), layout="constrained")
-    axes = drawn.subplots(1, len(asked) + 1, squeeze=False)[0]
-    for name, panel in zip(asked, axes[:-1], strict=True):
-        _gains(panel, name, [row for row in probe.rows if row["asked"] == name])
-    _ages(axes[-1], probe)
-    drawn.suptitle(f"{probe.name}: what events older than the last R add", x=0.01, ha="left", fontsize=11)
+    counted = any(row["frequency_all"] is not None for row in probe.rows)
+    size = (4.0 * len(asked) + 3.6 * counted, 3.4 + 2.6 * counted)
+    drawn = Figure(figsize=size, layout="constrained")
+    panels = drawn.subplots(1 + counted, len(asked) + counted, squeeze=False)
+    for place, name in enumerate(asked):
+        rows = [row for row in probe.rows if row["asked"] == name]
+        _gains(panels[0, place], name, rows, ("gain", "low", "high"), "a linear model gains, %")
+        if counted:
+            keys = ("frequency_gain", "frequency_low", "frequency_high")
+            _gains(panels[1, place], "", rows, keys, "counting gains, %")
+    if counted:
+        _ages(panels[0, -1], probe)
+        panels[1, -1].axis("off")
+    marks, names = panels[0, 0].get_legend_handles_labels()
+    drawn.legend(marks, names, title="events before the target", loc="outside lower center", ncols=3, frameon=False)
+    drawn.suptitle(f"{probe.name}: what events older than the last R add (NDCG@10)", fontsize=12)
     files = [path.with_suffix(ending) for ending in FORMATS]
     try:
         for file in files:
@@ -58,18 +70,26 @@ def check_format(path: Path) -> None:
 
 
 def _sheet(asked: str, rows: list[dict[str, Any]]) -> Sheet:
-    counted = rows[0]["frequency_all"] is not None
-    head = ["events before", "R", "targets", "last R", "older adds"]
-    head += ["counts in R", "in all add"] if counted else []
+    counted = any(row["frequency_all"] is not None for row in rows)
+    head = ["before", "R", "targets", "last R", "older adds"]
+    head += ["count R", "all adds"] if counted else []
     cells = []
     for row in rows:
         line = [row["group"], str(row["R"]), f"{row['targets']:,}", f"{row['recent']:.4f}"]
         line.append(_change(row["gain"], row["low"], row["high"]))
         if counted:
-            line.append(f"{row['frequency_recent']:.4f}")
-            line.append(_change(row["frequency_gain"], row["frequency_low"], row["frequency_high"]))
+            line += _counted(row)
         cells.append((*line, f"{row['had_earlier']:.0%}"))
-    return Sheet(f"{asked}, NDCG@10", (*head, "had > R"), cells)
+    return Sheet(f"{asked}: NDCG@10 by events before it", (*head, "had > R"), cells)
+
+
+def _counted(row: dict[str, Any]) -> list[str]:
+    if row["frequency_all"] is None:
+        return ["", ""]
+    return [
+        f"{row['frequency_recent']:.4f}",
+        _change(row["frequency_gain"], row["frequency_low"], row["frequency_high"]),
+    ]
 
 
 def _change(change: float, low: float, high: float) -> str:
@@ -77,27 +97,20 @@ def _change(change: float, low: float, high: float) -> str:
     return f"{100 * change:+.1f}% ±{50 * (high - low):.1f}"
 
 
-def _gains(panel: "Axes", title: str, rows: list[dict[str, Any]]) -> None:
-    """One mark per length of history and R, filled for the linear model, hollow for counting."""
+def _gains(panel: "Axes", title: str, rows: list[dict[str, Any]], keys: tuple[str, str, str], label: str) -> None:
+    """One mark with its 95% interval per length of history and R."""
     panel.axhline(0, color=GREY, linewidth=0.8)
     for place, (group, _) in enumerate(LENGTHS):
         found = [row for row in rows if row["group"] == group]
-        shift = 0.22 * (place - 1)
-        at = np.array([WINDOWS.index(row["R"]) for row in found]) + shift
-        _marks(panel, at, found, ("gain", "low", "high"), color=COLOURS[place], label=group)
-        if found and found[0]["frequency_gain"] is not None:
-            keys = ("frequency_gain", "frequency_low", "frequency_high")
-            _marks(panel, at + 0.09, found, keys, color=COLOURS[place], mfc="white", alpha=0.7)
+        at = [WINDOWS.index(row["R"]) + 0.2 * (place - 1) for row in found]
+        middle, low, high = (100 * np.array([row[key] for row in found], dtype=float) for key in keys)
+        bars = [middle - low, high - middle]
+        panel.errorbar(at, middle, bars, fmt="o", markersize=5, capsize=3, color=COLOURS[place], label=group)
     panel.set_xticks(range(len(WINDOWS)), [f"R = {window}" for window in WINDOWS])
-    panel.set_ylabel("change in NDCG@10, %")
-    panel.set_title(title, fontsize=10, loc="left")
-    panel.legend(fontsize=8, frameon=False)
+    panel.set_xlim(-0.5, len(WINDOWS) - 0.5)
+    panel.set_ylabel(label)
+    panel.set_title(title, fontsize=11, loc="left")
     panel.spines[["top", "right"]].set_visible(False)
-
-
-def _marks(panel: "Axes", at: Any, rows: list[dict[str, Any]], keys: tuple[str, str, str], **style: Any) -> None:
-    middle, low, high = (100 * np.array([row[key] for row in rows], dtype=float) for key in keys)
-    panel.errorbar(at, middle, [middle - low, high - middle], fmt="o", markersize=5, capsize=2, linewidth=1.2, **style)
 
 
 def _ages(panel: "Axes", probe: Probe) -> None:
@@ -110,8 +123,8 @@ def _ages(panel: "Axes", probe: Probe) -> None:
         panel.axvline(window, color=GREY, linewidth=0.6, linestyle=":")
     panel.set_xscale("log")
     panel.set_ylim(0, 100)
-    panel.set_xlabel("events since the target was last had")
+    panel.set_xlabel("events since the user had the target")
     panel.set_ylabel("targets, %")
-    panel.set_title("repeats", fontsize=10, loc="left")
-    panel.legend(fontsize=8, frameon=False, loc="upper left")
+    panel.set_title("repeats", fontsize=11, loc="left")
+    panel.legend(fontsize=9, frameon=False, loc="upper left")
     panel.spines[["top", "right"]].set_visible(False)

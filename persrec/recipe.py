@@ -15,7 +15,20 @@ from pydantic_core import PydanticCustomError
 from persrec.errors import UserError
 from persrec.faults import Fault, field_faults, suggestion, without
 from persrec.recipe_file import locate, override
-from persrec.sections import MADE, Data, Evaluation, Loss, Memory, Model, Section, Seeds, Split, Training, as_list
+from persrec.sections import (
+    MADE,
+    Baseline,
+    Data,
+    Evaluation,
+    Loss,
+    Memory,
+    Model,
+    Section,
+    Seeds,
+    Split,
+    Training,
+    as_list,
+)
 
 History = Literal["full", "recent", "compressed"]
 HISTORIES: tuple[History, ...] = ("full", "recent", "compressed")
@@ -29,6 +42,7 @@ class Recipe(Section):
     split: Split = Split()
     history: History | tuple[History, ...] = "compressed"
     seeds: Seeds = (0,)
+    baselines: tuple[Baseline, ...] = ()  # fitted and tested beside the histories
     length: int | None = Field(None, ge=2)
     time: Literal["none", "last", "next"] = "none"
     model: Model = Model()
@@ -44,7 +58,7 @@ class Recipe(Section):
     def _one_or_several(cls, value: Any) -> Any:
         forms = tuple(as_list(value))
         wrong = [form for form in forms if form not in HISTORIES]
-        if wrong or not forms or len(set(forms)) < len(forms):
+        if wrong or len(set(forms)) < len(forms):
             expected = f"expected {', '.join(HISTORIES)}, or a list of them without repeats"
             near = suggestion(str(wrong[0]), list(HISTORIES)) if wrong else ""
             raise ValueError(f"got {value!r}, {expected}{near}")
@@ -69,12 +83,14 @@ class Recipe(Section):
         return (self.history,) if isinstance(self.history, str) else self.history
 
     def grid(self) -> list["Recipe"]:
-        """One recipe per history and seed; the table of a run has one row for each."""
-        return [
-            self.model_copy(update={"history": history, "seeds": (seed,)})
+        """One recipe per history and seed, then one per baseline; the table of a run has one row for each."""
+        models = [
+            self.model_copy(update={"history": history, "seeds": (seed,), "baselines": ()})
             for history in self.histories
             for seed in self.seeds
         ]
+        plain = {"history": (), "seeds": self.seeds[:1]}
+        return models + [self.model_copy(update={**plain, "baselines": (one,)}) for one in self.baselines]
 
     def dump(self) -> dict[str, Any]:
         """Plain lists and dicts, from which `parse` makes the same recipe again."""
@@ -87,6 +103,10 @@ class Recipe(Section):
 
 def conflicts(recipe: Recipe) -> Iterator[Fault]:
     """Keys that are right by themselves and wrong together."""
+    if not recipe.histories and not recipe.baselines:
+        yield Fault(("history", "baselines"), "got none of either, expected a history or a baseline to test")
+    if len({one.name for one in recipe.baselines}) < len(recipe.baselines):
+        yield Fault(("baselines",), "got the same baseline twice, expected each once")
     yield from _data_conflicts(recipe.data)
     model = recipe.model
     if model.width % model.heads:

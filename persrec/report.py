@@ -38,8 +38,9 @@ def metrics_sheet(title: str, rows: Rows, metrics: Sequence[str]) -> Sheet:
 
 
 def group_sheet(title: str, rows: Rows, what: str, metric: str) -> Sheet:
-    """One metric by a group of the targets, a column per history, means over seeds."""
-    histories = _by_history(rows)
+    """One metric by a group of the targets, a column per history (baselines only where there is none), means over
+    seeds."""
+    histories = _by_history([row for row in rows if row["epochs"]] or rows)
     found = []
     for place, group in enumerate(rows[0]["groups"][what]):
         means = [
@@ -66,10 +67,10 @@ def memory_sheets(rows: Rows, metric: str) -> list[Sheet]:
 def sides_sheet(title: str, sides: Sequence["Side"], means: Sequence[Interval], metric: str) -> Sheet:
     """One line per side: the mean over seeds with its interval."""
     found = [
-        (side.name, str(len(side.tables)), f"{mean.mean:.4f}", _bounds(mean, 4))
+        (side.name, str(len(side.tables)), f"{mean.mean:.4f} {_bounds(mean, 4)}")
         for side, mean in zip(sides, means, strict=True)
     ]
-    return Sheet(title, ("", "seeds", metric, "95% interval"), found)
+    return Sheet(title, ("", "seeds", f"{metric} [95%]"), found)
 
 
 def pairs_sheet(title: str, pairs: Sequence["Pair"]) -> Sheet:
@@ -77,16 +78,13 @@ def pairs_sheet(title: str, pairs: Sequence["Pair"]) -> Sheet:
     found = [
         (
             f"{pair.over} / {pair.under}",
-            str(pair.seeds),
-            f"{pair.ratio.mean:.3f}",
-            _bounds(pair.ratio, 3),
-            f"{pair.difference.mean:+.4f}",
-            _bounds(pair.difference, 4),
+            f"{pair.ratio.mean:.3f} {_bounds(pair.ratio, 3)}",
+            f"{pair.difference.mean:+.4f} {_bounds(pair.difference, 4)}",
             f"{pair.p:.4f}",
         )
         for pair in pairs
     ]
-    return Sheet(title, ("pair", "seeds", "ratio", "95% interval", "difference", "95% interval", "p"), found)
+    return Sheet(title, ("pair", "ratio [95%]", "difference [95%]", "p"), found)
 
 
 def retention_sentences(found: Sequence["Retention"], metric: str) -> list[str]:

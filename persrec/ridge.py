@@ -25,7 +25,7 @@ ROWS, SPAN = 8192, 1 << 17  # rows of features at a time, and events over which 
 SCORES = 1 << 23  # of queries with all items, at a time
 OWN_ROWS = 6000  # that the parts of the same item are fitted to
 PENALTIES = (0.01, 0.1, 1.0)  # in units of a feature's mean square
-OLDER = (1.0, 10.0, 100.0)  # the penalty of the older block in terms of the others'
+OLDER = (1.0, 10.0, 100.0, 1000.0)  # the penalty of the older block in terms of the others'
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -102,7 +102,7 @@ class Ridge:
     def features(self, event: Ints) -> Floats:
         """(Q, F): decayed block; for each window the block within it and the one older than it; one."""
         start = self.histories.start_of(event)
-        first, last = int(start.min()), int(event.max())
+        first, last = int(start.min()), int(event.max()) + 1
         vectors = self.vectors[self.histories.items[first:last]]
         sums = np.zeros((last - first + 1, vectors.shape[1]))
         np.cumsum(vectors, axis=0, out=sums[1:])
@@ -131,10 +131,12 @@ class Ridge:
     def weights(self, columns: Ints, penalty: float, older: float = 1.0) -> Floats:
         """(len(columns), V) of the model with these features; `older` times the penalty for what is older.
 
-        Blocks count alike whatever their scale; the constant is free.
+        Blocks count alike whatever their scale, but what is older, which many rows lack, has that of its window; the
+        constant is free.
         """
         width, rows = self.vectors.shape[1], self.gram[-1, -1]
         square = np.add.reduceat(np.diag(self.gram)[:-1], np.arange(0, len(self.gram) - 1, width)) / rows
+        square[2::2] = square[1::2]
         scale = np.append(np.repeat(1 / np.sqrt(np.maximum(square, 1e-9)), width), 1.0)[columns]
         times = np.repeat([1.0, 1.0, older], width)[: len(columns) - 1]
         gram = self.gram[np.ix_(columns, columns)] * scale[:, None] * scale

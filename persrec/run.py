@@ -28,6 +28,7 @@ from torch import Tensor
 
 from persrec import __version__
 from persrec.errors import UserError
+from persrec.prepared import ROOT, Prepared, open_prepared
 from persrec.recipe_file import read_yaml
 
 FORMAT: Final = 2
@@ -50,6 +51,12 @@ class Run:
     versions: dict[str, str]
 
     def weights(self) -> dict[str, Tensor]:
+        """The model's state; raises UserError where there is none, as in the run of a baseline."""
+        if not (self.folder / WEIGHTS).exists():
+            raise UserError(
+                f"run folder {self.folder}: is that of the baseline {self.metrics.get('history')} and holds no model; "
+                "expected the run of a history (full, recent or compressed)"
+            )
         return load_file(self.folder / WEIGHTS)
 
     def targets(self) -> pa.Table:
@@ -115,6 +122,28 @@ def load(folder: str | Path) -> Run:
         metrics=json.loads((folder / METRICS).read_text(encoding="utf-8")),
         versions=manifest["versions"],
     )
+
+
+def open_log(data: Mapping[str, Any], split: str) -> Prepared:
+    """The prepared log of a run, by its `data`: where it was, or below the working directory.
+
+    Raises UserError where it is gone, damaged or of other data.
+    """
+    then = Path(data["folder"])
+    now = ROOT / then.name
+    folder = next((place for place in (then, now) if place.exists()), None)
+    if folder is None:
+        raise UserError(
+            f"the prepared log of this run is gone (expected {then} or {now}); run `persrec prepare` with its "
+            "recipe here, or give histories instead of user ids"
+        )
+    found = open_prepared(folder, split)
+    if found.hash != data["hash"]:
+        raise UserError(
+            f"{folder}: is of other data: got hash {found.hash[:12]}, expected {data['hash'][:12]}, that of "
+            "the log that this run was fitted on; delete the folder and run `persrec prepare` with the run's recipe"
+        )
+    return found
 
 
 def _write_targets(folder: Path, targets: pa.Table) -> None:

@@ -159,6 +159,53 @@ class Memory(Section):
         return float(value)
 
 
+class Baseline(Section):
+    kind: Literal["popular", "popular_recent", "personal_frequency", "item_knn", "slist", "decayed_mean", "svd"]
+    days: float | None = Field(None, gt=0)  # popular_recent: the window
+    half_life_events: float | None = Field(None, gt=0)  # personal_frequency: after so many events one counts half
+    half_life_days: float | None = Field(None, gt=0)
+    window: Count | None = None  # item_knn: events apart that count as together
+    neighbours: Count | None = None
+    half_life: float | None = Field(None, gt=0)  # slist, decayed_mean: events
+    alpha: float | None = Field(None, ge=0, le=1)  # slist: share of what occurs together, beside what follows
+    ridge: float | None = Field(None, gt=0)
+    width: Count | None = None  # svd, decayed_mean
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _of_its_kind(self) -> Self:
+        foreign = [key for key in self.options if key not in BASELINE_KEYS[self.kind]]
+        if foreign:
+            expected = ", ".join(BASELINE_KEYS[self.kind]) or "no further key"
+            raise ValueError(f"got {', '.join(foreign)} with kind {self.kind}, expected {expected}")
+        return self
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What is set beside the kind."""
+        return self.model_dump(exclude={"kind"}, exclude_none=True)
+
+    @property
+    def name(self) -> str:
+        """Names runs: `personal_frequency-half_life_events-300`."""
+        return "-".join([self.kind, *(f"{key}-{value:g}" for key, value in self.options.items())])
+
+
+BASELINE_KEYS: dict[str, tuple[str, ...]] = {
+    "popular": (),
+    "popular_recent": ("days",),
+    "personal_frequency": ("half_life_events", "half_life_days"),
+    "item_knn": ("window", "neighbours"),
+    "slist": ("half_life", "alpha", "ridge"),
+    "decayed_mean": ("width", "half_life"),
+    "svd": ("width",),
+}
+
+
 class Loss(Section):
     kind: Literal["sampled", "full"] = "sampled"
     negatives: Count = 512

@@ -39,7 +39,7 @@ def rich(sheet: Sheet) -> Table:
         collapse_padding=True,
     )
     for place, name in enumerate(sheet.head):
-        table.add_column(name, justify="right" if place else "left")
+        table.add_column(name, justify="right" if place else "left", no_wrap=not place, overflow="fold")
     for row in sheet.rows:
         table.add_row(*row)
     return table

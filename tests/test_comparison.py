@@ -108,6 +108,14 @@ def test_where_history_brings_nothing_there_is_nothing_to_retain(items: Path) ->
     assert found.gain.low < 1 < found.gain.high
 
 
+def test_sides_that_are_the_same_leave_nothing_to_retain(items: Path) -> None:
+    sides = load([save(items, form, np.inf) for form in ("full", "recent", "compressed")])
+    (found,) = retention(sides, METRIC)
+    assert found.kept is None
+    assert np.isnan(pairs(sides, METRIC)[0].ratio.mean)
+    assert pairs(sides, METRIC)[0].p == 1.0
+
+
 def test_the_permutation_test_is_the_binomial_of_equal_differences() -> None:
     """n users who all differ by the same: 2 of 2^n sign patterns are as extreme."""
     for users in (4, 6):

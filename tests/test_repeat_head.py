@@ -149,9 +149,7 @@ def test_rows_after_a_break_count_more(world: tuple[Model, Prepared]) -> None:
     windows = evaluation_windows(np.array([0]), np.array([20]), length=None)
     batch = collate(data, windows, time="next", repeats=Repeats(data))
     plain = objective(model, batch, LossSettings(sampled=False), reads_all=True)
-    every = objective(
-        model, batch, LossSettings(sampled=False, break_ms=60_000, break_weight=20.0), reads_all=True
-    )
+    every = objective(model, batch, LossSettings(sampled=False, break_ms=60_000, break_weight=20.0), reads_all=True)
     none = objective(model, batch, LossSettings(sampled=False, break_ms=60_001, break_weight=20.0), reads_all=True)
     torch.testing.assert_close(every.loss, plain.loss)
     torch.testing.assert_close(none.loss, plain.loss)

@@ -14,11 +14,11 @@ EXACT = 32  # events ago that are told apart one by one
 
 
 class RepeatHead(nn.Module):
-    """What is added to the logit of an item that was consumed `frequency` times, `distance` events and `elapsed` ms ago.
+    """What is added to the logit of an item, by how often it was consumed, and how many events and ms ago.
 
-    level(h) + slope(h) * log(frequency) + by_distance[bucket] + by_time[bucket], where level and slope are linear in the
-    normalised hidden row. It starts at zero: without training, it changes nothing. (Repeat consumption as a part of
-    the score of its own: RepeatNet, arXiv 1812.02646; counts with decay: TIFU-kNN, arXiv 2006.00556.)
+    level(h) + slope(h) * log(frequency) + by_distance[bucket] + by_time[bucket], level and slope being linear in
+    the normalised hidden row. It starts at zero: without training, it changes nothing. (A part of the score that is
+    of repeats alone: RepeatNet, arXiv 1812.02646; counts with decay: TIFU-kNN, arXiv 2006.00556.)
     """
 
     def __init__(self, *, width: int, timed: bool) -> None:

@@ -23,7 +23,7 @@ from persrec.interactions import filters, sequences
 from persrec.interactions.schema import ITEM, TIME, USER
 from persrec.models.build import build
 from persrec.models.model import Model
-from persrec.prepared import ROOT, Prepared, open_prepared
+from persrec.prepared import Prepared
 from persrec.recipe_file import LOG_SOURCES
 from persrec.rescoring import rescored_top_k
 from persrec.retrieval import ExactIndex, top_k
@@ -61,25 +61,8 @@ class Recommender:
         return cls(model=model, recipe=recipe, item_ids=item_ids, data=run.data)
 
     def prepared(self) -> Prepared:
-        """The prepared log of the run, where it was or below the working directory.
-
-        Raises UserError where it is gone, damaged or of other data.
-        """
-        then = Path(self.data["folder"])
-        now = ROOT / then.name
-        folder = next((place for place in (then, now) if place.exists()), None)
-        if folder is None:
-            raise UserError(
-                f"the prepared log of this run is gone (expected {then} or {now}); run `persrec prepare` with its "
-                "recipe here, or give histories instead of user ids"
-            )
-        data = open_prepared(folder, self.recipe.split.name)
-        if data.hash != self.data["hash"]:
-            raise UserError(
-                f"{folder}: is of other data: got hash {data.hash[:12]}, expected {self.data['hash'][:12]}, that of "
-                "the log that this run was fitted on; delete the folder and run `persrec prepare` with the run's recipe"
-            )
-        return data
+        """The prepared log of the run; see `persrec.run.open_log`."""
+        return runs.open_log(self.data, self.recipe.split.name)
 
     def recommend(
         self,

@@ -7,15 +7,16 @@ from persrec import datasets
 from persrec.errors import UserError
 from tests.datasets.real import real
 
+DECEMBER = datetime(2010, 12, 1, 8, 26)
 LINES = pl.DataFrame(
     {
         "InvoiceNo": ["536365", "536365", "C536379", "536366"],
         "StockCode": ["85123A", "71053", "85123A", "71053"],
-        "InvoiceDate": [datetime(2010, 12, 1, 8, 26), datetime(2010, 12, 1, 8, 26), datetime(2010, 12, 1, 9), datetime(2011, 1, 1)],
+        "InvoiceDate": [DECEMBER, DECEMBER, datetime(2010, 12, 1, 9), datetime(2011, 1, 1)],
         "CustomerID": [17850, 17850, 17850, None],
     },
     schema_overrides={"CustomerID": pl.Int32},
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize("ending", ["parquet", "csv"])

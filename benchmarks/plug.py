@@ -1,0 +1,232 @@
+"""What compression costs and keeps in models that people already have: plain, attached, and attached after training.
+
+    persrec prepare ml-1m
+    python benchmarks/plug.py export data/prepared/ml-1m-... --out ml-1m.npz
+    .venv-hosts/bin/python benchmarks/plug.py run ml-1m.npz --json benchmarks/results/plug.json
+
+`export` writes histories and test queries of a prepared folder to one file; `run` needs the environment of the foreign
+hosts only (`make test-hosts` makes it). Histories: `full`, the host alone on the last `--length` events; `recent`, the
+same host and segments with nothing remembered; `compressed`, trained jointly; `tuned`, the full one, attached and
+trained for 1, 2, ... more epochs, one row each. Cells that are in `--out` already are not trained again.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks import machine
+
+Values = npt.NDArray[np.float64]
+PAIRS = (("compressed", "full"), ("compressed", "recent"), ("full", "recent"), ("tuned", "compressed"))
+HOUR = 3_600_000
+
+
+def export(folder: Path, split: str, out: Path, *, seen: bool, sample: int | None) -> None:
+    """Histories and test queries of a prepared folder as plain arrays."""
+    from persrec.prepared import open_prepared
+
+    data = open_prepared(folder, split)
+    queries = np.arange(len(data.test.user))
+    if sample is not None and sample < len(queries):
+        queries = np.sort(np.random.default_rng(0).choice(queries, sample, replace=False))
+    place = np.arange(len(data.items)) - np.repeat(data.offsets[:-1], np.diff(data.offsets))
+    np.savez(
+        out,
+        name=folder.name.rpartition("-")[0],
+        protocol=f"{split}, full ranking, seen items {'included' if seen else 'excluded'}",
+        offsets=data.offsets,
+        items=data.items.astype(np.int64),
+        times=place * HOUR if data.times is None else data.times,
+        timed=data.times is not None,
+        seen=seen,
+        train_end=data.train_end,
+        user=data.test.user[queries],
+        end=data.test.end[queries],
+        size=data.test.size[queries],
+    )
+
+
+def ndcg(log: Any, best: npt.NDArray[np.int64]) -> Values:
+    """NDCG@10 of each query (Q,), against the best order of its set of items."""
+    gains = 1 / np.log2(np.arange(2, 12))
+    values = np.zeros(len(best))
+    for query, ranked in enumerate(best.tolist()):
+        targets = log.targets(query)
+        found = sum(gains[rank] for rank, item in enumerate(ranked) if item in targets)
+        values[query] = found / gains[: len(targets)].sum()
+    return values
+
+
+class Cells:
+    """Trained cells by (history, epochs of tuning, seed): values of the queries and what they cost, kept on disk."""
+
+    def __init__(self, folder: Path, host: Any, log: Any, epochs: int) -> None:
+        self.folder, self.host, self.log, self.epochs = folder, host, log, epochs
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def train(self, histories: list[str], seed: int, tuned: int) -> None:
+        """Everything of one seed that is not there yet; tuning starts from the full model."""
+        if "tuned" in histories and not self.path("tuned", tuned, seed).exists():
+            self._tune(self._measure("full", seed), seed, tuned)
+        for history in histories:
+            if history != "tuned" and not self.path(history, 0, seed).exists():
+                self._measure(history, seed)
+
+    def _measure(self, history: str, seed: int) -> Any:
+        start = time.perf_counter()
+        model = self.host.fit(history, seed)
+        self._keep(history, 0, seed, model, (time.perf_counter() - start) / self.epochs)
+        return model
+
+    def _tune(self, full: Any, seed: int, tuned: int) -> None:
+        model = self.host.attached(full, seed)
+        for epoch in range(1, tuned + 1):
+            start = time.perf_counter()
+            self.host.tune(model)
+            self._keep("tuned", epoch, seed, model, time.perf_counter() - start)
+
+    def _keep(self, history: str, epoch: int, seed: int, model: Any, seconds: float) -> None:
+        values = ndcg(self.log, self.host.best(model))
+        about = {"seconds_per_epoch": seconds} | self.host.timing(model)
+        np.savez(self.path(history, epoch, seed), values=values, about=json.dumps(about))
+        print(f"{time.strftime('%H:%M:%S')} {history} {epoch or ''} seed {seed}: {values.mean():.4f}", flush=True)
+
+    def path(self, history: str, epoch: int, seed: int) -> Path:
+        """Where a cell is kept."""
+        return self.folder / f"{history}{epoch or ''}-seed{seed}.npz"
+
+    def load(self, history: str, epoch: int, seed: int) -> tuple[Values, dict[str, float]]:
+        """Values (Q,) of a cell, and its seconds."""
+        with np.load(self.path(history, epoch, seed)) as found:
+            return found["values"], json.loads(str(found["about"]))
+
+
+def rows(cells: Cells, histories: list[str], seeds: list[int], tuned: int, common: dict[str, Any]) -> Iterator[dict]:
+    """One row per cell, with its retention, and one per pair of histories, paired over queries and seeds."""
+    from persrec import intervals
+
+    users = cells.log.user
+    forms = [(history, 0) for history in histories if history != "tuned"]
+    forms += [("tuned", epoch) for epoch in range(1, tuned + 1)] if "tuned" in histories else []
+    values = {form: [cells.load(*form, seed)[0] for seed in seeds] for form in forms}
+    for (history, epoch), several in values.items():
+        for seed, one in zip(seeds, several, strict=True):
+            mean = intervals.mean(one, users)
+            seconds = {name: round(value, 4) for name, value in cells.load(history, epoch, seed)[1].items()}
+            yield (
+                common
+                | {
+                    "history": history,
+                    "seed": seed,
+                    "ndcg10": round(mean.mean, 6),
+                    "low": round(mean.low, 6),
+                    "high": round(mean.high, 6),
+                    "retention": retention(values, history, epoch, seeds.index(seed)),
+                    "epochs": epoch or cells.epochs,
+                }
+                | dict.fromkeys(SECONDS)
+                | seconds
+            )
+    last = {history: (history, tuned if history == "tuned" else 0) for history in histories}
+    for over, under in PAIRS:
+        if over in last and under in last:
+            ratio = intervals.ratio(values[last[over]], values[last[under]], users)
+            named = {"mean": round(ratio.mean, 4), "low": round(ratio.low, 4), "high": round(ratio.high, 4)}
+            yield common | {"pair": f"{over}/{under}", "seeds": len(seeds)} | named
+
+
+SECONDS = (
+    "seconds_per_epoch",
+    "forward_seconds",
+    "forward_seconds_from_memory",
+    "recommend_seconds",
+    "recommend_seconds_from_memory",
+)
+
+
+def retention(values: dict[tuple[str, int], list[Values]], history: str, epoch: int, seed: int) -> float | None:
+    """What is kept of that which full has over recent; None where full has nothing over it, or one is not there."""
+    if history not in ("compressed", "tuned") or not {("full", 0), ("recent", 0)} <= values.keys():
+        return None
+    full, recent = values["full", 0][seed].mean(), values["recent", 0][seed].mean()
+    return round(float((values[history, epoch][seed].mean() - recent) / (full - recent)), 4) if full > recent else None
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Train, test and time every cell, and write the rows."""
+    import torch
+
+    from benchmarks.plug_hosts import HOSTS, Log, Settings
+
+    torch.set_num_threads(1)
+    with np.load(arguments.log) as stored:
+        log = Log(**{name: stored[name][()] for name in stored.files})
+    settings = Settings(
+        length=arguments.length,
+        segment=arguments.segment,
+        recent=arguments.recent,
+        tokens=arguments.tokens,
+        epochs=arguments.epochs,
+        width=arguments.width,
+        timed_users=arguments.timed_users,
+    )
+    cells = Cells(
+        arguments.out / f"{log.name}-{arguments.host}", HOSTS[arguments.host](log, settings), log, settings.epochs
+    )
+    for seed in arguments.seeds:
+        cells.train(arguments.histories, seed, arguments.tune)
+    common = {
+        "dataset": str(log.name),
+        "protocol": f"{log.protocol}, length {settings.length}",
+        "host": arguments.host,
+        "S": settings.segment,
+        "R": settings.recent,
+        "K": settings.tokens,
+        "queries": len(log.user),
+        "named": not arguments.exploratory,
+    }
+    setattr(machine, "PACKAGES", ("torch", "numpy", "rectools", "pytorch-lightning", "transformers"))  # what is here
+    found = list(rows(cells, arguments.histories, arguments.seeds, arguments.tune, common))
+    machine.write(arguments.json, found)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    first = verbs.add_parser("export")
+    first.add_argument("folder", type=Path, help="a prepared folder")
+    first.add_argument("--split", default="leave-one-out")
+    first.add_argument("--seen", action="store_true", help="items of the history may be recommended")
+    first.add_argument("--sample", type=int, help="ask so many queries only")
+    first.add_argument("--out", type=Path, required=True)
+    second = verbs.add_parser("run")
+    second.add_argument("log", type=Path, help="a file that export wrote")
+    second.add_argument("--host", default="rectools-hstu", choices=("rectools-hstu", "llama"))
+    second.add_argument("--histories", nargs="+", default=["full", "recent", "compressed", "tuned"])
+    second.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    for name, value in (("length", 200), ("segment", 40), ("recent", 40), ("tokens", 4), ("width", 64)):
+        second.add_argument(f"--{name}", type=int, default=value)
+    second.add_argument("--epochs", type=int, default=20)
+    second.add_argument("--tune", type=int, default=3, help="epochs of tuning")
+    second.add_argument("--timed-users", type=int, default=600)
+    second.add_argument("--out", type=Path, default=Path("runs/plug"))
+    second.add_argument("--json", help="file for the rows")
+    second.add_argument("--exploratory", action="store_true", help="the settings were not named before the test")
+    arguments = parser.parse_args()
+    if arguments.verb == "export":
+        export(arguments.folder, arguments.split, arguments.out, seen=arguments.seen, sample=arguments.sample)
+    else:
+        run(arguments)
+
+
+if __name__ == "__main__":
+    main()
