@@ -108,8 +108,7 @@ def pair(over: Side, under: Side, metric: str, part: npt.NDArray[np.bool_] | Non
     seeds = _seeds(over, under)
     users, (above, below) = _values([over, under], seeds, metric, part)
     (top, tops), (bottom, bottoms) = intervals.paired([above, below], users)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = intervals.interval(np.float64(top) / bottom, tops / bottoms)
+    ratio = intervals.quotient(top, tops, bottom, bottoms)
     difference = intervals.interval(top - bottom, tops - bottoms)
     chance = permutation(np.mean(above, axis=0) - np.mean(below, axis=0), users)
     return Pair(over.name, under.name, ratio, difference, chance, len(seeds))
@@ -125,11 +124,8 @@ def retention(sides: list[Side], metric: str, part: npt.NDArray[np.bool_] | None
         chosen = [forms[form] for form in ("full", "recent", "compressed")]
         users, values = _values(chosen, _seeds(*chosen), metric, part)
         (full, fulls), (recent, recents), (kept, keeps) = intervals.paired(values, users)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            gain = intervals.interval(np.float64(full) / recent, fulls / recents)
-            share = intervals.interval(
-                np.float64(kept - recent) / (full - recent), (keeps - recents) / (fulls - recents)
-            )
+        gain = intervals.quotient(full, fulls, recent, recents)
+        share = intervals.quotient(kept - recent, keeps - recents, full - recent, fulls - recents)
         found.append(Retention(recipe, share if gain.low > 1 else None, gain))
     return found
 

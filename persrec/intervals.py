@@ -12,6 +12,7 @@ RESAMPLES = 2000
 DRAWS_AT_A_TIME = 1 << 22  # users drawn, all resamples of a chunk together
 
 Values = npt.NDArray[np.float64]
+Resamples = npt.NDArray[np.float64]  # (Q,)
 
 
 class Interval(NamedTuple):
@@ -43,12 +44,18 @@ def ratio(over: list[Values], under: list[Values], users: npt.NDArray[np.int64],
     Users are resampled, and seeds too where there are several, so the interval covers both.
     """
     (above, tops), (below, bottoms) = paired([over, under], users, seed=seed)
-    return interval(above / below, tops / bottoms)
+    return quotient(above, tops, below, bottoms)
+
+
+def quotient(above: float, tops: Resamples, below: float, bottoms: Resamples) -> Interval:
+    """A ratio and the interval of its resamples; NaN or infinite where `below` is zero."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return interval(np.float64(above) / below, tops / bottoms)
 
 
 def paired(
     sides: list[list[Values]], users: npt.NDArray[np.int64], *, seed: int = 0
-) -> list[tuple[float, npt.NDArray[np.float64]]]:
+) -> list[tuple[float, Resamples]]:
     """The mean over seeds and targets of each side, and its (Q,) resamples, drawn alike for all sides.
 
     A side is a list over seeds of (T,) values of the same targets. Users are resampled, and seeds where there are
@@ -71,9 +78,10 @@ def paired(
     return [(float(point), top) for point, top in zip(points, tops, strict=True)]
 
 
-def interval(point: float, resampled: npt.NDArray[np.float64]) -> Interval:
+def interval(point: float, resampled: Resamples) -> Interval:
     """A figure and the 95% interval of its resamples."""
-    low, high = np.quantile(resampled, [0.025, 0.975])
+    with np.errstate(invalid="ignore"):  # resamples that are not finite
+        low, high = np.quantile(resampled, [0.025, 0.975])
     return Interval(float(point), float(low), float(high))
 
 

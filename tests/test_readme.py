@@ -45,6 +45,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     user = np.repeat(np.arange(60), 20)
     frame = {"user_id": user, "item_id": random.integers(0, 100, len(user)), "timestamp": 10**9 + np.arange(len(user))}
     pl.DataFrame(frame).write_csv(place / "ratings.csv")
+    lists = pl.DataFrame(frame).select("user_id", "item_id").unique(maintain_order=True)
+    rank = pl.int_range(1, pl.len() + 1).over("user_id").alias("rank")
+    lists.with_columns(rank).write_csv(place / "lists.csv")
     pl.DataFrame(frame).head(20).with_columns(user_id=pl.lit("somebody new")).write_csv(place / "new.csv")
     return place
 
@@ -126,7 +129,7 @@ def test_every_command_stands_in_the_readme() -> None:
 
 
 def test_every_recipe_stands_in_the_readme() -> None:
-    assert re.findall(r"^\| `([\w.-]+)` \| (?:synthetic|MovieLens|Amazon)", README, flags=re.MULTILINE) == sorted(
+    assert re.findall(r"^\| `([\w.-]+)` \| (?:synthetic|MovieLens|Amazon|UCI)", README, flags=re.MULTILINE) == sorted(
         shipped(), key=README.index
     )
 
