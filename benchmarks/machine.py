@@ -24,10 +24,14 @@ def describe() -> dict[str, Any]:
     }
 
 
-def write(path: str | None, rows: list[dict[str, Any]]) -> None:
-    """Write flat rows to a JSON file, each with the description of this machine; print them where no file is given."""
+def write(path: str | None, rows: list[dict[str, Any]], *, keep: list[dict[str, Any]] | None = None) -> None:
+    """Write flat rows to a JSON file, each with the description of this machine; print them where no file is given.
+
+    Rows to `keep`, which have theirs, stand before them.
+    """
     about = describe()
-    text = "[\n" + ",\n".join(json.dumps(row | about) for row in rows) + "\n]\n"
+    every = [*(keep or []), *(row | about for row in rows)]
+    text = "[\n" + ",\n".join(map(json.dumps, every)) + "\n]\n"
     if path is None:
         print(text)
     else:

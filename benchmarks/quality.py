@@ -9,6 +9,7 @@ the retention; and one per memory test of the compressed models.
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -23,6 +24,7 @@ import numpy as np
 
 from benchmarks import machine
 from persrec import comparison, recipe, run
+from persrec.cells import name_of
 from persrec.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,8 +36,10 @@ def train(name: str, cells: list[Recipe], overrides: list[str], out: Path, jobs:
     """Fit every cell that is not complete, `jobs` at a time."""
 
     def fit(cell: Recipe) -> None:
-        folder = out / f"{cell.history}-seed{cell.seeds[0]}"
-        chosen = [*overrides, f"history={cell.history}", f"seeds=[{cell.seeds[0]}]", "training.threads=1"]
+        folder = out / name_of(cell)
+        values = cell.dump()
+        own = [f"{key}={json.dumps(values[key])}" for key in ("history", "seeds", "baselines")]
+        chosen = [*overrides, *own, "training.threads=1"]
         sets = [part for value in chosen for part in ("--set", value)]
         code = "from persrec.cli import main; main()"
         command = [sys.executable, "-c", code, "fit", name, *sets, "--out", str(folder), "--resume"]
@@ -132,7 +136,7 @@ def main() -> None:
     chosen = recipe.load(arguments.recipe, arguments.overrides)
     out = arguments.out / chosen.name
     train(arguments.recipe, chosen.grid(), arguments.overrides, out, arguments.jobs)
-    done = [run.load(out / f"{cell.history}-seed{cell.seeds[0]}") for cell in chosen.grid()]
+    done = [run.load(out / name_of(cell)) for cell in chosen.grid()]
     named = not arguments.exploratory
     rows = [cell_row(one, named) for one in done]
     rows += [row for one in done for row in memory_rows(one, named)] + pair_rows(done, named)

@@ -154,7 +154,8 @@ def _same_run(run: runs.Run, cell: Recipe, data: Prepared) -> runs.Run:
 
 
 def _refuse_difference(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
-    old, new = _flat(before), _flat(json.loads(json.dumps(now)))
+    """Refuse another recipe; keys that were not there yet have had their defaults."""
+    old, new = (_flat(json.loads(json.dumps(parse(tree, f"of {folder}").dump()))) for tree in (before, now))
     changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     if changed:
         listed = "; ".join(f"{key}: {old.get(key)!r} then, {new.get(key)!r} now" for key in changed)

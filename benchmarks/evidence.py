@@ -1,0 +1,132 @@
+"""Does history help, and how much of that does a memory keep? Trains a recipe's grid and compares it group by group.
+
+    python benchmarks/evidence.py online-retail --json benchmarks/results/evidence.json --append
+    python benchmarks/evidence.py online-retail --set repeat=none --out runs/evidence/plain --json ... --append
+
+Cells are trained as in quality.py. Rows: one per cell and group of the targets (`bucket`), and one per pair and group,
+the ratio of the mean NDCG@10 over the same users and seeds with its 95% interval; where full differs from recent, the
+pair compressed/full also holds the retention. Baselines of the recipe stand beside. `--append` keeps the rows of other
+recipes, protocols and repeat heads in the file.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks import machine
+from benchmarks.quality import rounded, train
+from persrec import comparison, metrics, recipe, run
+from persrec.comparison import Side
+from persrec.intervals import means
+from persrec.recipe import Recipe
+
+METRIC = "ndcg@10"
+GROUPS = ("history length", "last consumption of the item")
+PAIRS = (("full", "recent"), ("compressed", "full"), ("compressed", "recent"))
+Part = npt.NDArray[np.bool_]
+
+
+def parts_of(side: Side) -> list[tuple[str, Part | None]]:
+    """All targets, then each group of them."""
+    found: list[tuple[str, Part | None]] = [("all", None)]
+    for what in GROUPS:
+        found += [(f"{what}: {name}", part) for name, part in comparison.groups(side, what)]
+    return found
+
+
+def cell_rows(side: Side, bucket: str, part: Part | None) -> list[dict[str, Any]]:
+    """One row per seed of a side."""
+    targets = comparison.targets_of(side)
+    chosen = np.ones(len(targets.query), dtype=bool) if part is None else part
+    queries, counts = np.unique(targets.query[chosen], return_counts=True)
+    rows = []
+    for seed, table in sorted(side.tables.items()):
+        values = metrics.per_user(table.column("rank").to_numpy()[chosen], counts, (10,))
+        ndcg, recall = means(np.stack([values[METRIC], values["recall@10"]]), targets.queries.user[queries])
+        figures = {**rounded(ndcg._asdict(), "ndcg10"), "recall10": round(recall.mean, 6)}
+        rows.append({"bucket": bucket, "queries": len(queries), "history": side.history, "seed": seed, **figures})
+    return rows
+
+
+def pair_rows(sides: dict[str, Side], bucket: str, part: Part | None) -> list[dict[str, Any]]:
+    """One row per pair of histories, and of full and compressed against the best personal frequency."""
+    counting = [name for name in sides if name.startswith("personal_frequency")]
+    best = max(counting, key=lambda name: comparison.mean(sides[name], METRIC).mean, default=None)
+    wanted = [*PAIRS, *((model, best) for model in ("full", "compressed") if best)]
+    kept = comparison.retention(list(sides.values()), METRIC, part)
+    rows = []
+    for over, under in wanted:
+        if over not in sides or under not in sides:
+            continue
+        found = comparison.pair(sides[over], sides[under], METRIC, part)
+        row = {"bucket": bucket, "pair": f"{over}/{under.partition('-')[0]}", "against": under, "seeds": found.seeds}
+        row |= rounded(found.ratio._asdict(), "mean") | {"p": found.p}
+        if (over, under) == ("compressed", "full") and kept and kept[0].kept is not None:
+            row |= {"retention": round(kept[0].kept.mean, 4), "retention_low": round(kept[0].kept.low, 4)}
+        rows.append(row)
+    return rows
+
+
+def common(chosen: Recipe, named: bool) -> dict[str, Any]:
+    """What all rows of a recipe say."""
+    return {
+        "dataset": chosen.name,
+        "protocol": chosen.split.name,
+        "gap_hours": chosen.split.gap_hours,
+        "model": "hstu",
+        "reads": chosen.memory.reads,
+        "repeat": chosen.repeat,
+        "S": chosen.memory.segment,
+        "R": chosen.memory.recent,
+        "K": chosen.memory.tokens,
+        "past_set": chosen.memory.past_set,
+        "named": named,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", help="a shipped name or a .yaml file")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--out", type=Path, help="runs/evidence/<name>-<split>-<repeat> unless given")
+    parser.add_argument("--json", help="file for the rows")
+    parser.add_argument("--append", action="store_true", help="keep what the file has of other settings")
+    parser.add_argument("--exploratory", action="store_true", help="the recipe was not named before the test")
+    arguments = parser.parse_args()
+    chosen = recipe.load(arguments.recipe, arguments.overrides)
+    out = arguments.out or Path("runs/evidence") / f"{chosen.name}-{chosen.split.name}-{chosen.repeat}"
+    train(arguments.recipe, chosen.grid(), arguments.overrides, out, arguments.jobs)
+    folders = sorted(path.parent for path in out.glob(f"*/{run.MANIFEST}"))
+    sides = {side.name: side for side in comparison.load(folders)}
+    shared = common(chosen, not arguments.exploratory)
+    hours = round(sum(run.load(folder).metrics["seconds"] for folder in folders) / 3600, 2)
+    rows = []
+    for bucket, part in parts_of(next(iter(sides.values()))):
+        found = [row for side in sides.values() for row in cell_rows(side, bucket, part)]
+        rows += [shared | row | {"core_hours_of_all": hours} for row in found + pair_rows(sides, bucket, part)]
+    for row in rows:
+        what = row.get("pair") or f"{row['history']}, seed {row['seed']}"
+        value = row.get("mean", row.get("ndcg10"))
+        kept = f"  retention {row['retention']:.2f} (>= {row['retention_low']:.2f})" if "retention" in row else ""
+        print(f"{row['bucket']:52s} {what:44s} {value:.4f} [{row['low']:.4f}, {row['high']:.4f}]{kept}")
+    machine.write(arguments.json, rows, keep=others(arguments, shared) if arguments.append else [])
+
+
+def others(arguments: argparse.Namespace, shared: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of the file that are of other recipes or settings."""
+    if not arguments.json or not Path(arguments.json).exists():
+        return []
+    rows: list[dict[str, Any]] = json.loads(Path(arguments.json).read_text())
+    return [row for row in rows if any(row.get(key) != value for key, value in shared.items())]
+
+
+if __name__ == "__main__":
+    main()
