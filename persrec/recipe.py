@@ -7,9 +7,9 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from persrec.errors import UserError
@@ -42,7 +42,7 @@ class Recipe(Section):
     split: Split = Split()
     history: History | tuple[History, ...] = "compressed"
     seeds: Seeds = (0,)
-    baselines: tuple[Baseline, ...] = ()  # fitted and tested beside the histories
+    baselines: Annotated[tuple[Baseline, ...], BeforeValidator(as_list)] = ()  # fitted and tested beside the histories
     length: int | None = Field(None, ge=2)
     time: Literal["none", "last", "next"] = "none"
     model: Model = Model()

@@ -251,6 +251,74 @@ def test_check_looks_and_writes_nothing(empty: Path) -> None:
     assert [path.name for path in empty.iterdir()] == ["log.csv"]
 
 
+def test_baselines_stand_beside_the_models(copy: Path, capsys: pytest.CaptureFixture) -> None:
+    """Each is a run of its own, evaluated again like one, and held against the models of the same grid."""
+    sets = ["baselines=[popular, {kind: personal_frequency, half_life_events: 20}]", "history=full"]
+    table = persrec.fit("tiny.yaml", sets, out="runs/tiny", resume=True, progress=False)
+    names = ["full", "popular", "personal_frequency-half_life_events-20"]
+    assert [row["history"] for row in table.rows] == names
+    assert {path.name for path in Path("runs/tiny").iterdir()} == {"full-seed0", "compressed-seed0", *names[1:]}
+    again = persrec.evaluate("runs/tiny")
+    assert {row["history"] for row in again.rows} == {*names, "compressed"}
+    one, other = ({row["history"]: row["metrics"] for row in rows} for rows in (table.rows, again.rows))
+    assert one["popular"] == other["popular"]
+    compared = api.compare(["runs/tiny"])
+    assert isinstance(compared, api.Table)
+    assert {row["pair"] for row in compared.rows} > {"compressed/full", "full/popular"}
+    with pytest.raises(UserError, match=r"is that of the baseline popular and holds no model; expected the run of a"):
+        persrec.Recommender.load("runs/tiny/popular")
+
+
+def test_a_grid_of_baselines_alone(copy: Path) -> None:
+    table = persrec.fit("tiny.yaml", ["history=[]", "baselines=svd"], out="runs/svd", progress=False)
+    assert [row["history"] for row in table.rows] == ["svd"]
+    assert (copy / "runs/svd/run.json").exists()
+
+
+def test_what_a_model_recommends_is_scored_as_the_model_is(here: Path, tmp_path: Path) -> None:
+    """Its own lists of the users' histories before their last event, as somebody else's."""
+    with_seen = "evaluation.exclude_seen=false"
+    (saved,) = persrec.fit("tiny.yaml", ["history=full", with_seen], out=tmp_path / "run", progress=False).rows
+    recommender = persrec.Recommender.load(tmp_path / "run")
+    log = recommender.prepared()
+    ids = pl.Series(log.user_ids())
+    items = pl.Series(log.item_ids())
+    rows = [
+        {"user_id": ids[user], "item_id": items[int(log.items[place]) - 1], "timestamp": int(log.times[place])}
+        for user in range(log.users)
+        for place in range(int(log.offsets[user]), int(log.offsets[user + 1]) - 1)
+    ]
+    lists = recommender.recommend(histories=pl.DataFrame(rows), k=10)
+    lists.write_parquet(tmp_path / "lists.parquet")
+    found = api.score(tmp_path / "lists.parquet", "tiny.yaml", [with_seen]).rows[0]
+    assert found["protocol"] == saved["protocol"]
+    for metric in ("recall@10", "ndcg@5", "mrr@10"):
+        assert found["metrics"][metric] == pytest.approx(saved["metrics"][metric], abs=1e-3)
+
+
+@pytest.mark.parametrize("arguments", [["evaluate"], ["evaluate", "runs/tiny", "--log", "tiny.yaml"]])
+def test_evaluate_wants_a_run_or_lists(
+    arguments: list[str], here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    assert call(monkeypatch, *arguments) == 2
+    assert "expected a RUN alone, or --recommendations FILE with --log" in capsys.readouterr().err
+
+
+def test_compare_as_text(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    assert call(monkeypatch, "compare", "runs/tiny", "--by", "history length", "--format", "markdown") == 0
+    text = capsys.readouterr().out
+    assert "**ndcg@10, history length 20-49**" in text
+    assert "| compressed / full |" in text
+    assert call(monkeypatch, "compare", "runs/tiny", "--metric", "ndcg@11") == 2
+    assert "a cutoff of 1 to 10" in capsys.readouterr().err
+
+
+def test_unfinished_runs_are_named(copy: Path, capsys: pytest.CaptureFixture) -> None:
+    (copy / "runs/tiny/recent-seed0/checkpoints").mkdir(parents=True)
+    persrec.evaluate("runs/tiny")
+    assert "left out, as their fit was interrupted: recent-seed0; finish it with --resume" in capsys.readouterr().err
+
+
 def test_short_histories_are_said_before_the_training(
     empty: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -311,7 +379,7 @@ BAD_LOGS = {
     "nobody to test": (
         "user_id,item_id\n" + "".join(f"u{n // 2},i{n}\n" for n in range(30)),
         [],
-        ["the log of log: leaves no validation target of its 15 users"],
+        ["the split leave-one-out leaves no validation target of its 15 users"],
     ),
     "validation that never comes": (
         GOOD,
