@@ -165,7 +165,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Train, test and time every cell, and write the rows."""
     import torch
 
-    from benchmarks.plug_hosts import HOSTS, Log, Settings
+    from benchmarks.plug_hosts import Log, RecTools, Settings
+    from benchmarks.plug_llama import Llama
 
     torch.set_num_threads(1)
     with np.load(arguments.log) as stored:
@@ -179,9 +180,8 @@ def run(arguments: argparse.Namespace) -> None:
         width=arguments.width,
         timed_users=arguments.timed_users,
     )
-    cells = Cells(
-        arguments.out / f"{log.name}-{arguments.host}", HOSTS[arguments.host](log, settings), log, settings.epochs
-    )
+    host = (Llama if arguments.host == "llama" else RecTools)(log, settings)
+    cells = Cells(arguments.out / f"{log.name}-{arguments.host}", host, log, settings.epochs)
     for seed in arguments.seeds:
         cells.train(arguments.histories, seed, arguments.tune)
     common = {
@@ -194,7 +194,8 @@ def run(arguments: argparse.Namespace) -> None:
         "queries": len(log.user),
         "named": not arguments.exploratory,
     }
-    setattr(machine, "PACKAGES", ("torch", "numpy", "rectools", "pytorch-lightning", "transformers"))  # what is here
+    versions = "torch", "numpy", "rectools", "pytorch-lightning", "transformers"  # what is here
+    machine.PACKAGES = versions  # type: ignore[assignment]
     found = list(rows(cells, arguments.histories, arguments.seeds, arguments.tune, common))
     machine.write(arguments.json, found)
 

@@ -17,7 +17,7 @@ from persrec import run as runs
 from persrec import training
 from persrec.baselines import BASELINES
 from persrec.errors import UserError
-from persrec.evaluation import LIST, Evaluation, EvaluationSettings, evaluate_baseline, seen_share
+from persrec.evaluation import LIST, Evaluation, EvaluationSettings, evaluate_baseline, list_metrics, seen_share
 from persrec.evaluation import evaluate as evaluate_model
 from persrec.memory_tests import memory_tests
 from persrec.models.build import build
@@ -87,7 +87,7 @@ def _fit_baseline(cell: Recipe, data: Prepared, folder: Path, *, overwrite: bool
         "primary": cell.primary,
         "epochs": 0,
         "seconds": time.monotonic() - started,
-        **found.summary(),
+        **_summary(found, data),
     }
     saved = runs.save(
         folder,
@@ -118,7 +118,9 @@ def score(recommendations: Any, data: Prepared, cell: Recipe) -> tuple[dict[str,
     scored = lists.score(rows, data, targets, k=max(settings.k), exclude_seen=settings.exclude_seen)
     best = scored.lists[:, :LIST]
     found = Evaluation(targets, scored.rank, best, seen_share(data, best), 0.0, settings)
-    return row(cell, {"history": "lists", "seed": 0, "epochs": 0, "seconds": 0.0, **found.summary()}), scored.counts
+    return row(
+        cell, {"history": "lists", "seed": 0, "epochs": 0, "seconds": 0.0, **_summary(found, data)}
+    ), scored.counts
 
 
 def _start(checkpoints: Path, cell: Recipe, data: Prepared) -> None:
@@ -206,7 +208,7 @@ def evaluate_again(folder: Path) -> tuple[runs.Run, Recipe, dict[str, Any]]:
     cell = parse(saved.recipe, f"of run {folder}")
     data = runs.open_log(saved.data, cell.split.name)
     if not cell.histories:
-        return saved, cell, evaluate_fitted(cell, data).summary()
+        return saved, cell, _summary(evaluate_fitted(cell, data), data)
     return saved, cell, evaluate(Recommender.load(folder).model, data, cell)[1]
 
 
@@ -215,11 +217,15 @@ def evaluate(model: Model, data: Prepared, cell: Recipe) -> tuple[Evaluation, di
     settings = _protocol(cell)
     with _bar("evaluating", len(data.test.user)) as advance:
         found = evaluate_model(model, data, settings, on_queries=advance)
-    summary = found.summary()
+    summary = _summary(found, data)
     if cell.history == "compressed":
         with _bar("evaluating without the memory", None) as advance:
             summary["memory_tests"] = memory_tests(model, data, settings, found, cell.primary, on_queries=advance)
     return found, summary
+
+
+def _summary(found: Evaluation, data: Prepared) -> dict[str, Any]:
+    return {**found.summary(), "lists": list_metrics(found, data)}
 
 
 def _protocol(cell: Recipe) -> EvaluationSettings:
@@ -228,6 +234,8 @@ def _protocol(cell: Recipe) -> EvaluationSettings:
         time=cell.time,
         length=cell.length,
         recent=cell.memory.recent,
+        retrieval=cell.retrieval.kind,
+        retrieval_options=cell.retrieval.options,
         **cell.evaluation.model_dump(),
     )
 

@@ -3,8 +3,8 @@
 Shapes: B users, Q queries, T targets, D width, V items.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,19 +14,24 @@ import torch
 
 from persrec import intervals, metrics
 from persrec.baselines import Baseline, ranking
+from persrec.baselines.events import distinct, trained
+from persrec.baselines.vectors import weighted_vectors
 from persrec.batches import Batch, Budget, Sequences, Windows, collate, evaluation_windows
 from persrec.consumption import Repeats
+from persrec.indexes import INDEXES, Index, Quality, measure
 from persrec.models.compressor import Recall
 from persrec.models.interfaces import Memory
 from persrec.models.model import Model, Reading
 from persrec.prepared import Prepared, Queries
 from persrec.rescoring import Additions, rescored_ranks, rescored_top_k
-from persrec.retrieval import ExactIndex, rank_targets, top_k
+from persrec.retrieval import rank_targets, top_k
 from persrec.seen import Seen
 from persrec.targets import Targets, targets_of
 
 READ_EVENTS = 1 << 15  # padded events of a batch that is only read
 LIST = 10  # items of a list that is looked at as a whole
+WIDTH = 32  # of the vectors by which lists are diverse
+MEASURED = 1000  # queries by which an index is measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +46,12 @@ class EvaluationSettings:
     recent: int  # R, for the group of targets that were last consumed before the clear events
     time: str
     length: int | None
+    retrieval: str = "flat"  # kind of index, and its options
+    retrieval_options: Mapping[str, int] = field(default_factory=dict)
+
+    def index(self, vectors: npt.NDArray[np.float32]) -> Index:
+        """What searches item vectors (V+1, D)."""
+        return INDEXES[self.retrieval](vectors, **self.retrieval_options)
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,7 @@ class Evaluation:
     seen_in_lists: float  # share of them that the user had before
     bytes_per_user: float  # of the memories, float32
     settings: EvaluationSettings
+    search: Quality | None = None  # of an index that is not exact
 
     @property
     def user(self) -> npt.NDArray[np.int64]:
@@ -106,7 +118,12 @@ class Evaluation:
             "time": settings.time,
             "length": settings.length,
             "ties": "count half",
+            "retrieval": {"kind": settings.retrieval, **settings.retrieval_options, **self._search()},
         }
+
+    def _search(self) -> dict[str, float]:
+        """Recall of the index against exact search, its speed and size."""
+        return {} if self.search is None else self.search._asdict()
 
     def _counts(self, part: npt.NDArray[np.bool_]) -> dict[str, int]:
         return {"queries": len(np.unique(self.targets.query[part])), "targets": int(part.sum())}
@@ -145,8 +162,11 @@ def evaluate(
     targets = targets_of(data, data.test)
     windows = _windows(model, data.test, settings.length, open_block)
     found = read_users(model, data, windows, settings.time, recall=recall, on_queries=on_queries)
-    rank, lists = _found(ExactIndex(item_vectors(model)), found, targets, data, settings)
-    return Evaluation(targets, rank, lists, seen_share(data, lists), found.bytes_per_user, settings)
+    index = settings.index(item_vectors(model))
+    rank, lists = _found(index, found, targets, data, settings)
+    exact = settings.retrieval == "flat"
+    search = None if exact else measure(index, found.queries[:MEASURED], min(LIST, data.items_count))
+    return Evaluation(targets, rank, lists, seen_share(data, lists), found.bytes_per_user, settings, search)
 
 
 def evaluate_baseline(
@@ -171,6 +191,23 @@ def evaluate_baseline(
     return Evaluation(targets, found.rank, found.lists, seen_share(data, found.lists), 0.0, settings)
 
 
+def list_metrics(found: Evaluation, data: Prepared) -> dict[str, float]:
+    """What the lists of ten are like as wholes, means over queries; see `persrec.metrics`.
+
+    Diversity is by item vectors that are the same for all models: those of a truncated SVD of the training events.
+    """
+    lists, catalogue = found.lists, data.items_count
+    users = int((data.train_end > 0).sum())
+    users_per_item = np.asarray(distinct(data, trained(data), data.users).sum(axis=0)).ravel()
+    per_query = {
+        "novelty": metrics.novelty(lists, users_per_item, users),
+        "average_popularity": metrics.average_popularity(lists, data.training_events_per_item),
+        "diversity": metrics.diversity(lists, weighted_vectors(data, WIDTH)),
+    }
+    whole = {"coverage": metrics.coverage(lists, catalogue), "gini": metrics.gini(lists, catalogue)}
+    return whole | {name: float(np.nanmean(values)) for name, values in per_query.items()}
+
+
 def seen_share(data: Prepared, lists: npt.NDArray[np.int64]) -> float:
     """Share of the items of the lists (Q, 10) that the user of the test query had before."""
     first = data.offsets[data.test.user]
@@ -180,7 +217,7 @@ def seen_share(data: Prepared, lists: npt.NDArray[np.int64]) -> float:
 
 
 def _found(
-    index: ExactIndex, read: Read, targets: Targets, data: Prepared, settings: EvaluationSettings
+    index: Index, read: Read, targets: Targets, data: Prepared, settings: EvaluationSettings
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """The rank (T,) of each target and the list (Q, 10) of each query."""
     k, chunk = min(LIST, data.items_count), settings.users_per_chunk
@@ -197,7 +234,7 @@ def _found(
 
 
 def _ranks(
-    index: ExactIndex,
+    index: Index,
     queries: npt.NDArray[np.float32],
     targets: Targets,
     data: Prepared,

@@ -53,9 +53,7 @@ def quotient(above: float, tops: Resamples, below: float, bottoms: Resamples) ->
         return interval(np.float64(above) / below, tops / bottoms)
 
 
-def paired(
-    sides: list[list[Values]], users: npt.NDArray[np.int64], *, seed: int = 0
-) -> list[tuple[float, Resamples]]:
+def paired(sides: list[list[Values]], users: npt.NDArray[np.int64], *, seed: int = 0) -> list[tuple[float, Resamples]]:
     """The mean over seeds and targets of each side, and its (Q,) resamples, drawn alike for all sides.
 
     A side is a list over seeds of (T,) values of the same targets. Users are resampled, and seeds where there are

@@ -140,7 +140,8 @@ def advise(rows: list[dict[str, Any]], facts: dict[str, Any]) -> Advice:
 
 
 def _is_worth(row: dict[str, Any]) -> bool:
-    return bool(row["low"] > 0 and row["gain"] >= WORTH)
+    """Three standard errors, not two, as up to 18 figures are looked at."""
+    return bool(row["gain"] >= WORTH and row["gain"] > 1.5 * (row["gain"] - row["low"]))
 
 
 def _gain(row: dict[str, Any]) -> str:
@@ -222,7 +223,7 @@ def _rows(
     vectors = item_vectors(histories, asked.known, seed=seed)
     alike = np.flatnonzero(np.diff(histories.offsets)[histories.user_of(asked.rows)] >= 2 * LAST)  # as those asked
     held = np.zeros(len(asked.rows), dtype=bool)
-    held[np.random.default_rng([seed, 2]).permutation(alike)[: min(HELD, len(alike) // 10)]] = True
+    held[np.random.default_rng([seed, 2]).permutation(alike)[: min(HELD, len(alike) // 5)]] = True
     ridge = Ridge(histories, vectors, WINDOWS).fit(asked.rows[~held])
     user, before = histories.user_of(asked.queries), asked.queries - histories.start_of(asked.queries)
     counted = None if exclude_seen else _ndcg(frequency_ranks(histories, asked.queries, None))
@@ -244,19 +245,17 @@ def _rows(
 
 def _models(ridge: Ridge, window: int, held: Ints, rows: Ints, *, exclude_seen: bool, seed: int) -> list[Model]:
     """Without and with what is older, each with the penalty that does best on the events held out."""
-
-    def best(models: list[Model]) -> int:
-        ranks = ridge.ranks(held, models, exclude_seen=exclude_seen)
-        return int(np.argmax([_ndcg(each).mean() for each in ranks]))
-
-    recent = [ridge.model(window, penalty) for penalty in PENALTIES]
-    place = best(recent)
-    full = [ridge.model(window, PENALTIES[place], older) for older in OLDER]
-    chosen = [recent[place], full[best(full)]]
-    if exclude_seen:
-        return chosen
     some = np.sort(np.random.default_rng([seed, 3]).permutation(rows)[:OWN_ROWS])
-    return [ridge.with_own(model, some) for model in chosen]
+
+    def best(models: list[Model]) -> tuple[int, Model]:
+        tried = models if exclude_seen else [ridge.with_own(model, some) for model in models]
+        scores = _ndcg(ridge.ranks(held, tried, exclude_seen=exclude_seen)).mean(axis=1)
+        place = int(np.argmax(scores))
+        return place, tried[place]
+
+    place, recent = best([ridge.model(window, penalty) for penalty in PENALTIES])
+    _, full = best([ridge.model(window, PENALTIES[place], older) for older in OLDER])
+    return [recent, full]
 
 
 def _row(found: dict[str, Values], user: Ints, age: Ints, window: int) -> dict[str, Any]:

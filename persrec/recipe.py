@@ -23,6 +23,7 @@ from persrec.sections import (
     Loss,
     Memory,
     Model,
+    Retrieval,
     Section,
     Seeds,
     Split,
@@ -51,6 +52,7 @@ class Recipe(Section):
     loss: Loss = Loss()
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
+    retrieval: Retrieval = Retrieval()
     primary: str = "ndcg@10"
 
     @field_validator("history", mode="before")

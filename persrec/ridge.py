@@ -23,7 +23,7 @@ NEAR = 8  # events between which items are near each other
 DIMENSIONS = 128
 ROWS, SPAN = 8192, 1 << 17  # rows of features at a time, and events over which they may be spread
 SCORES = 1 << 23  # of queries with all items, at a time
-OWN_ROWS = 6000  # that the parts of the same item are fitted to
+OWN_ROWS = 4000  # that the parts of the same item are fitted to
 PENALTIES = (0.01, 0.1, 1.0)  # in units of a feature's mean square
 OLDER = (1.0, 10.0, 100.0, 1000.0)  # the penalty of the older block in terms of the others'
 

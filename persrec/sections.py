@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -101,10 +102,8 @@ class Split(Section):
 
     @model_validator(mode="after")
     def _of_its_kind(self) -> Self:
-        foreign = [key for key in SPLIT_KEYS if getattr(self, key) is not None and key not in SPLIT_DEFAULTS[self.kind]]
-        if foreign:
-            expected = ", ".join(SPLIT_DEFAULTS[self.kind]) or "no further key"
-            raise ValueError(f"got {', '.join(foreign)} with kind {self.kind}, expected {expected}")
+        given = [key for key in SPLIT_KEYS if getattr(self, key) is not None]
+        _refuse_foreign(self.kind, given, {kind: tuple(keys) for kind, keys in SPLIT_DEFAULTS.items()})
         shares = [part for part in (self.validation, self.test) if part is not None]
         if self.kind != "global-time" and any(isinstance(part, str) for part in shares):
             raise ValueError(f"got a date with kind {self.kind}, expected a share between 0 and 1")
@@ -159,6 +158,43 @@ class Memory(Section):
         return float(value)
 
 
+class Retrieval(Section):
+    kind: Literal["flat", "hnsw", "ivf", "ivf_pq"] = "flat"
+    links: int | None = Field(None, ge=2)  # hnsw: neighbours of an item
+    build_breadth: Count | None = None  # hnsw: candidates kept while building, and while searching
+    breadth: Count | None = None
+    lists: Count | None = None  # ivf, ivf_pq: parts of the catalogue, and how many of them are searched
+    probes: Count | None = None
+    code_bytes: Count | None = None  # ivf_pq: per item; and how many times more candidates are scored exactly
+    rescore: Count | None = None
+
+    @model_validator(mode="after")
+    def _of_its_kind(self) -> Self:
+        _refuse_foreign(self.kind, self.options, RETRIEVAL_KEYS)
+        return self
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What is set beside the kind."""
+        return self.model_dump(exclude={"kind"}, exclude_none=True)
+
+
+RETRIEVAL_KEYS: dict[str, tuple[str, ...]] = {
+    "flat": (),
+    "hnsw": ("links", "build_breadth", "breadth"),
+    "ivf": ("lists", "probes"),
+    "ivf_pq": ("lists", "probes", "code_bytes", "rescore"),
+}
+
+
+def _refuse_foreign(kind: str, given: Iterable[str], known: dict[str, tuple[str, ...]]) -> None:
+    """Keys that another kind has."""
+    foreign = [key for key in given if key not in known[kind]]
+    if foreign:
+        expected = ", ".join(known[kind]) or "no further key"
+        raise ValueError(f"got {', '.join(foreign)} with kind {kind}, expected {expected}")
+
+
 class Baseline(Section):
     kind: Literal["popular", "popular_recent", "personal_frequency", "item_knn", "slist", "decayed_mean", "svd"]
     days: float | None = Field(None, gt=0)  # popular_recent: the window
@@ -178,10 +214,7 @@ class Baseline(Section):
 
     @model_validator(mode="after")
     def _of_its_kind(self) -> Self:
-        foreign = [key for key in self.options if key not in BASELINE_KEYS[self.kind]]
-        if foreign:
-            expected = ", ".join(BASELINE_KEYS[self.kind]) or "no further key"
-            raise ValueError(f"got {', '.join(foreign)} with kind {self.kind}, expected {expected}")
+        _refuse_foreign(self.kind, self.options, BASELINE_KEYS)
         return self
 
     @property

@@ -183,3 +183,37 @@ def model_of_nan(model: Model) -> Model:
     with torch.no_grad():
         broken.items.table[3] = float("nan")
     return broken
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("hnsw", {"breadth": 64}), ("ivf", {"lists": 5, "probes": 5}), ("ivf", {"lists": 6, "probes": 1})],
+)
+def test_an_index_is_measured_and_set_to_exact_it_changes_nothing(
+    world: tuple[Model, Prepared], kind: str, options: dict[str, int]
+) -> None:
+    exact, got = found(world), found(world, retrieval=kind, retrieval_options=options)
+    told = got.summary()["protocol"]["retrieval"]
+    assert told["kind"] == kind
+    assert told["nbytes"] > 0
+    assert told["milliseconds"] > 0
+    if options.get("probes") == 1:
+        assert told["recall"] < 1
+        assert (got.rank >= exact.rank).mean() < 1 or not np.array_equal(got.rank, exact.rank)
+    else:
+        assert told["recall"] == 1
+        assert got.rank.tolist() == exact.rank.tolist()
+        assert got.lists.tolist() == exact.lists.tolist()
+    assert exact.summary()["protocol"]["retrieval"] == {"kind": "flat"}
+
+
+def test_lists_as_wholes(world: tuple[Model, Prepared]) -> None:
+    _, data = world
+    got = found(world)
+    lists = evaluation.list_metrics(got, data)
+    assert lists["coverage"] == len(np.unique(got.lists[got.lists > 0])) / 30
+    assert 0 < lists["gini"] < 1
+    assert 0 < lists["diversity"] < 2
+    popularity = data.training_events_per_item[got.lists[got.lists > 0]].mean()
+    assert lists["average_popularity"] == pytest.approx(popularity, rel=0.1)
+    assert lists["novelty"] > 0

@@ -56,6 +56,12 @@ class DecayedMean:
         return with_popularity(found, answerable(rows, self.popularity), self.popularity)
 
 
+def weighted_vectors(data: Prepared, width: int) -> Floats:
+    """Vectors (V+1, D) of the items by who had them: the rows of V S."""
+    vectors, strength = decompose(data, width)
+    return vectors * strength
+
+
 class Decomposition(NamedTuple):
     """V and S of users by items."""
 

@@ -19,6 +19,7 @@ from persrec.constants import PAD
 from persrec.datasets import table
 from persrec.errors import UserError
 from persrec.evaluation import Read, item_vectors, read_users
+from persrec.indexes import INDEXES, Index
 from persrec.interactions import filters, sequences
 from persrec.interactions.schema import ITEM, TIME, USER
 from persrec.models.build import build
@@ -26,7 +27,7 @@ from persrec.models.model import Model
 from persrec.prepared import Prepared
 from persrec.recipe_file import LOG_SOURCES
 from persrec.rescoring import rescored_top_k
-from persrec.retrieval import ExactIndex, top_k
+from persrec.retrieval import top_k
 from persrec.seen import Seen
 
 Say = Callable[[str], None]
@@ -48,7 +49,7 @@ class Recommender:
         """`data` says where the prepared log is (`folder`) and which one it is (`hash`)."""
         self.model, self.recipe, self.item_ids = model.eval(), recipe, item_ids
         self.data = data
-        self._index: ExactIndex | None = None
+        self._index: Index | None = None
 
     @classmethod
     def load(cls, folder: str | Path) -> "Recommender":
@@ -89,7 +90,8 @@ class Recommender:
         read = self._read(found, at)
         seen = Seen.from_ranges(found.items, found.offsets[:-1], found.offsets[1:])
         if self._index is None:
-            self._index = ExactIndex(item_vectors(self.model))
+            retrieval = self.recipe.retrieval
+            self._index = INDEXES[retrieval.kind](item_vectors(self.model), **retrieval.options)
         evaluation = self.recipe.evaluation
         chunk = evaluation.users_per_chunk
         if read.additions is not None:

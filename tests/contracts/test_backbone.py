@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from persrec.batches import Batch, History
+from persrec.batches import Batch
 from persrec.models import memory as memories
 from persrec.models.compressor import Layered, loop, read, rows_of
 from persrec.models.hstu import HSTU
@@ -43,7 +43,7 @@ def world(request: pytest.FixtureRequest) -> World:
 def user(batch: Batch, index: int, events: int) -> Batch:
     """One user's first events, as a batch of its own."""
     front = int((batch.history.position[index] < 0).sum())
-    history = History(*(field[index : index + 1, front : front + events] for field in batch.history))
+    history = batch.history.each(lambda field: field[index : index + 1, front : front + events])
     return Batch(history, torch.tensor([events]), batch.user[index : index + 1])
 
 
@@ -231,7 +231,7 @@ def test_the_future_never_leaks(world: World, reads_all: bool) -> None:
     batch = histories([19, 14])
     before = scored_rows(world, batch, reads_all=reads_all)
     for event in (1, 7, 13, 18):
-        changed = batch._replace(history=History(*(field.clone() for field in batch.history)))
+        changed = batch._replace(history=batch.history.each(torch.clone))
         changed.history.item[0, event] = changed.history.item[0, event] % 40 + 1
         changed.history.time[0, event:] += 10**7
         changed.history.query_time[0, event:] += 10**7
@@ -247,7 +247,7 @@ def test_under_next_only_the_time_of_the_next_event_reaches_a_row(world: World) 
         pytest.skip("no time signal")
     batch = histories([19], time="next")
     before = scored_rows(world, batch, reads_all=True)
-    changed = batch._replace(history=History(*(field.clone() for field in batch.history)))
+    changed = batch._replace(history=batch.history.each(torch.clone))
     changed.history.time[0, 10:] += 10**8
     changed.history.query_time[0, 9:] += 10**8
     after = scored_rows(world, changed, reads_all=True)
@@ -263,7 +263,7 @@ def test_a_memory_does_not_depend_on_the_query_time_of_its_last_event(world: Wor
     if not isinstance(world.compressor, Layered) or closed == 0:
         pytest.skip("nothing is remembered")
     end = closed * rule.segment
-    changed = batch._replace(history=History(*(field.clone() for field in batch.history)))
+    changed = batch._replace(history=batch.history.each(torch.clone))
     changed.history.item[0, end:] = 1
     changed.history.time[0, end + 1 :] += 10**8
     changed.history.query_time[0, end:] += 10**8

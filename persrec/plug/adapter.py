@@ -1,0 +1,84 @@
+"""What has to be said of a host: where its layers, embeddings, times, positions and length constants are.
+
+Shapes: B users, T columns, L rows, M remembered rows, D width.
+"""
+
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Any
+
+from torch import Tensor, nn
+
+from persrec.errors import UserError
+from persrec.models.interfaces import Rows
+
+
+class Adapter:
+    """One host. A subclass says in `run` how the host goes over rows of vectors, and in `original` what it does alone.
+
+    `masked`: `run` heeds its mask; otherwise the host must be causal. `counts_rows`: what the host computes depends on
+    how many rows there are, by a table of absolute positions, say.
+    """
+
+    masked = True
+    counts_rows = False
+
+    def __init__(self, model: nn.Module, *, layers: Sequence[nn.Module], width: int) -> None:
+        self.model, self.layers, self.width = model, layers, width
+
+    def embed(self, items: Tensor) -> Tensor:
+        """Vectors (B, T, D) of item ids (B, T), before anything is added to them."""
+        raise UserError(
+            f"{type(self.model).__name__} has no item embeddings of its own: got ids, expected vectors (users, events, "
+            f"{self.width}) and `valid` (users, events), True where there is an event"
+        )
+
+    def run(self, rows: Rows, remembered: int, visible: Tensor) -> Tensor:
+        """Hidden (B, M+L, D) of M placeholder rows and L rows; see `Host.run`."""
+        raise NotImplementedError
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """What the host makes of its last hidden rows (..., D): its own kind of output."""
+        return hidden
+
+    def original(self, items: Tensor, times: Tensor, query_times: Tensor, valid: Tensor) -> Tensor:
+        """What the host itself gives for whole histories (B, T), padded on the right: its output for every column."""
+        raise NotImplementedError
+
+    def tables(self) -> list[nn.Parameter]:
+        """Item tables, on whose rows a memory does not depend as long as its own items stay as they are."""
+        return []
+
+    def items(self) -> int:
+        """Ids 1 to this - 1 are items; 0 where the host takes vectors only."""
+        return 0
+
+
+def part(model: Any, path: str, *, known: str, package: str) -> Any:
+    """The attribute of a host at a dotted path; says what was looked for and which versions have it."""
+    found = model
+    for depth, name in enumerate(names := path.split(".")):
+        found = getattr(found, name, None)
+        if found is None:
+            missing = ".".join(names[: depth + 1])
+            raise UserError(
+                f"{type(model).__module__}.{type(model).__name__} has no attribute `{missing}` (looked for `{path}`); "
+                f"known: {known}; installed: {package} {installed(package)}"
+            )
+    return found
+
+
+def installed(package: str) -> str:
+    """The installed version of a package."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not as a package"
+
+
+def too_long(what: str, limit: int, cap: str) -> UserError:
+    """The complaint about a pass that is longer than a host can take; `cap` says what sets the limit."""
+    return UserError(
+        f"{what} do not fit: the host takes at most {limit} ({cap}); use a smaller segment or recent, a `cap` on the "
+        "remembered segments, or a host built for more"
+    )

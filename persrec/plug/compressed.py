@@ -1,0 +1,282 @@
+"""A host with a compressor: train it on whole histories, compress old events, read recent ones on the memory.
+
+Shapes: B users, T columns, W columns of the longest open block, D width.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from persrec.batches import Batch, History
+from persrec.constants import PAD
+from persrec.errors import UserError
+from persrec.models import memory as memories
+from persrec.models.compressor import Layered, Recent, loop, read, rows_of
+from persrec.models.hosted import Hosted
+from persrec.models.interfaces import Memory
+from persrec.models.segments import SegmentRule
+from persrec.plug.adapter import Adapter
+
+SAMPLE = 512  # numbers of each parameter that go into a fingerprint
+
+
+class Events(NamedTuple):
+    """Histories as a user of a host has them, padded on either side."""
+
+    items: Tensor  # (B, T) ids, PAD = no event; or vectors (B, T, D)
+    times: Tensor | None = None  # (B, T) int64 ms
+    query_times: Tensor | None = None  # (B, T) int64 ms: when a row is asked; default: its own time
+    valid: Tensor | None = None  # (B, T) bool; default: where there is an id
+
+
+class Compressed(nn.Module):
+    """A host and its compressor; called on whole histories it gives what the host gives, each row as if served.
+
+    `host` and `compressor` are modules of it: one `state_dict`, one optimizer over `parameters()`.
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        *,
+        segment: int,
+        recent: int,
+        tokens: int,
+        cap: int | None = None,
+        checkpointed: bool = False,
+    ) -> None:
+        super().__init__()
+        self.host = adapter.model
+        self.compressor = compressor(adapter, tokens=tokens, cap=cap)
+        self.plugged = Plugged(adapter, self.compressor, rule(segment, recent), checkpointed=checkpointed)
+
+    def forward(
+        self,
+        items: Tensor,
+        times: Tensor | None = None,
+        query_times: Tensor | None = None,
+        valid: Tensor | None = None,
+    ) -> Tensor:
+        """The host's output (B, T, ...) for whole histories, every row on R to R + S - 1 clear events and the memory.
+
+        `items` are ids (B, T), 0 = padding on either side, or vectors (B, T, D) with `valid` (B, T); times are int64
+        milliseconds.
+        """
+        return self.plugged.adapter.head(self.plugged.hidden(Events(items, times, query_times, valid)))
+
+    def compress(
+        self,
+        items: Tensor,
+        times: Tensor | None = None,
+        query_times: Tensor | None = None,
+        valid: Tensor | None = None,
+        *,
+        memory: Memory | None = None,
+    ) -> Memory:
+        """The memory of every closed segment; with `memory`, that memory and the closed segments of what came since."""
+        return self.plugged.compress(Events(items, times, query_times, valid), memory)
+
+    def read(
+        self,
+        memory: Memory,
+        items: Tensor,
+        times: Tensor | None = None,
+        query_times: Tensor | None = None,
+        valid: Tensor | None = None,
+    ) -> Tensor:
+        """The host's output (B, ...) at each user's last event; `items` are the events that are not in the memory."""
+        return self.plugged.adapter.head(self.plugged.read(memory, Events(items, times, query_times, valid)))
+
+    def detach(self) -> nn.Module:
+        """The host, as it was but for training."""
+        return self.host
+
+
+def rule(segment: int, recent: int) -> SegmentRule:
+    """The segment rule, checked."""
+    for name, value in (("segment", segment), ("recent", recent)):
+        if value < 1:
+            raise UserError(f"{name}: got {value}, expected 1 or more events")
+    return SegmentRule(segment, recent)
+
+
+def compressor(adapter: Adapter, *, tokens: int, cap: int | None) -> Layered | Recent:
+    """A fresh compressor for a host, on its device and in its dtype; `tokens` = 0 remembers nothing."""
+    if tokens < 0 or (cap is not None and cap < 1):
+        raise UserError(f"tokens, cap: got {tokens} and {cap}, expected tokens >= 0 and cap >= 1 segments or None")
+    layers = len(adapter.layers)
+    made = Layered(tokens=tokens, width=adapter.width, layers=layers, cap=cap) if tokens else None
+    like = next(adapter.layers[0].parameters())
+    return (made or Recent(width=adapter.width, layers=layers)).to(device=like.device, dtype=like.dtype)
+
+
+class Plugged:
+    """The three verbs on hidden rows, over an adapter, a compressor and the segment rule; owns no parameter."""
+
+    def __init__(
+        self, adapter: Adapter, compressor: Layered | Recent, rule: SegmentRule, *, checkpointed: bool = False
+    ) -> None:
+        self.adapter, self.compressor, self.rule = adapter, compressor, rule
+        self.checkpointed = checkpointed
+        self.backbone = Hosted(adapter)
+
+    def hidden(self, events: Events) -> Tensor:
+        """Hidden rows (B, T, D) of whole histories, each as it would be served; zeros where there is no event."""
+        batch, vectors = self.batch(events)
+
+        def scored(hidden: Tensor, history: History) -> tuple[Tensor, Tensor]:
+            rows = history.target > 0
+            return hidden[rows], history.target[rows] - 1
+
+        looped = loop(
+            self.backbone,
+            self.compressor,
+            lambda place: vectors[place],
+            batch,
+            self.rule,
+            score=scored,
+            reads_all=True,
+            checkpointed=self.checkpointed,
+        )
+        rows, places = (torch.cat(parts) for parts in zip(*looped.scored, strict=True))
+        blank = rows.new_zeros(len(vectors), rows.shape[1])
+        return blank.index_copy(0, places, rows).unflatten(0, events.items.shape[:2])
+
+    @torch.no_grad()
+    def compress(self, events: Events, memory: Memory | None = None) -> Memory:
+        """The memories of B users, in their order."""
+        if memory is not None:
+            self.accept(memory, len(events.items))
+        with self._evaluating():
+            batch, vectors = self.batch(events, memory)
+            closed = self.rule.closed(batch.events)
+            found = self.compressor.start(len(closed)) if memory is None else memories.take(memory, batch.user)
+            for block in range(int(closed.max()) if len(closed) else 0):
+                users, start = int((closed > block).sum()), block * self.rule.segment
+                part = batch.history.part(users, start, start + self.rule.segment)
+                rows = rows_of(part, lambda place: vectors[place])
+                _, grown = self.compressor.fold(self.backbone, rows, memories.take(found, slice(0, users)))
+                found = memories.join(grown, memories.take(found, slice(users, None)))
+        before = 0 if memory is None else memory.count[batch.user]
+        found = replace(found, count=before + closed * self.rule.segment)  # also where nothing is remembered of them
+        return replace(memories.take(found, batch.user.argsort()), maker=self.maker())
+
+    @torch.no_grad()
+    def read(self, memory: Memory, events: Events) -> Tensor:
+        """Hidden row (B, D) at the last of the events that are not in the memory; zeros for a user without any."""
+        self.accept(memory, len(events.items))
+        with self._evaluating():
+            batch, vectors = self.batch(events, memory)
+            most = int(batch.events.max())
+            if most == 0:
+                return vectors.new_zeros(len(batch.events), self.adapter.width)
+            if self.rule.recent is not None and most >= self.rule.recent + self.rule.segment:
+                raise UserError(
+                    f"user {int(batch.user[batch.events.argmax()])} has {most} events that are not in the memory, "
+                    f"expected fewer than recent + segment = {self.rule.recent + self.rule.segment}; compress them "
+                    "with `memory=` first, and give `since(memory, ...)`"
+                )
+            closed = torch.zeros_like(batch.events)  # nothing of what is given is in the memory
+            hidden, _ = read(
+                self.backbone,
+                lambda place: vectors[place],
+                batch,
+                closed,
+                self.rule,
+                memories.take(memory, batch.user),
+            )
+        last = hidden[torch.arange(len(hidden), device=hidden.device), (batch.events - 1).clamp(min=0)]
+        return (last * (batch.events > 0)[:, None])[batch.user.argsort()]
+
+    def maker(self) -> str:
+        """Fingerprint of everything that a memory depends on, item tables apart."""
+        tables = {id(table) for table in self.adapter.tables()}
+        named = dict(self.adapter.model.named_parameters()) | dict(self.compressor.named_parameters(prefix="persrec"))
+        named = {name: value for name, value in named.items() if id(value) not in tables}
+        numbers = torch.cat([_sample(value) for value in named.values()]).cpu()
+        text = repr([(name, tuple(value.shape)) for name, value in named.items()]) + repr(self.rule.segment)
+        return hashlib.sha256(text.encode() + numbers.numpy().tobytes()).hexdigest()[:16]
+
+    def accept(self, memory: Memory, users: int) -> None:
+        """Refuse a memory of other users, of another host, or made before further training."""
+        if len(memory.count) != users:
+            raise UserError(f"got the memories of {len(memory.count)} users for the events of {users}")
+        if memory.maker != (mine := self.maker()):
+            raise UserError(
+                f"this memory was made by {memory.maker or 'a model in training'}, the model that reads it is {mine}: "
+                "made by another host, or before further training; compress the histories again"
+            )
+
+    def batch(self, events: Events, memory: Memory | None = None) -> tuple[Batch, Tensor]:
+        """Users in descending order of closed segments, and the vectors (B * T, D) that their items are places of."""
+        items, valid = events.items, events.valid
+        if not items.is_floating_point():
+            valid = items != PAD if valid is None else valid
+            items = self.adapter.embed(items)
+        elif valid is None:
+            raise UserError("vectors need `valid` (users, events), True where there is an event; got none")
+        columns, exist = packed(valid)
+        count = exist.sum(dim=1)
+        place = torch.arange(len(valid), device=valid.device)[:, None] * valid.shape[1] + columns
+        times = torch.zeros_like(columns) if events.times is None else events.times.gather(1, columns) * exist
+        asked = times if events.query_times is None else events.query_times.gather(1, columns) * exist
+        position = torch.arange(columns.shape[1], device=valid.device) + torch.zeros_like(columns)
+        if memory is not None:
+            position = position + memory.count[:, None]
+        history = History(place, times, asked, (place + 1) * exist, position, exist)
+        order = self.rule.closed(count).argsort(descending=True, stable=True)
+        return Batch(history.each(lambda field: field[order]), count[order], order), items.flatten(0, 1)
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Without dropout while this lasts."""
+        training = [module for module in self.adapter.model.modules() if module.training]
+        self.adapter.model.eval()
+        try:
+            yield
+        finally:
+            for module in training:
+                module.training = True
+
+
+def packed(valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Columns (B, W) of each user's events, padded on the right, and which of them exist; `valid` on any side."""
+    count, front = valid.sum(dim=1), valid.int().argmax(dim=1)
+    columns = torch.arange(max(1, int(count.max())) if len(count) else 1, device=valid.device)
+    exist = columns < count[:, None]
+    found = (front[:, None] + columns).clamp(max=valid.shape[1] - 1)
+    broken = (valid.gather(1, found) != exist) & exist
+    if bool(broken.any()):
+        raise UserError(
+            f"row {int(broken.any(dim=1).int().argmax())} has padding between its events; expected the events of a "
+            "user in neighbouring columns, oldest first"
+        )
+    return found, exist
+
+
+def since(memory: Memory, items: Tensor, *others: Tensor, valid: Tensor | None = None) -> tuple[Tensor, ...]:
+    """Of whole histories the events that are not in the memory, padded with zeros on the right: items, then the others.
+
+    `items`, `others` and `valid` are (B, T, ...) as they were compressed.
+    """
+    columns, exist = packed(items != PAD if valid is None else valid)
+    left = exist.sum(dim=1) - memory.count
+    width = max(1, int(left.max()))
+    offset = torch.arange(width, device=items.device)
+    start = columns[:, :1] + memory.count[:, None]
+    index, there = (start + offset).clamp(max=items.shape[1] - 1), offset < left[:, None]
+    users = torch.arange(len(items), device=items.device)[:, None]
+    return tuple(
+        field[users, index] * there.reshape(there.shape + (1,) * (field.dim() - 2)) for field in (items, *others)
+    )
+
+
+def _sample(value: Tensor) -> Tensor:
+    """A few numbers of a parameter, spread over it."""
+    flat = value.detach().flatten()
+    return flat[:: max(1, len(flat) // SAMPLE)].float()

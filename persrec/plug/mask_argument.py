@@ -1,0 +1,103 @@
+"""Hosts that are given their mask: `forward(x, mask)`, as HLLM's and PerSRec's `HSTUJagged`.
+
+Shapes: B users, L rows, M remembered rows, D width.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from persrec.errors import UserError
+from persrec.models.interfaces import Rows
+from persrec.models.segments import causal
+from persrec.plug.adapter import Adapter, too_long
+
+
+class MaskArgument(Adapter):
+    """Any model with `forward(x (B, N, D), mask (B, 1, N, N)) -> (B, N, D)`; of a tuple the first is taken.
+
+    `mask` says what the model does with it: "bool" (True = may attend), "multiply" (1 = may attend, 0 = may not) or
+    "add" (0 = may attend, very negative = may not). `divisor` is for models that divide attention by the number of rows
+    and multiply by the mask: the length that they were trained with, so that the sum weighs the same at any length.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        layers: Sequence[nn.Module],
+        width: int,
+        mask: Literal["bool", "multiply", "add"] = "bool",
+        divisor: float | None = None,
+        embed: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__(model, layers=layers, width=width)
+        if mask not in ("bool", "multiply", "add") or (divisor is not None and mask != "multiply"):
+            raise UserError(
+                f'mask: got "{mask}" with divisor {divisor}, expected "bool", "multiply" or "add", and a divisor with '
+                '"multiply" only'
+            )
+        self.mask, self.divisor, self.table = mask, divisor, embed
+        self._probe()
+
+    def embed(self, items: Tensor) -> Tensor:
+        """By the function that was given for it."""
+        return super().embed(items) if self.table is None else self.table(items)
+
+    def tables(self) -> list[nn.Parameter]:
+        """The parameters of an embedding module."""
+        return list(self.table.parameters()) if isinstance(self.table, nn.Module) else []
+
+    def items(self) -> int:
+        """The rows of an embedding."""
+        return self.table.num_embeddings if isinstance(self.table, nn.Embedding) else 0
+
+    def run(self, rows: Rows, remembered: int, visible: Tensor) -> Tensor:
+        """The model over all rows, with the mask in its own form."""
+        scale = 1.0 if self.divisor is None else len(visible) / self.divisor
+        mask = self._mask(visible, rows.x)
+        found = self.model(rows.x, (mask if scale == 1.0 else mask * scale).expand(len(rows.x), -1, -1, -1))
+        return found[0] if isinstance(found, tuple) else found
+
+    def original(self, items: Tensor, times: Tensor, query_times: Tensor, valid: Tensor) -> Tensor:
+        """The model called as usual, under a causal mask; with a `divisor` on that many rows."""
+        x = items if items.is_floating_point() else self.embed(items)
+        length = x.shape[1] if self.divisor is None else int(self.divisor)
+        if length < x.shape[1]:
+            raise too_long(f"{x.shape[1]} rows", length, "the divisor, the length it was trained with")
+        wide = torch.cat([x, x.new_zeros(len(x), length - x.shape[1], self.width)], dim=1)
+        found = self.model(wide, self._mask(causal(length, 0, device=x.device), x).expand(len(x), -1, -1, -1))
+        return (found[0] if isinstance(found, tuple) else found)[:, : x.shape[1]]
+
+    def _mask(self, visible: Tensor, x: Tensor) -> Tensor:
+        """(1, 1, N, N)"""
+        if self.mask == "bool":
+            return visible[None, None]
+        if self.mask == "add":
+            least = torch.finfo(x.dtype).min
+            return torch.zeros_like(visible, dtype=x.dtype).masked_fill(~visible, least)[None, None]
+        return visible.to(x.dtype)[None, None]
+
+    @torch.no_grad()
+    def _probe(self) -> None:
+        """Rows that stand behind others must not change them: neither seen by them, nor counted."""
+        like = next(self.model.parameters())
+        x = torch.randn(1, 12, self.width, generator=torch.Generator().manual_seed(0)).to(like.device, like.dtype)
+        training, position = self.model.training, torch.arange(12, device=x.device)[None]
+        self.model.eval()
+        outputs = []
+        for length in (6, 12):
+            rows = Rows(x, position, position, position, position >= 0)
+            visible = causal(length, 0, device=x.device)
+            outputs.append(self.run(Rows(*(field[:, :length] for field in rows)), 0, visible)[:, :6])
+        self.model.train(training)
+        change = float((outputs[0] - outputs[1]).abs().max())
+        if not change <= 1e-4 * float(outputs[0].abs().max()):  # NaN included
+            raise UserError(
+                f"{type(self.model).__name__}: its first 6 rows change by {change:.2g} when 6 more stand behind them; "
+                f'either mask="{self.mask}" is not how it takes its mask, or it divides by the number of rows or has a '
+                "position table that counts from the end: give `divisor`, the length it was trained with, or an "
+                "Adapter of your own"
+            )

@@ -1,0 +1,269 @@
+"""The verbs on a model that is given its mask, and what bad input gets."""
+
+import copy
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from persrec import plug
+from persrec.errors import UserError
+from tests.plug.hosts import RULE, WIDTH, HSTUJagged, encoder, jagged, loud, random_ids
+
+
+@pytest.fixture
+def model() -> Any:
+    return jagged().eval()
+
+
+def refused(message: str) -> Any:
+    return pytest.raises(UserError, match=message)
+
+
+def test_plug_needs_torch_and_numpy_only() -> None:
+    code = (
+        "import sys, persrec.plug, persrec.plug.decoders, persrec.plug.rechub, persrec.plug.generative_recommenders;"
+        "heavy = {'pyarrow', 'polars', 'pydantic', 'faiss', 'pandas', 'lightning'} & set(sys.modules); print(heavy)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_padding_may_stand_on_either_side(model: Any) -> None:
+    left = random_ids()
+    right = torch.stack([torch.cat([row[row > 0], row[row == 0]]) for row in left])
+    one, other = model(left), model(right)
+    assert one.shape == (*left.shape, WIDTH)
+    for user in range(len(left)):
+        torch.testing.assert_close(one[user][left[user] > 0], other[user][right[user] > 0])
+    assert not one[left == 0].any()
+
+
+def test_vectors_are_as_good_as_their_ids(model: Any) -> None:
+    ids = random_ids()
+    vectors = model.plugged.adapter.embed(ids)
+    torch.testing.assert_close(model(vectors, valid=ids > 0), model(ids))
+    memory = plug.compress(model, vectors, valid=ids > 0)
+    recent, there = plug.since(memory, vectors, ids > 0, valid=ids > 0)
+    torch.testing.assert_close(plug.read(model, memory, recent, valid=there), model(ids)[:, -1])
+
+
+def test_since_gives_what_is_not_in_the_memory(model: Any) -> None:
+    """20, 14 and 8 events at S = 5, R = 4 leave 5, 4 and 8 clear ones."""
+    ids = random_ids()
+    assert (ids > 0).sum(dim=1).tolist() == [20, 14, 8]
+    memory = plug.compress(model, ids)
+    recent, times = plug.since(memory, ids, torch.arange(20).expand(3, -1))
+    assert memory.count.tolist() == [15, 10, 0]
+    assert (recent > 0).sum(dim=1).tolist() == [5, 4, 8]
+    assert times[0].tolist() == [15, 16, 17, 18, 19, 0, 0, 0]
+    assert recent[2].tolist() == ids[2, -8:].tolist()
+
+
+def test_a_user_without_events_does_not_disturb_the_others(model: Any) -> None:
+    ids = random_ids()
+    ids[1] = 0
+    memory = plug.compress(model, ids)
+    found = plug.read(model, memory, *plug.since(memory, ids))
+    torch.testing.assert_close(found, model(ids)[:, -1])
+    assert not found[1].any()
+    nobody = torch.zeros(2, 3, dtype=torch.int64)
+    assert not model(nobody).any()
+    assert not plug.read(model, plug.compress(model, nobody), nobody).any()
+
+
+def test_a_memory_is_brought_up_to_date_as_events_come(model: Any) -> None:
+    """Six events at a time; after each the read is that of the whole history."""
+    ids = random_ids(items=40)
+    memory = plug.compress(model, ids[:, :8])
+    for end in (14, 20):
+        memory = plug.compress(model, *plug.since(memory, ids[:, :end]), memory=memory)
+        found = plug.read(model, memory, *plug.since(memory, ids[:, :end]))
+        torch.testing.assert_close(found, model(ids[:, :end])[:, -1])
+
+
+def test_the_verbs_leave_the_training_flag_and_use_no_dropout() -> None:
+    model = encoder().train()
+    x = torch.randn(2, 20, WIDTH, generator=torch.Generator().manual_seed(0))
+    valid = torch.ones(2, 20, dtype=torch.bool)
+    one, other = (plug.compress(model, x, valid=valid) for _ in range(2))
+    torch.testing.assert_close(one.states, other.states, atol=0.0, rtol=0.0)
+    assert model.host.training
+    assert not torch.equal(model(x, valid=valid), model(x, valid=valid))
+
+
+def test_a_cap_keeps_the_newest_segments() -> None:
+    model = encoder(cap=1)
+    x = torch.randn(1, 20, WIDTH, generator=torch.Generator().manual_seed(0))
+    memory = plug.compress(model, x, valid=torch.ones(1, 20, dtype=torch.bool))
+    assert memory.rows == 2
+    assert memory.count.tolist() == [15]
+
+
+def test_a_planted_signal_is_learned_through_the_memory_and_not_without() -> None:
+    """The first of 13 events says which of two items comes last; the others are noise, and 4 to 8 of them are clear."""
+    shares = {}
+    for tokens in (2, 0):
+        torch.manual_seed(0)
+        host, table = HSTUJagged(WIDTH, 2), nn.Embedding(8, WIDTH)
+        adapter = plug.MaskArgument(
+            host, layers=list(host.layers), width=WIDTH, mask="multiply", divisor=12, embed=table
+        )
+        model = plug.attach(adapter, segment=4, recent=4, tokens=tokens)
+        optimizer = torch.optim.Adam([*model.parameters(), *table.parameters()], lr=0.01)
+        for _ in range(250):
+            ids = torch.randint(3, 8, (64, 12))
+            ids[:, 0] = torch.randint(1, 3, (64,))
+            logits = model(ids)[:, -1] @ table.weight[1:3].T
+            loss = F.cross_entropy(logits, ids[:, 0] - 1)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        shares[tokens] = float((logits.argmax(dim=1) == ids[:, 0] - 1).float().mean())
+    assert shares[2] > 0.95
+    assert shares[0] < 0.75
+
+
+def test_checkpointed_folds_have_the_same_gradient(model: Any) -> None:
+    again = copy.deepcopy(model)
+    again.plugged.checkpointed = True
+    ids = random_ids()
+    for each in (model, again):
+        each(ids).square().sum().backward()
+    for one, other in zip(model.parameters(), again.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+
+
+def test_attach_says_which_checkpoints_it_makes(model: Any) -> None:
+    assert not model.plugged.checkpointed
+    assert plug.attach(model.plugged.adapter, **RULE, checkpointed=True).plugged.checkpointed
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (
+            lambda m, ids: plug.attach(nn.Linear(2, 2), **RULE),
+            "torch.nn.modules.linear.Linear: no adapter is known for",
+        ),
+        (
+            lambda m, ids: plug.attach(m.plugged.adapter, segment=0, recent=4),
+            "segment: got 0, expected 1 or more events",
+        ),
+        (
+            lambda m, ids: plug.attach(m.plugged.adapter, segment=5, recent=0),
+            "recent: got 0, expected 1 or more events",
+        ),
+        (lambda m, ids: plug.attach(m.plugged.adapter, segment=5, recent=4, tokens=-1), "tokens, cap: got -1 and None"),
+        (
+            lambda m, ids: plug.attach(m.plugged.adapter, segment=5, recent=4, cap=0),
+            "tokens, cap: got 4 and 0, expected",
+        ),
+        (lambda m, ids: plug.check(nn.Linear(2, 2)), "check: got Linear, expected a model that `attach` has given"),
+        (
+            lambda m, ids: plug.compress(nn.Linear(2, 2), ids),
+            "compress: got Linear, expected a model that `attach` has",
+        ),
+        (lambda m, ids: m(torch.zeros(2, 3, WIDTH)), r"vectors need `valid` \(users, events\)"),
+        (lambda m, ids: encoder()(ids), "Torch has no item embeddings of its own: got ids, expected vectors"),
+        (
+            lambda m, ids: m(torch.tensor([[1, 2], [1, 2]]).repeat(1, 2) * torch.tensor([1, 0, 1, 1])),
+            "row 0 has padding",
+        ),
+        (lambda m, ids: plug.read(m, plug.compress(m, ids), ids), "user 0 has 20 events that are not in the memory"),
+        (
+            lambda m, ids: plug.read(m, plug.compress(m, ids[:2]), ids),
+            "got the memories of 2 users for the events of 3",
+        ),
+        (lambda m, ids: m(random_ids(events=40)), None),
+    ],
+)
+def test_bad_input(model: Any, act: Callable[[Any, torch.Tensor], Any], message: str | None) -> None:
+    if message is None:  # long histories are what it is for
+        assert act(model, random_ids()).shape == (3, 40, WIDTH)
+        return
+    with refused(message):
+        act(model, random_ids())
+
+
+def test_a_memory_of_another_host_is_refused(model: Any) -> None:
+    ids = random_ids()
+    memory = plug.compress(model, ids)
+    other = jagged()
+    with torch.no_grad():
+        other.host.layers[0].outer.weight += 0.1
+    with refused("made by another host, or before further training; compress the histories again"):
+        plug.read(other, memory, *plug.since(memory, ids))
+    again = jagged()
+    again.load_state_dict(model.state_dict())
+    again.plugged.adapter.table.load_state_dict(model.plugged.adapter.table.state_dict())
+    torch.testing.assert_close(plug.read(again, memory, *plug.since(memory, ids)), model(ids)[:, -1])
+
+
+def test_a_memory_from_before_further_training_is_refused(model: Any) -> None:
+    ids = random_ids()
+    memory = plug.compress(model, ids)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(ids).square().sum().backward()
+    optimizer.step()
+    with refused("or before further training"):
+        plug.compress(model, *plug.since(memory, ids), memory=memory)
+
+
+def test_new_item_vectors_leave_a_memory_as_it_is(model: Any) -> None:
+    """A memory holds what was read of old items; the table may go on, as it does when items are added to it."""
+    ids = random_ids()
+    memory = plug.compress(model, ids)
+    with torch.no_grad():
+        model.plugged.adapter.table.weight += 0.01
+    plug.read(model, memory, *plug.since(memory, ids))
+
+
+@pytest.mark.parametrize(
+    ("mask", "divisor", "message"),
+    [
+        ("multiply", None, r"HSTUJagged: its first 6 rows change by 0\.0\d+ when 6 more stand behind them"),
+        ("bool", None, "it divides by the number of rows or has a position table .* give `divisor`"),
+        ("add", None, 'mask="add" is not how it takes its mask'),
+        ("bool", 32, 'got "bool" with divisor 32, expected "bool", "multiply" or "add", and a divisor with "multiply"'),
+        ("causal", None, 'mask: got "causal"'),
+    ],
+)
+def test_a_length_that_counts_is_found_when_attaching(mask: Any, divisor: int | None, message: str) -> None:
+    host: Any = loud(HSTUJagged(WIDTH, 2))
+    with refused(message):
+        plug.MaskArgument(host, layers=host.layers, width=WIDTH, mask=mask, divisor=divisor)
+
+
+def test_a_version_that_lacks_what_is_looked_for_is_named(tmp_path: Path) -> None:
+    """A package of RecTools' name in which there is no HSTU."""
+    (tmp_path / "rectools").mkdir()
+    (tmp_path / "rectools" / "__init__.py").write_text("class HSTUModel: ...\n")
+    code = "import rectools; from persrec import plug; plug.attach(rectools.HSTUModel(), segment=5, recent=4)"
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env={"PYTHONPATH": path}
+    )
+    assert "UserError: the installed version of the host lacks what is looked for: No module named" in done.stderr
+    assert "known: RecTools 0.19 (HSTUModel, SASRecModel)" in done.stderr
+
+
+def test_a_host_of_one_layer_is_refused() -> None:
+    host: Any = loud(HSTUJagged(WIDTH, 1))
+    adapter = plug.MaskArgument(host, layers=host.layers, width=WIDTH, mask="multiply", divisor=32)
+    with pytest.raises(ValueError, match="got a backbone of 1 layer, expected 2 or more"):
+        plug.attach(adapter, **RULE)
+
+
+def test_histories_longer_than_the_divisor_have_no_original(model: Any) -> None:
+    model.plugged.adapter.divisor = 8
+    said: list[str] = []
+    plug.check(model, say=said.append)
+    assert any("BROKEN" in line and "do not fit: the host takes at most 8" in line for line in said)
