@@ -72,7 +72,10 @@ def objective(model: Model, batch: Batch, settings: LossSettings, *, reads_all: 
     rows = torch.stack([part.loss for part in scored]).sum() / torch.where(weight > 0, weight, 1.0)
     if not settings.past_set or not looped.memory.rows:
         return Objective(rows, rows.detach(), tally)
-    asked = set_loss(model, batch, looped.memory, None if shared is None else shared[0])
+    others = None if shared is None else shared[0]
+    if settings.sampled and others is None:
+        others = negatives.uniform(settings.negatives, items=model.items.count, device=batch.events.device)
+    asked = set_loss(model, batch, looped.memory, others)
     return Objective(rows + settings.past_set * asked, rows.detach(), tally)
 
 

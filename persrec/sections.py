@@ -144,7 +144,7 @@ class Memory(Section):
     tokens: Count = 4  # K, rows that are kept of a segment
     cap: Count | None = None  # newest segments that are kept; null: all
     reads: Literal["all", "none"] | float = "all"
-    past_set: float = Field(0.0, ge=0)  # weight of the loss by which tokens score the items of their segment
+    past_set: float = Field(0.1, ge=0)  # weight of the loss by which tokens score the items of their segment
     random_first_segment: bool = True
     checkpoint: bool = False
 

@@ -92,3 +92,19 @@ def test_tokens_that_hold_the_items_pay_least() -> None:
                 right[user, :, row + slot] = model.items.table[items[items > 0][slot::tokens]].mean(dim=0)
     told = set_loss(model, given, memory.__class__(**{**memory.__dict__, "states": right}), None)
     assert told < set_loss(model, given, memory, None) - 0.1
+
+
+@pytest.mark.parametrize("per_row", [False, True])
+def test_beside_a_sampled_loss_it_is_sampled_too(per_row: bool) -> None:
+    """With all items drawn many times over, it is that over the catalogue."""
+    given = batch()
+    every = LossSettings(negatives=5000, per_row=per_row, past_set=1.0)
+    few = every._replace(negatives=2)
+    full = objective(model_of(), given, LossSettings(sampled=False, past_set=1.0), reads_all=True)
+    asked = {}
+    for name, settings in (("every", every), ("few", few)):
+        torch.manual_seed(0)
+        found = objective(model_of(), given, settings, reads_all=True)
+        asked[name] = (found.loss - found.rows).item()
+    assert asked["every"] == pytest.approx((full.loss - full.rows).item(), rel=1e-3)
+    assert asked["few"] < asked["every"]

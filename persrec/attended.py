@@ -1,0 +1,135 @@
+"""What memory tokens attend to: places in their own segment and, of queries, remembered segments by their age.
+
+HSTU's weights are no distribution: they may be negative, do not add up to 1, and values of token rows carry a gain. So
+a column's share in a row is the length of what it adds there, |weight| times the length of its value, summed over heads
+(Kobayashi et al., arXiv 2004.10102, before the output projection), divided by that of all columns.
+
+Shapes: B users, H heads, L rows, M remembered rows, C = M + L columns, E width of a head, S events of a segment,
+K tokens, N layers, G segments.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from persrec.batches import Batch
+from persrec.models.compressor import Layered, loop
+from persrec.models.hstu import HSTU, HSTULayer, RowBlock
+from persrec.models.model import Model
+
+Floats = npt.NDArray[np.float64]
+
+
+class Attended(NamedTuple):
+    """Shares of users with a memory, each between 0 and 1."""
+
+    written: Floats  # (B, K, S) of the events of a segment in a token, mean over segments and the layers that write
+    read: Floats  # (B, G) of the newest, the one before it, ... segment in the query; NaN where the user has none
+
+    @property
+    def clear(self) -> Floats:
+        """(B,) what is left for the clear events."""
+        return 1 - np.nansum(self.read, axis=1)
+
+
+class _Step(NamedTuple):
+    """What one layer did in one step."""
+
+    shares: Tensor  # (B, L, C)
+    keep: Tensor | None  # (K,) token rows of a fold
+
+
+def can_look(model: Model) -> bool:
+    """Whether `attended` understands the model: HSTU layers and a layered memory."""
+    return isinstance(model.backbone, HSTU) and isinstance(model.compressor, Layered)
+
+
+@torch.no_grad()
+def attended(model: Model, batch: Batch) -> Attended:
+    """Fold and read as served, segment by segment, and look at every layer.
+
+    All users of the batch have a closed segment, and stand in descending order of them. Tokens are looked at in layers
+    1 to N-1, whose output is remembered; queries in layers 2 to N, where what is remembered is the user's own.
+    """
+    backbone, compressor = model.backbone, model.compressor
+    assert isinstance(backbone, HSTU)
+    assert isinstance(compressor, Layered)
+    steps: list[_Step] = []
+
+    def watch(layer: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        keep = named.get("keep")
+        steps.append(_Step(shares(*attention(layer, *given, keep=keep)), keep))
+
+    hooks = [layer.register_forward_pre_hook(watch, with_kwargs=True) for layer in backbone.stack]
+    try:
+        loop(backbone, compressor, model.items, batch, model.rule, score=lambda hidden, events: None, together=1)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    closed = model.rule.closed(batch.events)
+    folds = [steps[start : start + backbone.layers] for start in range(0, len(steps), backbone.layers)]
+    last = batch.events - closed * model.rule.segment - 1
+    kept = closed if compressor.cap is None else closed.clamp(max=compressor.cap)
+    return Attended(_written(folds[:-1], closed, model.rule.segment), _read(folds[-1], last, kept, compressor.rows))
+
+
+def attention(
+    layer: HSTULayer, x: Tensor, remembered: Tensor | None, blocks: list[RowBlock], *, keep: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Weights (B, H, L, C) and values (B, H, C, E) of a layer; their product is what its rows attend to."""
+    gain = layer.token_gain.repeat_interleave(x.shape[-1] // layer.heads)  # (D,)
+    query, key, value = _parts(layer, x)
+    if keep is not None:
+        value = value.index_copy(1, keep, value[:, keep] * gain)
+    if remembered is not None and remembered.shape[1]:
+        _, old_key, old_value = _parts(layer, remembered)
+        key, value = torch.cat([old_key, key], dim=1), torch.cat([old_value * gain, value], dim=1)
+    query, key, value = (part.unflatten(-1, (layer.heads, -1)).transpose(1, 2) for part in (query, key, value))
+    weights = x.new_zeros(*query.shape[:3], key.shape[2])  # (B, H, L, C)
+    for block in blocks:
+        reach = slice(0, block.columns)
+        scores = query[:, :, block.rows] @ key[:, :, reach].transpose(-1, -2)
+        scores = scores + layer.position_bias[:, block.buckets.position.long()].transpose(0, 1)
+        if layer.time_bias is not None and block.buckets.time is not None:
+            scores = scores + layer.time_bias[:, block.buckets.time.long()].transpose(0, 1)
+        weights[:, :, block.rows, reach] = F.silu(scores) * block.visible[:, None] / layer.divisor
+    return weights, value
+
+
+def shares(weights: Tensor, values: Tensor) -> Tensor:
+    """The share of each column in what each row attends to: (B, L, C), rows adding up to 1 (or 0, where all is 0)."""
+    lengths = (weights.abs() * values.norm(dim=-1)[:, :, None]).sum(dim=1)
+    return lengths / lengths.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(lengths.dtype).tiny)
+
+
+def _parts(layer: HSTULayer, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values, each (B, L, D)."""
+    _, value, query, key = F.silu(layer.inner(F.layer_norm(x, x.shape[-1:], eps=1e-6))).chunk(4, dim=-1)
+    return query, key, value
+
+
+def _written(folds: list[list[_Step]], closed: Tensor, segment: int) -> Floats:
+    """(B, K, S), the mean over each user's segments and over layers 1 to N-1."""
+    total: Tensor | float = 0.0
+    for fold in folds:
+        found = []
+        for step in fold[:-1]:
+            assert step.keep is not None
+            remembered = step.shares.shape[2] - step.shares.shape[1]
+            found.append(step.shares[:, step.keep, remembered : remembered + segment])
+        mean = torch.stack(found).mean(dim=0).double()  # (users of this fold, K, S)
+        total = total + F.pad(mean, (0, 0, 0, 0, 0, len(closed) - len(mean)))
+    return np.asarray(total / closed[:, None, None])
+
+
+def _read(steps: list[_Step], last: Tensor, kept: Tensor, tokens: int) -> Floats:
+    """(B, G), newest segment first, the mean over layers 2 to N."""
+    rows = torch.stack([step.shares[torch.arange(len(last)), last] for step in steps[1:]]).mean(dim=0).double()
+    remembered = steps[0].shares.shape[2] - steps[0].shares.shape[1]
+    by_segment = rows[:, :remembered].unflatten(1, (-1, tokens)).sum(dim=2).flip(1)  # (B, G)
+    none = torch.arange(by_segment.shape[1])[None] >= kept[:, None]
+    return by_segment.masked_fill(none, torch.nan).numpy()

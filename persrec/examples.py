@@ -1,0 +1,125 @@
+"""Three users, shown: what they had, what is recommended to them, and whether it was right.
+
+Shapes: Q queries, V items.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from persrec.batches import evaluation_windows
+from persrec.comparison import Side
+from persrec.errors import UserError
+from persrec.evaluation import LIST, item_vectors, read_users
+from persrec.models.model import Model
+from persrec.prepared import Prepared, Queries
+from persrec.recipe import Recipe
+from persrec.rescoring import rescored_top_k
+from persrec.retrieval import ExactIndex, top_k
+from persrec.seen import Seen
+
+COUNT = 3
+LAST_SHOWN = 12  # events of a history
+
+Ints = npt.NDArray[np.int64]
+
+
+class Place(NamedTuple):
+    """An item of a list."""
+
+    item: int
+    hit: bool
+    had: bool  # before the query
+
+
+class Example(NamedTuple):
+    """One query of a user."""
+
+    user: str
+    events: int  # before the query
+    remembered: int  # of them, in closed segments; 0 without a memory
+    last: list[int]  # items, the latest last
+    targets: list[int]
+    best: list[Place]
+    ranks: dict[str, list[float]]  # of the targets, by side; inf beyond what was kept
+
+
+def choose(queries: Queries, least: int, *, count: int = COUNT, seed: int = 0) -> Queries:
+    """Some queries of different users, drawn by chance from those with `least` events before them (if there are any):
+    not by whether they were answered well."""
+    random = np.random.default_rng(seed)
+    long = np.flatnonzero(queries.end >= least)
+    order = random.permutation(long if len(long) else len(queries.end))
+    _, first = np.unique(queries.user[order], return_index=True)
+    return queries.take(order[np.sort(first)[:count]])
+
+
+def examples(model: Model, data: Prepared, cell: Recipe, queries: Queries, sides: Sequence[Side]) -> list[Example]:
+    """The queries as the model answers them, beside the ranks that the first run of each side gave the targets."""
+    lists = best(model, data, cell, queries)
+    ids = data.user_ids()
+    found = []
+    for user, end, items in zip(queries.user, queries.end, lists, strict=True):
+        first = int(data.offsets[user])
+        history = data.items[first : first + int(end)]
+        closed, ranks, targets = 0, {}, []
+        if cell.history == "compressed":
+            length = len(history) if cell.length is None else min(cell.length, len(history))
+            closed = max(0, (length - cell.memory.recent) // cell.memory.segment) * cell.memory.segment
+        for side in sides:
+            targets, ranks[side.name] = _ranks(side, int(user), int(end))
+        listed = [Place(int(item), int(item) in targets, bool((history == item).any())) for item in items if item]
+        last = [int(item) for item in history[-LAST_SHOWN:]]
+        found.append(Example(str(ids[int(user)].as_py()), len(history), closed, last, targets, listed, ranks))
+    return found
+
+
+def best(model: Model, data: Prepared, cell: Recipe, queries: Queries) -> Ints:
+    """The list (Q, 10) of each query, found as in the evaluation."""
+    windows = evaluation_windows(queries.user, queries.end, length=cell.length)
+    read = read_users(model, data, windows, cell.time)
+    index, k = ExactIndex(item_vectors(model)), min(LIST, data.items_count)
+    if read.additions is not None:
+        return rescored_top_k(index, read.queries, read.additions, k)[0]
+    first = data.offsets[queries.user]
+    seen = Seen.from_ranges(data.items, first, first + queries.end)
+    return top_k(index, read.queries, seen, k, exclude_seen=cell.evaluation.exclude_seen)[0]
+
+
+def titles(path: str | Path) -> dict[str, str]:
+    """Titles by item id, of a csv with the columns item_id and title.
+
+    Raises UserError where it is absent, has other columns, or names an item twice.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"--titles {path}: there is no such file; expected a csv with the columns item_id and title")
+    try:
+        frame = pl.read_csv(path, infer_schema=False)
+    except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
+        line = str(error).splitlines()[0]
+        raise UserError(f"--titles {path}: is not a csv in UTF-8 ({line}); expected item_id,title") from error
+    if not {"item_id", "title"} <= set(frame.columns):
+        got = ", ".join(frame.columns)
+        raise UserError(f"--titles {path}: got the columns {got}, expected item_id and title; rename them")
+    twice = frame.filter(frame["item_id"].is_duplicated())["item_id"]
+    if len(twice):
+        raise UserError(f"--titles {path}: item_id {twice[0]!r} stands there more than once; expected one title each")
+    return dict(frame.drop_nulls(["item_id", "title"]).select("item_id", "title").iter_rows())
+
+
+def names(data: Prepared, known: Mapping[str, str]) -> list[str]:
+    """What to call each item, (V+1,) with PAD: its title, or its id where none is known."""
+    ids = [str(value) for value in data.item_ids().to_pylist()]
+    return ["", *(known.get(name, name) for name in ids)]
+
+
+def _ranks(side: Side, user: int, end: int) -> tuple[list[int], list[float]]:
+    """The targets of a query and their ranks in the first run of a side."""
+    table = side.tables[min(side.tables)]
+    rows = (table.column("user").to_numpy() == user) & (table.column("end").to_numpy() == end)
+    return table.column("item").to_numpy()[rows].tolist(), table.column("rank").to_numpy()[rows].tolist()
