@@ -203,6 +203,24 @@ def compare(
     return Table(rows, _shown(found, sentences), Path())
 
 
+def report_page(
+    folders: Sequence[str | Path], *, out: str | Path = "report.html", titles: str | Path | None = None
+) -> Path:
+    """One self-contained web page on some runs, its figures as PNG and SVG in a folder beside it; see `persrec.page`.
+
+    `titles` is a csv with item_id and title. Raises UserError for runs that were not tested alike.
+    """
+    from persrec import page
+
+    out = Path(out)
+    _check_folder("--out", out)
+    if out.suffix != ".html":
+        raise UserError(f"--out {out}: got the ending {out.suffix!r}, expected .html")
+    return page.write(
+        [place for folder in folders for place in _runs_below(Path(folder))], out, titles_file=titles, say=say
+    )
+
+
 def probe(
     recipe: Any,
     overrides: Sequence[str] = (),

@@ -159,6 +159,26 @@ def compare(runs: tuple[Path, ...], metric: str | None, by: str | None, form: st
     _print(api.compare(runs, metric=metric, by=by, form=form))
 
 
+@commands.command("report")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    default=Path("report.html"),
+    show_default=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The page; its figures go to a folder beside it.",
+)
+@click.option("--titles", type=click.Path(path_type=Path), help="A csv with item_id and title, to name items by.")
+def report_page(runs: tuple[Path, ...], out: Path, titles: Path | None) -> None:
+    """Write one web page on RUNS, run folders or folders of grids: what was run, tables, figures, three users.
+
+    The page loads nothing from anywhere; the figures also lie beside it as PNG and SVG.
+    """
+    from persrec import api
+
+    _print(api.report_page(runs, out=out, titles=titles))
+
+
 @commands.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("users", nargs=-1)

@@ -48,14 +48,14 @@ class Example(NamedTuple):
     ranks: dict[str, list[float]]  # of the targets, by side; inf beyond what was kept
 
 
-def choose(queries: Queries, least: int, *, count: int = COUNT, seed: int = 0) -> Queries:
-    """Some queries of different users, drawn by chance from those with `least` events before them (if there are any):
+def choose(queries: Queries, least: int) -> Queries:
+    """Three queries of different users, drawn by chance from those with `least` events before them (if there are any):
     not by whether they were answered well."""
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     long = np.flatnonzero(queries.end >= least)
     order = random.permutation(long if len(long) else len(queries.end))
     _, first = np.unique(queries.user[order], return_index=True)
-    return queries.take(order[np.sort(first)[:count]])
+    return queries.take(order[np.sort(first)[:COUNT]])
 
 
 def examples(model: Model, data: Prepared, cell: Recipe, queries: Queries, sides: Sequence[Side]) -> list[Example]:

@@ -154,8 +154,7 @@ def _group(row: dict[str, Any]) -> str:
 
 def _counts(rows: list[dict[str, Any]]) -> str:
     """That counting does better, where it does."""
-    whole = [row for row in rows if row["group"] == "all" and row["frequency_all"] is not None]
-    better = [row for row in whole if row["frequency_all"] > max(row["full"], row["recent"])]
+    better = [row for row in rows if row["group"] == "all" and (row["counting_low"] or 0) > 0]
     if not better:
         return ""
     top = better[0]
@@ -273,11 +272,12 @@ def _row(found: dict[str, Values], user: Ints, age: Ints, window: int) -> dict[s
         "had_earlier": float((age > window).mean()),
         "never_had": float((age == 0).mean()),
     }
-    names = ("frequency_recent", "frequency_all", "frequency_gain", "frequency_low", "frequency_high")
+    names = ("frequency_recent", "frequency_all", "frequency_gain", "frequency_low", "frequency_high", "counting_low")
     if "frequency_all" not in found or _hits(found["frequency_recent"], user) < USERS:
         return row | dict.fromkeys(names)
     counted = _change(found["frequency_all"], found["frequency_recent"], user)
-    values = (found["frequency_recent"].mean(), found["frequency_all"].mean(), *counted)
+    above = _change(found["frequency_all"], found["full"], user).low  # what counting everything certainly gains
+    values = (found["frequency_recent"].mean(), found["frequency_all"].mean(), *counted, above)
     return row | {key: float(value) for key, value in zip(names, values, strict=True)}
 
 

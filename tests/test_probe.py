@@ -30,7 +30,7 @@ def genres(*, users=150, events=208, seed=0, timed=False):
 
 
 def row(window, **values):
-    plain = {"asked": "next event", "group": "all", "R": window, "recent": 0.1, "full": 0.1, "frequency_all": None}
+    plain = {"asked": "next event", "group": "all", "R": window, "recent": 0.1, "full": 0.1, "counting_low": None}
     return plain | {"gain": 0.0, "low": -0.01, "high": 0.01} | values
 
 
@@ -116,7 +116,13 @@ def test_users_are_sampled_beyond_the_bounds(monkeypatch):
         ([row(20), row(40), row(128, gain=0.1, low=0.01)], 0.5, (None, 20, None), "nothing certain"),
         ([row(20), row(40), row(128, gain=0.1, low=0.04)], 0.5, (40, 40, 4), "older than the last 128 add +10.0%"),
         ([row(20), row(40), row(128, gain=0.1, low=0.04)], 0.05, (None, 40, None), "only 5.0% of the users have 80"),
-        ([row(20, frequency_all=0.2), row(40), row(128)], 0.5, (None, 20, None), "let the model count repeats first"),
+        ([row(20, frequency_all=0.2, counting_low=-0.1), row(40), row(128)], 0.5, (None, 20, None), "linear model."),
+        (
+            [row(20, frequency_all=0.2, counting_low=0.5), row(40), row(128)],
+            0.5,
+            (None, 20, None),
+            "let the model count repeats first",
+        ),
     ],
 )
 def test_advice(rows, long_share, expected, words):

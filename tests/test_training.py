@@ -106,8 +106,9 @@ def test_nothing_that_was_pickled_is_left(unbroken: Path) -> None:
 
 
 def test_ctrl_c_ends_with_130_and_can_be_resumed(tmp_path: Path) -> None:
+    longer = "--set", "training.epochs=12", "--set", "training.patience=12"  # so that it is not over before the signal
     process = subprocess.Popen(
-        command(tmp_path), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command(tmp_path, *longer), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     while not last.exists() and process.poll() is None:
@@ -117,4 +118,4 @@ def test_ctrl_c_ends_with_130_and_can_be_resumed(tmp_path: Path) -> None:
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     assert "--resume" in errors
-    assert fit(tmp_path, "--resume").returncode == 0
+    assert fit(tmp_path, *longer, "--resume").returncode == 0

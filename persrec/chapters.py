@@ -1,0 +1,371 @@
+"""The chapters of a report: each takes the material and returns HTML, or nothing where it has nothing to show."""
+
+import csv
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from matplotlib.figure import Figure
+
+from persrec import comparison, figures, intervals, report, sheets, verdicts
+from persrec.attended import Attended
+from persrec.closeup import Closeup
+from persrec.comparison import ORDER, Side
+from persrec.examples import Example
+from persrec.figures import Curve, Look
+from persrec.intervals import Interval
+from persrec.run import Run
+from persrec.sheets import Sheet
+
+FEW = 10  # targets, below which a group is not drawn
+
+
+@dataclass(frozen=True)
+class Material:
+    """All that a page is made of."""
+
+    sides: list[Side]
+    runs: list[Run]
+    metric: str
+    looks: dict[str, Look]
+    closeups: list[Closeup]  # of the models, the first run of each
+    facts: dict[str, Any] | None  # of the prepared log; None where it is gone
+
+
+class Gallery:
+    """Figures on their way to the page and to files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, name: str, heading: str, figure: Figure, sentence: str) -> str:
+        """The figure with its heading and what it shows."""
+        self.folder.mkdir(exist_ok=True)
+        figures.save(figure, self.folder / name)
+        drawn = figures.inline(figure, name, html.escape(heading))
+        caption = f"<figcaption>{html.escape(sentence)}</figcaption>"
+        return f"<figure>\n<h3>{html.escape(heading)}</h3>\n{drawn}{caption}\n</figure>\n"
+
+
+def summary(material: Material, gallery: Gallery) -> str:
+    claims = "".join(f"<li>{html.escape(text)}</li>\n" for text in verdicts.verdicts(material.sides, material.metric))
+    asked = material.runs[0].metrics["protocol"]
+    note = (
+        f"{material.metric} on {asked['targets']:,} test targets of {asked['users']:,} users, {asked['split']}. "
+        "Figures in brackets are 95% intervals by bootstrap over users, and over seeds where there are several; with one seed "
+        "they do not cover what another course of training would give. Ratios are paired: the same targets on both "
+        "sides."
+    )
+    return f'<ul class="claims">\n{claims}</ul>\n{_note(note)}'
+
+
+def quality(material: Material, gallery: Gallery) -> str:
+    sides, metric = material.sides, material.metric
+    k = int(metric.partition("@")[2])
+    deepest = min(max(side.recipe["evaluation"]["k"]) for side in sides)
+    metrics = list(dict.fromkeys([metric, f"recall@{k}", f"mrr@{k}", f"recall@{deepest}"]))
+    means = {side.name: comparison.mean(side, metric) for side in sides}
+    drawn = gallery(
+        "quality",
+        f"{metric} of each run",
+        figures.bars(means, material.looks, f"{metric} on the test targets"),
+        "Bars are means over the test targets and seeds, lines their 95% intervals over users (and seeds). Whether two "
+        "runs differ is in the table of pairs: intervals that overlap here may belong to runs that differ target by "
+        "target.",
+    )
+    kept = report.retention_sentences(comparison.retention(sides, metric), metric)
+    pairs = comparison.pairs(sides, metric)
+    tables = _table(verdicts.quality_sheet(sides, material.runs, metrics))
+    if pairs:
+        tables += _table(report.pairs_sheet(f"Pairs in {metric}, on the same targets", pairs))
+        tables += _note("p is that of a permutation test over users, two-sided; it is not corrected for many pairs.")
+    return f"<h2>How good each run is</h2>\n{drawn}{tables}" + "".join(map(_note, kept))
+
+
+def groups(material: Material, gallery: Gallery) -> str:
+    """Quality by what is known of the targets, of the models and the best baseline."""
+    shown = _models_and_best_baseline(material)
+    parts = []
+    for by, heading, what in (
+        ("history length", "by length of the history", "events before the query"),
+        (
+            "last consumption of the item",
+            "by age of the last consumption",
+            "when the user last had the target, events ago",
+        ),
+    ):
+        groups = comparison.groups(shown[0], by)
+        names, counts = [name for name, _ in groups], [int(part.sum()) for _, part in groups]
+        values = {side.name: [comparison.mean(side, material.metric, part) for _, part in groups] for side in shown}
+        drawn = gallery(
+            by.replace(" ", "-"),
+            f"{material.metric} {heading}",
+            figures.groups(*_shown_groups(names, counts, values), material.looks, what=what, label=material.metric),
+            "Marks are means over the n targets of a group, lines 95% intervals over users (and seeds). Groups hold "
+            "different users and targets: compare runs within a group, not groups with each other. Those with fewer "
+            f"than {FEW} targets are only in the table.",
+        )
+        parts.append(drawn + _folded("The same as a table", verdicts.group_sheet(by, names, counts, values)))
+    return f'<h2>Where the targets are easy and where hard</h2>\n<div class="pair">{_boxes(parts)}</div>'
+
+
+def _shown_groups(
+    names: Sequence[str], counts: Sequence[int], values: Mapping[str, Sequence[Interval]]
+) -> tuple[list[str], dict[str, list[Interval]]]:
+    """Names and values of the groups that are large enough for a figure (all, where none is)."""
+    large = [place for place, count in enumerate(counts) if count >= FEW] or list(range(len(counts)))
+    short = [name.replace(" events ago", "").replace("had ", "") for name in names]
+    shown = [f"{short[place]}\nn = {counts[place]:,}" for place in large]
+    return shown, {side: [found[place] for place in large] for side, found in values.items()}
+
+
+def costs(material: Material, gallery: Gallery) -> str:
+    if not material.closeups:
+        return ""
+    means = {side.name: comparison.mean(side, material.metric) for side in material.sides}
+    size = {one.side: (Interval(*[one.bytes_kept] * 3), means[one.side]) for one in material.closeups}
+    took = {one.side: (one.milliseconds, means[one.side]) for one in material.closeups}
+    users = material.closeups[0].sampled
+    parts = [
+        gallery(
+            "bytes",
+            f"{material.metric} against bytes per user",
+            figures.against(size, material.looks, cost="kept for a read, bytes per user", label=material.metric),
+            "Bytes are the mean over the test queries of what a read takes: the memory as float32, and 4 bytes for the "
+            "id of each clear event (8 more for its time, where the model knows times). What a store keeps to exclude "
+            "seen items is not in it. Vertical lines are 95% intervals.",
+        ),
+        gallery(
+            "milliseconds",
+            f"{material.metric} against milliseconds of a read",
+            figures.against(took, material.looks, cost="read of one user, ms", label=material.metric),
+            f"Measured when this page was made: {users} users by chance, one at a time on one thread of its machine; "
+            "clear events in, the vector that is matched against items out, on a memory that is there already; the "
+            "search among the items is not in it. The full history is read anew each time, without a cache. Marks are "
+            "medians over users, horizontal lines the middle half of them, vertical lines 95% intervals.",
+        ),
+    ]
+    return f'<h2>What quality costs</h2>\n<div class="pair">{_boxes(parts)}</div>'
+
+
+def memory(material: Material, gallery: Gallery) -> str:
+    """The tests of the memory, by run."""
+    tested = [
+        (side, run)
+        for side in material.sides
+        for run in material.runs
+        if verdicts.is_of(run, side) and "memory_tests" in run.metrics
+    ]
+    if not tested:
+        return ""
+    metric, parts = material.metric, []
+    for recipe in dict.fromkeys(side.recipe["name"] for side, _ in tested):
+        mine = [(side, run) for side, run in tested if side.recipe["name"] == recipe]
+        names = [test["memory"] for test in mine[0][1].metrics["memory_tests"]]
+        ratios = {
+            name: [(side.name, Interval(**run.metrics["memory_tests"][place]["ratio"])) for side, run in mine]
+            for place, name in enumerate(names)
+        }
+        rows = [run.metrics for _, run in mine]
+        drawn = gallery(
+            f"memory-tests-{len(parts) + 1}",
+            f"{recipe}: the memory emptied, exchanged, and its boundary moved",
+            figures.memory_tests(ratios, material.looks, f"{metric} as a ratio to the model as it is"),
+            "The same model and targets; below 1 the change costs quality. Lines are 95% intervals over users, one "
+            "mark per run. A memory that is used loses by being emptied and by being another user's; one whose ratio's "
+            "interval holds 1 shows no use. A model should not mind where the boundary between memory and clear events "
+            "stands (the last three).",
+        )
+        parts.append(drawn + "".join(map(_table, report.memory_sheets(rows, metric))))
+    return f"<h2>Whether the memory is used</h2>\n{_boxes(parts)}"
+
+
+def attention(material: Material, gallery: Gallery) -> str:
+    parts = []
+    for one in material.closeups:
+        if one.attended is not None:
+            parts += _looks_at(one, one.attended, material.looks[one.side], gallery, len(parts) + 1)
+    if not parts:
+        return ""
+    note = (
+        "A share is the length of what a row adds to another (|weight| times the length of its value, over all heads), "
+        "divided by that of all rows. It says where the model looks, not whether that helps: a model that learned "
+        "nothing has such figures too. What the memory is worth is in the tests above."
+    )
+    heading = "<h2>What memory tokens hold, and which of them are read</h2>\n"
+    return f'{heading}{_note(note)}<div class="pair">{_boxes(parts)}</div>'
+
+
+def _looks_at(one: Closeup, found: Attended, look: Look, gallery: Gallery, number: int) -> list[str]:
+    users = np.arange(len(found.clear))
+    count, tokens, places = found.written.shape
+    flat = intervals.means(found.written.reshape(count, -1).T, users)
+    written = [flat[token * places : (token + 1) * places] for token in range(tokens)]
+    ages = [share[~np.isnan(share)] for share in found.read.T if (~np.isnan(share)).sum() >= min(5, count)]
+    read = [intervals.mean(share, np.arange(len(share))) for share in ages]
+    clear = intervals.mean(found.clear, users)
+    return [
+        gallery(
+            f"tokens-{number}",
+            f"{one.side}: places of the segment that tokens attend to",
+            figures.written(written),
+            f"Means over {count} users' segments and the layers whose output is remembered; bands are 95% intervals "
+            "over users. The dotted line is an even share of the segment's events; what is missing to 100% goes to the "
+            "tokens and to older memory.",
+        ),
+        gallery(
+            f"segments-{number}",
+            f"{one.side}: remembered segments that the query attends to",
+            figures.read(read, look),
+            f"Means over those of {count} users who have a segment of that age (at least {min(5, count)}), and over "
+            "the layers above the first; lines are 95% intervals over users. The clear events get "
+            f"{clear.mean:.0%} [{clear.low:.0%}, {clear.high:.0%}].",
+        ),
+    ]
+
+
+def users(material: Material, gallery: Gallery) -> str:
+    """Three users as one model answers them: the compressed one, where there is one."""
+    if not material.closeups:
+        return ""
+    one = next((one for one in material.closeups if one.history == "compressed"), material.closeups[0])
+    note = f"Drawn by chance from users with a long history, not by success; the lists are those of {one.side}."
+    boxes = _boxes([_user(example, one.names) for example in one.examples])
+    return f'<h2>Three users</h2>\n{_note(note)}<div class="pair">{boxes}</div>'
+
+
+def _user(example: Example, names: Sequence[str]) -> str:
+    name = [html.escape(one) for one in names]
+    older = example.events - len(example.last)
+    history = " · ".join(name[item] for item in example.last)
+    before = f"{older:,} older events, then " if older else ""
+    memory = f" The oldest {example.remembered:,} are read from memory." if example.remembered else ""
+    listed = "".join(
+        f"<li{' class=hit' if place.hit else ''}>{name[place.item]}{' ✓ hit' if place.hit else ''}"
+        f"{' <span class=had>had before</span>' if place.had else ''}</li>"
+        for place in example.best
+    )
+    hit = any(place.hit for place in example.best)
+    asked = " · ".join(name[item] for item in example.targets[:10])
+    ranks = "; ".join(
+        f"{html.escape(side)} {', '.join(map(_rank, found[:10]))}" for side, found in example.ranks.items()
+    )
+    return (
+        f'<div class="user"><h3>User {html.escape(example.user)}: {"hit" if hit else "miss"}</h3>\n'
+        f"<p><b>History</b>, {example.events:,} events: {before}{history}.{memory}</p>\n"
+        f"<p><b>Next</b>: {asked}</p>\n<b>Recommended</b>\n<ol>{listed}</ol>\n"
+        f'<p class="note">Rank of what came next: {html.escape(ranks)}.</p></div>'
+    )
+
+
+def training(material: Material, gallery: Gallery) -> str:
+    curves, clear = [], {}
+    for side in material.sides:
+        mine = [run for run in material.runs if verdicts.is_of(run, side)]
+        curves += [curve for run in mine if (curve := _curve(side, run)).epochs]
+        losses = _clear_losses(mine)
+        if losses is not None:
+            clear[side.name] = losses
+    parts = []
+    if curves:
+        sentence = (
+            "One line per run, so several seeds are several lines; no intervals. The weights of the best epoch by "
+            "validation are those that were tested. Losses of recipes with other objectives do not compare."
+        )
+        drawn = figures.training(curves, material.looks)
+        parts.append(gallery("training", "Quality and loss while training", drawn, sentence))
+    if clear:
+        memory = material.sides[0].recipe["memory"]
+        marks = {"R": memory["recent"], "R+S-1": memory["recent"] + memory["segment"] - 1}
+        sentence = (
+            "Mean over all rows of the best epoch and over seeds, in bins that widen; no intervals. Rows with more "
+            "clear events are also rows of longer histories, so compare runs at the same number: there the rows differ "
+            "in what lies behind the clear events."
+        )
+        drawn = figures.clear_events(clear, material.looks, marks)
+        parts.append(gallery("clear-events", "Loss by number of clear events", drawn, sentence))
+    return f'<h2>How training went</h2>\n<div class="pair">{_boxes(parts)}</div>' if parts else ""
+
+
+def _curve(side: Side, run: Run) -> Curve:
+    """What training.csv says of a run."""
+    rows = _csv(run.folder / "training.csv")
+    tested = {int(row["epoch"]) + 1: float(row["val_ndcg@10"]) for row in rows if row["val_ndcg@10"]}
+    losses = {int(row["epoch"]) + 1: float(row["train_loss"]) for row in rows if row["train_loss"]}
+    return Curve(side.name, list(tested), list(tested.values()), list(losses.items()))
+
+
+def _clear_losses(mine: Sequence[Run]) -> tuple[figures.Floats, figures.Floats] | None:
+    """Mean loss of the best epochs in bins of the number of clear events."""
+    rows = [
+        (int(row["clear_events"]), int(row["rows"]), float(row["loss"]))
+        for run in mine
+        for row in _csv(run.folder / "clear_events.csv")
+        if int(row["epoch"]) == run.metrics["best_epoch"]
+    ]
+    if not rows:
+        return None
+    clear, count, loss = np.array(rows, dtype=float).T
+    bins = np.unique(np.rint(1.12 ** np.arange(1, 120)))
+    place = np.searchsorted(bins, clear, side="right")
+    weight, total, middle = (np.bincount(place, values) for values in (count, count * loss, count * clear))
+    filled = weight > 0
+    return middle[filled] / weight[filled], total[filled] / weight[filled]
+
+
+def _csv(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def protocol(material: Material, gallery: Gallery) -> str:
+    data = "" if material.facts is None else _table(verdicts.data_sheet(material.facts), "wide facts")
+    protocol = _table(verdicts.protocol_sheet(material.runs), "wide facts")
+    return f'<h2>The data and the protocol</h2>\n<div class="pair">{_boxes([data, protocol])}</div>'
+
+
+def ran(material: Material, gallery: Gallery) -> str:
+    """Runs, versions and recipes; paths of the machine stay out."""
+    parts = [_table(verdicts.runs_sheet(material.runs))]
+    for side in material.sides:
+        recipe = {**side.recipe, "data": dict(side.recipe["data"])}
+        if recipe["data"].get("path"):
+            recipe["data"]["path"] = Path(recipe["data"]["path"]).name
+        text = html.escape(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
+        parts.append(f"<details><summary>Recipe of {html.escape(side.name)}</summary><pre>{text}</pre></details>\n")
+    return "<h2>What was run</h2>\n" + "".join(parts) + _table(verdicts.versions_sheet(material.runs))
+
+
+def _models_and_best_baseline(material: Material) -> list[Side]:
+    models = [side for side in material.sides if side.history in ORDER]
+    plain = [side for side in material.sides if side.history not in ORDER]
+    return models + sorted(plain, key=lambda side: comparison.mean(side, material.metric).mean)[-1:]
+
+
+def _table(sheet: Sheet, style: str = "wide") -> str:
+    return f'<div class="{style}">{sheets.web(sheet)}</div>\n'
+
+
+def _folded(summary: str, sheet: Sheet) -> str:
+    return f"<details><summary>{html.escape(summary)}</summary>{_table(sheet)}</details>\n"
+
+
+def _boxes(parts: Sequence[str]) -> str:
+    return "\n".join(f"<div>{part}</div>" for part in parts)
+
+
+def _note(text: str) -> str:
+    return f'<p class="note">{html.escape(text)}</p>\n'
+
+
+def _rank(rank: float) -> str:
+    return f"{rank:g}" if np.isfinite(rank) else "beyond the list"
+
+
+ALL = (summary, quality, groups, costs, memory, attention, users, training, protocol, ran)

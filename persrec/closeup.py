@@ -1,0 +1,67 @@
+"""One model looked at closely: what its reads cost, three users, and what its tokens attend to."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from persrec import examples, reading_cost
+from persrec.attended import Attended, attended, can_look
+from persrec.batches import Windows, collate, evaluation_windows
+from persrec.comparison import Side
+from persrec.examples import Example
+from persrec.intervals import Interval
+from persrec.models.model import Model
+from persrec.prepared import Prepared
+from persrec.run import Run
+from persrec.serving.recommender import Recommender
+
+TIMED, WATCHED = 50, 64  # users
+
+
+@dataclass(frozen=True)
+class Closeup:
+    """Of the first run of a side."""
+
+    side: str
+    history: str
+    sampled: int  # users whose reads were timed
+    milliseconds: Interval  # of a read: median and the middle half of these users
+    bytes_kept: float
+    attended: Attended | None  # None without a memory, or where nobody of the sample has one
+    examples: list[Example]
+    names: list[str]  # (V+1,) of the items
+
+
+def look_closely(run: Run, side: Side, sides: Sequence[Side], data: Prepared, titles: Mapping[str, str]) -> Closeup:
+    """Load the model of a run and measure; which users are taken is the same for all runs of a log."""
+    loaded = Recommender.load(run.folder)
+    model, cell = loaded.model, loaded.recipe
+    random = np.random.default_rng(0)
+    windows = evaluation_windows(data.test.user, data.test.end, length=cell.length)
+    timed = windows.take(random.permutation(len(windows.user))[:TIMED])
+    low, middle, high = np.quantile(reading_cost.milliseconds(model, data, timed, cell.time), [0.25, 0.5, 0.75])
+    chosen = examples.choose(data.test, cell.memory.segment + cell.memory.recent)
+    return Closeup(
+        side=side.name,
+        history=side.history,
+        sampled=len(timed.user),
+        milliseconds=Interval(float(middle), float(low), float(high)),
+        bytes_kept=reading_cost.bytes_kept(model, windows, run.metrics["bytes_per_user"], cell.time),
+        attended=_attended(model, data, windows, cell.time),
+        examples=examples.examples(model, data, cell, chosen, sides),
+        names=examples.names(data, titles),
+    )
+
+
+def _attended(model: Model, data: Prepared, windows: Windows, time: str) -> Attended | None:
+    """Of one query each of some users with a memory."""
+    if not can_look(model) or model.rule.recent is None:
+        return None
+    long = np.flatnonzero(windows.columns >= model.rule.segment + model.rule.recent)
+    _, first = np.unique(windows.user[long], return_index=True)
+    chosen = np.random.default_rng(1).permutation(long[first])[:WATCHED]
+    if not len(chosen):
+        return None
+    order = np.argsort(-windows.columns[chosen], kind="stable")
+    return attended(model, collate(data, windows.take(chosen[order]), time=time))

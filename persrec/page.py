@@ -1,0 +1,101 @@
+"""A report: runs on one self-contained web page, with its figures as files beside it.
+
+The page loads nothing, needs no script, fits a phone, and follows the reader's choice of light or dark.
+"""
+
+import html
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from persrec import chapters, comparison, figures, verdicts
+from persrec import run as runs
+from persrec.chapters import Gallery, Material
+from persrec.closeup import look_closely
+from persrec.comparison import ORDER
+from persrec.errors import UserError
+from persrec.examples import titles
+
+STYLE = """
+:root{color-scheme:light dark;--paper:#fff;--ink:#23272d;--pale:#626a73;--line:#d9dde1;--box:#f5f6f8;--hit:#1d7a55}
+@media (prefers-color-scheme:dark){
+:root{--paper:#14171b;--ink:#e2e5e9;--pale:#9aa3ad;--line:#363c44;--box:#1d2127;--hit:#4cc394}}
+body{margin:0 auto;max-width:68rem;padding:1rem;background:var(--paper);color:var(--ink);
+font:1rem/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;overflow-wrap:break-word}
+h1{font-size:1.6rem;line-height:1.25;margin:.5rem 0}h2{font-size:1.25rem;margin:2.2rem 0 .5rem}
+h3{font-size:1rem;margin:0 0 .5rem}p{max-width:44rem}
+.claims{border-left:.25rem solid var(--hit);background:var(--box);padding:.5rem 1rem .5rem 2rem;margin:1rem 0;max-width:44rem}
+.claims li{margin:.4rem 0}
+.wide{overflow-x:auto;margin:1rem 0}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.9rem}
+caption{text-align:left;font-weight:600;padding:.3rem 0}
+th,td{padding:.3rem .7rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
+th:first-child,td:first-child{text-align:left;padding-left:0}
+.facts td{white-space:normal}
+.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,20rem),1fr));gap:0 2rem;align-items:start}
+figure{margin:1rem 0;max-width:34rem}figure svg{width:100%;height:auto;display:block}
+figure svg text{font-family:inherit!important}
+figcaption,.note{color:var(--pale);font-size:.9rem}
+details{margin:.7rem 0}summary{cursor:pointer}
+pre{background:var(--box);padding:.7rem;overflow-x:auto;font-size:.8rem}
+.user{background:var(--box);padding:.8rem 1rem;border-radius:.4rem}
+.user ol{padding-left:1.6rem;margin:.3rem 0}.hit{color:var(--hit);font-weight:600}.had{color:var(--pale)}
+"""
+
+
+def write(
+    folders: Sequence[Path],
+    out: Path,
+    *,
+    titles_file: str | Path | None = None,
+    say: Callable[[str], None] = lambda sentence: None,
+) -> Path:
+    """The page of some runs as a file; its figures lie in a folder beside it, named after it.
+
+    Raises UserError for runs that do not compare, titles that cannot be read, and a place that cannot be written.
+    """
+    known = {} if titles_file is None else titles(titles_file)
+    material = _material(folders, known, say)
+    temporary = out.with_name(f".{out.name}.partial")
+    try:
+        text = page(material, Gallery(out.with_name(f"{out.stem}-figures")))
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(out)
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written ({error.strerror}); make room or choose another") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return out
+
+
+def _material(folders: Sequence[Path], known: Mapping[str, str], say: Callable[[str], None]) -> Material:
+    """Everything read and measured."""
+    sides = comparison.load(folders)
+    metric = str(sides[0].recipe["primary"])
+    comparison.check_metric(sides, metric)
+    found = [runs.load(folder) for folder in folders]
+    looks = figures.looks([(side.name, side.history, side.recipe["name"]) for side in sides])
+    try:
+        data = runs.open_log(found[0].data, found[0].metrics["protocol"]["split"])
+    except UserError as error:
+        say(f"{error}. The report goes without data counts, reads, users and attention.")
+        return Material(sides, found, metric, looks, [], None)
+    closeups = []
+    for side in sides:
+        if side.history in ORDER:
+            first = next(run for run in found if verdicts.is_of(run, side))
+            say(f"{side.name}: measuring reads, looking at users")
+            closeups.append(look_closely(first, side, sides, data, known))
+    return Material(sides, found, metric, looks, closeups, data.facts)
+
+
+def page(material: Material, gallery: Gallery) -> str:
+    """The whole text of the page."""
+    names = ", ".join(dict.fromkeys(run.recipe["name"] for run in material.runs))
+    body = "\n".join(chapter(material, gallery) for chapter in chapters.ALL)
+    heading = html.escape(names)
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{heading}: persrec report</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        f"<h1>{heading}: what the runs show</h1>\n{body}\n</body>\n</html>\n"
+    )
