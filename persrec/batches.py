@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from persrec.baskets import Baskets
 from persrec.constants import PAD
 from persrec.consumption import Consumed, Repeats
 
@@ -212,8 +213,9 @@ class Plan(Dataset, Sampler):
         random_first_segment: bool,
         time: str,
         repeats: Repeats | None = None,
+        baskets: Baskets | None = None,
     ) -> None:
-        self.data, self.seed, self.time, self.repeats = data, seed, time, repeats
+        self.data, self.seed, self.time, self.repeats, self.baskets = data, seed, time, repeats, baskets
         self.length, self.budget = length, budget
         self.random_first_segment = random_first_segment
         self.trainable = np.flatnonzero(data.train_end >= 2)
@@ -234,10 +236,15 @@ class Plan(Dataset, Sampler):
         yield from self._batches[self.first :]
 
     def __getitem__(self, windows: Windows) -> Batch:
-        return collate(self.data, windows, time=self.time, repeats=self.repeats)
+        batch = collate(self.data, windows, time=self.time, repeats=self.repeats)
+        if self.baskets is None:
+            return batch
+        random = self._random(self.epoch, 2, int(windows.user[0]), int(windows.start[0]))
+        target = self.baskets.drawn(windows, batch.history.target, random)
+        return batch._replace(history=batch.history._replace(target=target))
 
-    def _random(self, epoch: int, purpose: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, epoch, purpose])
+    def _random(self, epoch: int, purpose: int, *more: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, epoch, purpose, *more])
 
     def _windows(self, epoch: int) -> Windows:
         """One window per user: the input events, whose successors are the targets."""

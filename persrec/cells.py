@@ -173,6 +173,10 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     return {key: value for part in parts for key, value in part.items()}
 
 
+def _break_ms(cell: Recipe) -> int | None:
+    return None if cell.loss.break_hours is None else round(cell.loss.break_hours * 3_600_000)
+
+
 def _loss(cell: Recipe) -> LossSettings:
     loss = cell.loss
     past_set = cell.memory.past_set if cell.history == "compressed" else 0.0
@@ -181,7 +185,7 @@ def _loss(cell: Recipe) -> LossSettings:
         negatives=loss.negatives,
         per_row=loss.per == "row",
         chunk=loss.chunk,
-        break_ms=None if loss.break_hours is None else round(loss.break_hours * 3_600_000),
+        break_ms=_break_ms(cell),
         break_weight=loss.break_weight,
         past_set=past_set,
     )
@@ -198,6 +202,7 @@ def _settings(cell: Recipe) -> training.TrainingSettings:
         length=cell.length,
         random_first_segment=cell.memory.random_first_segment,
         exclude_seen=cell.evaluation.exclude_seen,
+        draw_after_ms=_break_ms(cell) if cell.loss.break_target == "any" else None,
         **keys,
     )
 

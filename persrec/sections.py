@@ -246,6 +246,7 @@ class Loss(Section):
     chunk: Count = 1 << 24  # logits of a full loss that exist at a time (64 MiB)
     break_hours: float | None = Field(None, gt=0)  # rows whose target comes so much later, or more, are after a break
     break_weight: float = Field(1.0, gt=0)  # what they count, where others count 1
+    break_target: Literal["first", "any"] = "first"  # of the events up to the next break, drawn anew in every epoch
 
 
 class Training(Section):

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from persrec import metrics
+from persrec.baskets import Baskets
 from persrec.batches import Batch, Budget, EpochLoader, Plan, Windows, collate, evaluation_windows
 from persrec.constants import PAD
 from persrec.consumption import Repeats
@@ -67,6 +68,7 @@ class TrainingSettings:
     workers: int
     accelerator: str
     exclude_seen: bool
+    draw_after_ms: int | None = None  # a target after such a gap is any of the events up to the next one
 
 
 class Fitting(L.LightningModule):
@@ -285,6 +287,7 @@ def fit(
         random_first_segment=settings.random_first_segment,
         time=settings.time,
         repeats=repeats,
+        baskets=None if settings.draw_after_ms is None else Baskets(data, settings.draw_after_ms),
     )
     validation = Validation(
         data,

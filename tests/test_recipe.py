@@ -150,10 +150,6 @@ def test_all_faults_come_at_once() -> None:
             "loss.break_hours=12",
             "loss.break_hours: got time none, expected next: only there a row knows how long after it it is asked",
         ),
-        (
-            "history=[full, full]",
-            "history: got ['full', 'full'], expected full, recent, compressed, or a list of them without repeats",
-        ),
         ("seeds=[]", "seeds: got [], expected to have at least 1 item after validation, not 0"),
         (
             "model.layers=1",
