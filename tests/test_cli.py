@@ -15,7 +15,7 @@ import persrec
 from persrec import cli
 from persrec.errors import UserError
 
-COMMANDS = ["prepare", "fit", "evaluate", "recommend", "recipes", "recipes list", "recipes print"]
+COMMANDS = ["prepare", "probe", "fit", "evaluate", "compare", "recommend", "recipes", "recipes list", "recipes print"]
 FRAME = pl.DataFrame({"user_id": ["ü", "b"], "item_id": [7, 8], "score": [0.5, 0.25], "rank": [1, 1]})
 
 

@@ -19,6 +19,7 @@ NAMES = [
     "ml-1m-time",
     "online-retail",
     "quickstart",
+    "synthetic-causes",
     "synthetic-old-signal",
 ]
 SECTIONS = {"data", "data.synthetic", "model", "memory", "loss", "training", "evaluation"}
