@@ -1,6 +1,5 @@
 """The chapters of a report: each takes the material and returns HTML, or nothing where it has nothing to show."""
 
-import csv
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,17 +8,16 @@ from typing import Any
 
 import numpy as np
 import yaml
-from matplotlib.figure import Figure
 
-from persrec import comparison, figures, intervals, report, sheets, verdicts
+from persrec import comparison, curves, figures, intervals, report, verdicts
 from persrec.attended import Attended
 from persrec.closeup import Closeup
 from persrec.comparison import ORDER, Side
 from persrec.examples import Example
 from persrec.figures import Curve, Look
 from persrec.intervals import Interval
+from persrec.layout import Gallery, boxes, folded, note, table
 from persrec.run import Run
-from persrec.sheets import Sheet
 
 FEW = 10  # targets, below which a group is not drawn
 
@@ -36,31 +34,16 @@ class Material:
     facts: dict[str, Any] | None  # of the prepared log; None where it is gone
 
 
-class Gallery:
-    """Figures on their way to the page and to files."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __call__(self, name: str, heading: str, figure: Figure, sentence: str) -> str:
-        """The figure with its heading and what it shows."""
-        self.folder.mkdir(exist_ok=True)
-        figures.save(figure, self.folder / name)
-        drawn = figures.inline(figure, name, html.escape(heading))
-        caption = f"<figcaption>{html.escape(sentence)}</figcaption>"
-        return f"<figure>\n<h3>{html.escape(heading)}</h3>\n{drawn}{caption}\n</figure>\n"
-
-
 def summary(material: Material, gallery: Gallery) -> str:
     claims = "".join(f"<li>{html.escape(text)}</li>\n" for text in verdicts.verdicts(material.sides, material.metric))
     asked = material.runs[0].metrics["protocol"]
-    note = (
+    text = (
         f"{material.metric} on {asked['targets']:,} test targets of {asked['users']:,} users, {asked['split']}. "
-        "Figures in brackets are 95% intervals by bootstrap over users, and over seeds where there are several; with one seed "
-        "they do not cover what another course of training would give. Ratios are paired: the same targets on both "
-        "sides."
+        "Figures in brackets are 95% intervals by bootstrap over users, and over seeds where there are several; with "
+        "one seed they do not cover what another course of training would give. Ratios are paired: the same targets on "
+        "both sides."
     )
-    return f'<ul class="claims">\n{claims}</ul>\n{_note(note)}'
+    return f'<ul class="claims">\n{claims}</ul>\n{note(text)}'
 
 
 def quality(material: Material, gallery: Gallery) -> str:
@@ -79,11 +62,12 @@ def quality(material: Material, gallery: Gallery) -> str:
     )
     kept = report.retention_sentences(comparison.retention(sides, metric), metric)
     pairs = comparison.pairs(sides, metric)
-    tables = _table(verdicts.quality_sheet(sides, material.runs, metrics))
+    tables = table(verdicts.quality_sheet(sides, material.runs, metrics))
+    tables += table(verdicts.lists_sheet(sides, material.runs))
     if pairs:
-        tables += _table(report.pairs_sheet(f"Pairs in {metric}, on the same targets", pairs))
-        tables += _note("p is that of a permutation test over users, two-sided; it is not corrected for many pairs.")
-    return f"<h2>How good each run is</h2>\n{drawn}{tables}" + "".join(map(_note, kept))
+        tables += table(report.pairs_sheet(f"Pairs in {metric}, on the same targets", pairs))
+        tables += note("p is that of a permutation test over users, two-sided; it is not corrected for many pairs.")
+    return f"<h2>How good each run is</h2>\n{drawn}{tables}" + "".join(map(note, kept))
 
 
 def groups(material: Material, gallery: Gallery) -> str:
@@ -109,8 +93,8 @@ def groups(material: Material, gallery: Gallery) -> str:
             "different users and targets: compare runs within a group, not groups with each other. Those with fewer "
             f"than {FEW} targets are only in the table.",
         )
-        parts.append(drawn + _folded("The same as a table", verdicts.group_sheet(by, names, counts, values)))
-    return f'<h2>Where the targets are easy and where hard</h2>\n<div class="pair">{_boxes(parts)}</div>'
+        parts.append(drawn + folded("The same as a table", verdicts.group_sheet(by, names, counts, values)))
+    return f'<h2>Where the targets are easy and where hard</h2>\n<div class="pair">{boxes(parts)}</div>'
 
 
 def _shown_groups(
@@ -149,7 +133,7 @@ def costs(material: Material, gallery: Gallery) -> str:
             "medians over users, horizontal lines the middle half of them, vertical lines 95% intervals.",
         ),
     ]
-    return f'<h2>What quality costs</h2>\n<div class="pair">{_boxes(parts)}</div>'
+    return f'<h2>What quality costs</h2>\n<div class="pair">{boxes(parts)}</div>'
 
 
 def memory(material: Material, gallery: Gallery) -> str:
@@ -162,7 +146,8 @@ def memory(material: Material, gallery: Gallery) -> str:
     ]
     if not tested:
         return ""
-    metric, parts = material.metric, []
+    metric = material.metric
+    parts: list[str] = []
     for recipe in dict.fromkeys(side.recipe["name"] for side, _ in tested):
         mine = [(side, run) for side, run in tested if side.recipe["name"] == recipe]
         names = [test["memory"] for test in mine[0][1].metrics["memory_tests"]]
@@ -180,24 +165,24 @@ def memory(material: Material, gallery: Gallery) -> str:
             "interval holds 1 shows no use. A model should not mind where the boundary between memory and clear events "
             "stands (the last three).",
         )
-        parts.append(drawn + "".join(map(_table, report.memory_sheets(rows, metric))))
-    return f"<h2>Whether the memory is used</h2>\n{_boxes(parts)}"
+        parts.append(drawn + "".join(map(table, report.memory_sheets(rows, metric))))
+    return f"<h2>Whether the memory is used</h2>\n{boxes(parts)}"
 
 
 def attention(material: Material, gallery: Gallery) -> str:
-    parts = []
+    parts: list[str] = []
     for one in material.closeups:
         if one.attended is not None:
             parts += _looks_at(one, one.attended, material.looks[one.side], gallery, len(parts) + 1)
     if not parts:
         return ""
-    note = (
+    text = (
         "A share is the length of what a row adds to another (|weight| times the length of its value, over all heads), "
         "divided by that of all rows. It says where the model looks, not whether that helps: a model that learned "
         "nothing has such figures too. What the memory is worth is in the tests above."
     )
     heading = "<h2>What memory tokens hold, and which of them are read</h2>\n"
-    return f'{heading}{_note(note)}<div class="pair">{_boxes(parts)}</div>'
+    return f'{heading}{note(text)}<div class="pair">{boxes(parts)}</div>'
 
 
 def _looks_at(one: Closeup, found: Attended, look: Look, gallery: Gallery, number: int) -> list[str]:
@@ -233,9 +218,9 @@ def users(material: Material, gallery: Gallery) -> str:
     if not material.closeups:
         return ""
     one = next((one for one in material.closeups if one.history == "compressed"), material.closeups[0])
-    note = f"Drawn by chance from users with a long history, not by success; the lists are those of {one.side}."
-    boxes = _boxes([_user(example, one.names) for example in one.examples])
-    return f'<h2>Three users</h2>\n{_note(note)}<div class="pair">{boxes}</div>'
+    text = f"Drawn by chance from users with a long history, not by success; the lists are those of {one.side}."
+    shown = boxes([_user(example, one.names) for example in one.examples])
+    return f'<h2>Three users</h2>\n{note(text)}<div class="pair">{shown}</div>'
 
 
 def _user(example: Example, names: Sequence[str]) -> str:
@@ -263,20 +248,21 @@ def _user(example: Example, names: Sequence[str]) -> str:
 
 
 def training(material: Material, gallery: Gallery) -> str:
-    curves, clear = [], {}
+    lines: list[Curve] = []
+    clear = {}
     for side in material.sides:
         mine = [run for run in material.runs if verdicts.is_of(run, side)]
-        curves += [curve for run in mine if (curve := _curve(side, run)).epochs]
-        losses = _clear_losses(mine)
+        lines += [curve for run in mine if (curve := curves.of_run(side.name, run)).epochs]
+        losses = curves.by_clear_events(mine)
         if losses is not None:
             clear[side.name] = losses
     parts = []
-    if curves:
+    if lines:
         sentence = (
             "One line per run, so several seeds are several lines; no intervals. The weights of the best epoch by "
             "validation are those that were tested. Losses of recipes with other objectives do not compare."
         )
-        drawn = figures.training(curves, material.looks)
+        drawn = figures.training(lines, material.looks)
         parts.append(gallery("training", "Quality and loss while training", drawn, sentence))
     if clear:
         memory = material.sides[0].recipe["memory"]
@@ -288,80 +274,31 @@ def training(material: Material, gallery: Gallery) -> str:
         )
         drawn = figures.clear_events(clear, material.looks, marks)
         parts.append(gallery("clear-events", "Loss by number of clear events", drawn, sentence))
-    return f'<h2>How training went</h2>\n<div class="pair">{_boxes(parts)}</div>' if parts else ""
-
-
-def _curve(side: Side, run: Run) -> Curve:
-    """What training.csv says of a run."""
-    rows = _csv(run.folder / "training.csv")
-    tested = {int(row["epoch"]) + 1: float(row["val_ndcg@10"]) for row in rows if row["val_ndcg@10"]}
-    losses = {int(row["epoch"]) + 1: float(row["train_loss"]) for row in rows if row["train_loss"]}
-    return Curve(side.name, list(tested), list(tested.values()), list(losses.items()))
-
-
-def _clear_losses(mine: Sequence[Run]) -> tuple[figures.Floats, figures.Floats] | None:
-    """Mean loss of the best epochs in bins of the number of clear events."""
-    rows = [
-        (int(row["clear_events"]), int(row["rows"]), float(row["loss"]))
-        for run in mine
-        for row in _csv(run.folder / "clear_events.csv")
-        if int(row["epoch"]) == run.metrics["best_epoch"]
-    ]
-    if not rows:
-        return None
-    clear, count, loss = np.array(rows, dtype=float).T
-    bins = np.unique(np.rint(1.12 ** np.arange(1, 120)))
-    place = np.searchsorted(bins, clear, side="right")
-    weight, total, middle = (np.bincount(place, values) for values in (count, count * loss, count * clear))
-    filled = weight > 0
-    return middle[filled] / weight[filled], total[filled] / weight[filled]
-
-
-def _csv(path: Path) -> list[dict[str, str]]:
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return f'<h2>How training went</h2>\n<div class="pair">{boxes(parts)}</div>' if parts else ""
 
 
 def protocol(material: Material, gallery: Gallery) -> str:
-    data = "" if material.facts is None else _table(verdicts.data_sheet(material.facts), "wide facts")
-    protocol = _table(verdicts.protocol_sheet(material.runs), "wide facts")
-    return f'<h2>The data and the protocol</h2>\n<div class="pair">{_boxes([data, protocol])}</div>'
+    data = "" if material.facts is None else table(verdicts.data_sheet(material.facts), "wide facts")
+    protocol = table(verdicts.protocol_sheet(material.runs), "wide facts")
+    return f'<h2>The data and the protocol</h2>\n<div class="pair">{boxes([data, protocol])}</div>'
 
 
 def ran(material: Material, gallery: Gallery) -> str:
     """Runs, versions and recipes; paths of the machine stay out."""
-    parts = [_table(verdicts.runs_sheet(material.runs))]
+    parts = [table(verdicts.runs_sheet(material.runs))]
     for side in material.sides:
         recipe = {**side.recipe, "data": dict(side.recipe["data"])}
         if recipe["data"].get("path"):
             recipe["data"]["path"] = Path(recipe["data"]["path"]).name
         text = html.escape(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
         parts.append(f"<details><summary>Recipe of {html.escape(side.name)}</summary><pre>{text}</pre></details>\n")
-    return "<h2>What was run</h2>\n" + "".join(parts) + _table(verdicts.versions_sheet(material.runs))
+    return "<h2>What was run</h2>\n" + "".join(parts) + table(verdicts.versions_sheet(material.runs))
 
 
 def _models_and_best_baseline(material: Material) -> list[Side]:
     models = [side for side in material.sides if side.history in ORDER]
     plain = [side for side in material.sides if side.history not in ORDER]
     return models + sorted(plain, key=lambda side: comparison.mean(side, material.metric).mean)[-1:]
-
-
-def _table(sheet: Sheet, style: str = "wide") -> str:
-    return f'<div class="{style}">{sheets.web(sheet)}</div>\n'
-
-
-def _folded(summary: str, sheet: Sheet) -> str:
-    return f"<details><summary>{html.escape(summary)}</summary>{_table(sheet)}</details>\n"
-
-
-def _boxes(parts: Sequence[str]) -> str:
-    return "\n".join(f"<div>{part}</div>" for part in parts)
-
-
-def _note(text: str) -> str:
-    return f'<p class="note">{html.escape(text)}</p>\n'
 
 
 def _rank(rank: float) -> str:

@@ -15,11 +15,12 @@ from persrec.batches import evaluation_windows
 from persrec.comparison import Side
 from persrec.errors import UserError
 from persrec.evaluation import LIST, item_vectors, read_users
+from persrec.indexes import INDEXES
 from persrec.models.model import Model
 from persrec.prepared import Prepared, Queries
 from persrec.recipe import Recipe
 from persrec.rescoring import rescored_top_k
-from persrec.retrieval import ExactIndex, top_k
+from persrec.retrieval import top_k
 from persrec.seen import Seen
 
 COUNT = 3
@@ -66,7 +67,9 @@ def examples(model: Model, data: Prepared, cell: Recipe, queries: Queries, sides
     for user, end, items in zip(queries.user, queries.end, lists, strict=True):
         first = int(data.offsets[user])
         history = data.items[first : first + int(end)]
-        closed, ranks, targets = 0, {}, []
+        closed = 0
+        ranks: dict[str, list[float]] = {}
+        targets: list[int] = []
         if cell.history == "compressed":
             length = len(history) if cell.length is None else min(cell.length, len(history))
             closed = max(0, (length - cell.memory.recent) // cell.memory.segment) * cell.memory.segment
@@ -82,7 +85,8 @@ def best(model: Model, data: Prepared, cell: Recipe, queries: Queries) -> Ints:
     """The list (Q, 10) of each query, found as in the evaluation."""
     windows = evaluation_windows(queries.user, queries.end, length=cell.length)
     read = read_users(model, data, windows, cell.time)
-    index, k = ExactIndex(item_vectors(model)), min(LIST, data.items_count)
+    retrieval, k = cell.retrieval, min(LIST, data.items_count)
+    index = INDEXES[retrieval.kind](item_vectors(model), **retrieval.options)
     if read.additions is not None:
         return rescored_top_k(index, read.queries, read.additions, k)[0]
     first = data.offsets[queries.user]

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from persrec.intervals import Interval
 
@@ -24,7 +25,7 @@ INK, PALE = "#30343b", "#8b9097"  # of text and axes, of lines that help; the fi
 COLOURS = {"full": "#3f86c9", "recent": "#d9772b", "compressed": "#2a9d6f"}
 OTHERS = ("#9a6fb0", "#b0747a", "#7f8c3a", "#8b9097", "#a3823f", "#5f8f95")  # of baselines
 MARKS, LINES = "osD^vP", ("-", "--", ":", "-.")  # of recipes
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 9.5,
     "text.color": INK,
@@ -43,7 +44,7 @@ STYLE = {
 }
 
 Given = ParamSpec("Given")
-Floats = npt.NDArray[np.float64]
+Floats = npt.NDArray[Any]
 
 
 class Look(NamedTuple):
@@ -115,7 +116,7 @@ def training(curves: Sequence[Curve], looks: Mapping[str, Look]) -> Figure:
     above.set_ylabel("validation NDCG@10")
     below.set_ylabel("training loss, nats per row")
     below.set_xlabel("epochs")
-    below.xaxis.get_major_locator().set_params(integer=True)
+    below.xaxis.set_major_locator(MaxNLocator(integer=True))
     _legend(above)
     return figure
 
@@ -129,10 +130,10 @@ def clear_events(
     panel = figure.subplots()
     for name, (clear, loss) in losses.items():
         panel.plot(clear, loss, color=looks[name].colour, linestyle=looks[name].line, linewidth=1.6, label=name)
-    for place, (name, clear) in enumerate(marks.items()):
-        panel.axvline(clear, color=PALE, linewidth=0.8, linestyle=":")
+    for place, (name, number) in enumerate(marks.items()):
+        panel.axvline(number, color=PALE, linewidth=0.8, linestyle=":")
         panel.text(
-            clear,
+            number,
             0.98,
             f" {name} ",
             transform=panel.get_xaxis_transform(),
@@ -194,7 +195,7 @@ def against(
             capsize=3,
             label=name,
         )
-    panel.set_xlim(0, 1.15 * max(price.high for price, _ in points.values()))
+    panel.set_xlim(0, 1.15 * max(price.high for price, _ in points.values()) or 1)
     panel.set_xlabel(cost)
     panel.set_ylabel(label)
     _legend(panel)
@@ -234,7 +235,7 @@ def written(shares: Sequence[Sequence[Interval]]) -> Figure:
         panel.fill_between(places, low, high, color=colour, alpha=0.2, linewidth=0)
     panel.axhline(100 / len(places), color=PALE, linewidth=0.8, linestyle=":")
     panel.set_ylim(bottom=0)
-    panel.xaxis.get_major_locator().set_params(integer=True)
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     panel.set_xlabel(f"place in the segment (1 = oldest of its {len(places)} events)")
     panel.set_ylabel("share of attention, %")
     _legend(panel)
@@ -249,7 +250,7 @@ def read(shares: Sequence[Interval], look: Look) -> Figure:
     percent = [Interval(*(100 * value for value in share)) for share in shares]
     _marks(panel, np.arange(1, len(shares) + 1), percent, look, "")
     panel.set_ylim(bottom=0)
-    panel.xaxis.get_major_locator().set_params(integer=True)
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     panel.set_xlabel("age of the segment, in segments (1 = newest)")
     panel.set_ylabel("share of attention, %")
     return figure

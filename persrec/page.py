@@ -9,37 +9,12 @@ from pathlib import Path
 
 from persrec import chapters, comparison, figures, verdicts
 from persrec import run as runs
-from persrec.chapters import Gallery, Material
+from persrec.chapters import Material
 from persrec.closeup import look_closely
 from persrec.comparison import ORDER
 from persrec.errors import UserError
 from persrec.examples import titles
-
-STYLE = """
-:root{color-scheme:light dark;--paper:#fff;--ink:#23272d;--pale:#626a73;--line:#d9dde1;--box:#f5f6f8;--hit:#1d7a55}
-@media (prefers-color-scheme:dark){
-:root{--paper:#14171b;--ink:#e2e5e9;--pale:#9aa3ad;--line:#363c44;--box:#1d2127;--hit:#4cc394}}
-body{margin:0 auto;max-width:68rem;padding:1rem;background:var(--paper);color:var(--ink);
-font:1rem/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;overflow-wrap:break-word}
-h1{font-size:1.6rem;line-height:1.25;margin:.5rem 0}h2{font-size:1.25rem;margin:2.2rem 0 .5rem}
-h3{font-size:1rem;margin:0 0 .5rem}p{max-width:44rem}
-.claims{border-left:.25rem solid var(--hit);background:var(--box);padding:.5rem 1rem .5rem 2rem;margin:1rem 0;max-width:44rem}
-.claims li{margin:.4rem 0}
-.wide{overflow-x:auto;margin:1rem 0}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.9rem}
-caption{text-align:left;font-weight:600;padding:.3rem 0}
-th,td{padding:.3rem .7rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
-th:first-child,td:first-child{text-align:left;padding-left:0}
-.facts td{white-space:normal}
-.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,20rem),1fr));gap:0 2rem;align-items:start}
-figure{margin:1rem 0;max-width:34rem}figure svg{width:100%;height:auto;display:block}
-figure svg text{font-family:inherit!important}
-figcaption,.note{color:var(--pale);font-size:.9rem}
-details{margin:.7rem 0}summary{cursor:pointer}
-pre{background:var(--box);padding:.7rem;overflow-x:auto;font-size:.8rem}
-.user{background:var(--box);padding:.8rem 1rem;border-radius:.4rem}
-.user ol{padding-left:1.6rem;margin:.3rem 0}.hit{color:var(--hit);font-weight:600}.had{color:var(--pale)}
-"""
+from persrec.layout import STYLE, Gallery
 
 
 def write(

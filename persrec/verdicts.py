@@ -25,6 +25,13 @@ DATA = {
     "first_time": "first event, UTC",
     "last_time": "last event, UTC",
 }
+LISTS = {
+    "coverage": "coverage",
+    "gini": "Gini",
+    "novelty": "novelty, bits",
+    "average_popularity": "training events per item",
+    "diversity": "diversity",
+}
 TIMES = {"none": "none", "last": "that of the last event", "next": "also that of the query"}
 
 
@@ -51,7 +58,7 @@ def _of_recipe(forms: Mapping[str, Side], metric: str) -> list[str]:
         else:
             found.append(
                 f"no worth of old events is seen: the full history gives {_times(gain)} the {metric} of recent events "
-                "alone, so there is nothing that a memory could keep."
+                "alone, so nothing here shows what a memory could keep."
             )
     if "compressed" in forms:
         kept = comparison.pair(forms["compressed"], recent, metric).ratio
@@ -136,6 +143,7 @@ def protocol_sheet(runs: Sequence[Run]) -> Sheet:
     """The rules that the figures hold under; runs under other splits or rules for seen items are refused."""
     protocol = runs[0].metrics["protocol"]
     times, lengths = (dict.fromkeys(run.metrics["protocol"][key] for run in runs) for key in ("time", "length"))
+    searches = dict.fromkeys(_search(run.metrics["protocol"].get("retrieval", {"kind": "flat"})) for run in runs)
     rows = [
         ("split", protocol["split"]),
         ("users asked", _count(protocol["users"])),
@@ -144,12 +152,23 @@ def protocol_sheet(runs: Sequence[Run]) -> Sheet:
         ("of them seen before by the user", _count(protocol["targets_seen_before"])),
         ("of them cold, never trained on", _count(protocol["cold_targets"])),
         ("ranked", protocol["ranked"]),
+        ("searched by", ", ".join(searches)),
         ("items seen before", "excluded, the target never" if protocol["exclude_seen"] else "may be recommended"),
         ("ties", protocol["ties"]),
         ("time known to the model", ", ".join(TIMES[time] for time in times)),
         ("history used", ", ".join("all of it" if one is None else f"the last {one:,} events" for one in lengths)),
     ]
     return Sheet("Protocol", ("rule", "value"), rows)
+
+
+def lists_sheet(sides: Sequence[Side], runs: Sequence[Run]) -> Sheet:
+    """What lists of ten are like as wholes, means over the runs of a side; runs that were not asked are left out."""
+    rows = []
+    for side in sides:
+        found = [run.metrics["lists"] for run in runs if is_of(run, side) and "lists" in run.metrics]
+        if found:
+            rows.append((side.name, *(f"{sum(one[key] for one in found) / len(found):.3g}" for key in LISTS)))
+    return Sheet("Lists of ten as wholes, means over seeds, no intervals", ("run", *LISTS.values()), rows)
 
 
 def is_of(run: Run, side: Side) -> bool:
@@ -160,6 +179,12 @@ def is_of(run: Run, side: Side) -> bool:
 def cell(value: Interval, digits: int = 4) -> str:
     """A mean and its interval."""
     return f"{value.mean:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
+
+
+def _search(retrieval: Mapping[str, Any]) -> str:
+    """The kind of index and, of one that is not exact, how much of the exact lists it found."""
+    recall = retrieval.get("recall")
+    return retrieval["kind"] if recall is None else f"{retrieval['kind']}, recall {recall:.3f} of exact search"
 
 
 def _times(ratio: Interval) -> str:

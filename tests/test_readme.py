@@ -95,6 +95,7 @@ def test_the_commands_run_one_after_the_other(folder: Path, monkeypatch: pytest.
     assert len(printed["persrec recommend runs/ratings 17 42 --k 5"].splitlines()) == 11
     assert pl.read_csv("best.csv")["user_id"].to_list() == ["somebody new"] * 5
     assert Path("ratings.json").exists()
+    assert Path("three.html").exists()
 
 
 @pytest.mark.usefixtures("small")

@@ -1,0 +1,291 @@
+"""The page: its figures are those of the runs, it stands alone, and nothing in an id can break it."""
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from persrec import api, comparison
+from persrec import run as runs
+from persrec.errors import UserError
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+SMALL = [
+    "history=[full, recent, compressed]",
+    "baselines=[popular, personal_frequency]",
+    "model={layers: 2, width: 8, heads: 2}",
+    "memory={segment: 6, recent: 5, tokens: 2}",
+    "training={epochs: 2, warmup_steps: 2, threads: 1, ema: null, patience: null}",
+    "evaluation={k: [5, 10], length_buckets: [20, 30], exclude_seen: false}",
+    "time=last",
+]
+ODD = ("<b>", 'чай & "quotes"', "</svg><script>alert(1)</script>")
+VOID = ("meta", "link", "br", "img", "path", "use")
+
+
+class Reader(HTMLParser):
+    """What a browser would find: tags, attributes, tables by caption, and whether every tag is closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.tables: dict[str, list[list[str]]] = {}
+        self.open: list[str] = []
+        self.text = self._caption = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag == "caption":
+            self._caption = ""
+        if tag == "tr":
+            self.tables.setdefault(self._caption, []).append([])
+        if tag in ("td", "th"):
+            self.tables[self._caption][-1].append("")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if "caption" in self.open:
+            self._caption += data
+        if self.open and self.open[-1] in ("td", "th"):
+            self.tables[self._caption][-1][-1] += data
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a log of odd ids, titles for some of them, a grid on it and its page."""
+    folder = tmp_path_factory.mktemp("place")
+    random = np.random.default_rng(0)
+    items = [*ODD, *(f"item {number}" for number in range(17))]
+    user = np.repeat([f"<i>{number}</i>" for number in range(40)], 30)
+    frame = {
+        "user_id": user,
+        "item_id": random.choice(items, len(user)),
+        "timestamp": 1_700_000_000 + 3600 * np.arange(len(user)),
+    }
+    pl.DataFrame(frame).write_csv(folder / "shop.csv")
+    pl.DataFrame({"item_id": items[3:], "title": [f"Tea & <em>{name}</em>" for name in items[3:]]}).write_csv(
+        folder / "titles.csv"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        api.fit("shop.csv", SMALL, out="grid", progress=False)
+        api.report_page(["grid"], out="page.html", titles="titles.csv")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def text(place: Path) -> str:
+    return (place / "page.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(text: str) -> Reader:
+    return Reader(text)
+
+
+def test_every_tag_is_closed_and_every_id_is_one_of_a_kind(page: Reader) -> None:
+    assert page.open == []
+    ids = [value for name, value in page.attributes if name == "id"]
+    assert len(ids) == len(set(ids)) > 100
+
+
+def test_nothing_is_loaded_and_nothing_is_run(text: str, page: Reader) -> None:
+    links = [value for name, value in page.attributes if name in ("src", "href", "xlink:href", "action", "data")]
+    assert links
+    assert all(link.startswith("#") for link in links)
+    assert not re.search(r"https?:|@import|url\((?!#)", text)
+    assert not {"script", "link", "iframe", "img", "object"} & set(page.tags)
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+
+
+def test_it_says_nothing_of_the_machine(place: Path, text: str) -> None:
+    assert str(place) not in text
+    assert str(Path.home()) not in text
+    assert "shop.csv" in text  # the name of the log, without its folder
+
+
+def test_it_is_small_and_fits_phones_and_the_dark(text: str, page: Reader) -> None:
+    assert len(text.encode()) < 1_500_000
+    assert ("name", "viewport") in page.attributes
+    assert "prefers-color-scheme:dark" in text
+
+
+def test_the_table_of_quality_is_that_of_the_runs(place: Path, page: Reader) -> None:
+    head, *rows = page.tables["Test targets: means over seeds, with 95% intervals"]
+    sides = {side.name: side for side in comparison.load([place / "grid"])}
+    assert [row[0] for row in rows] == list(sides) == ["full", "recent", "compressed", "personal_frequency", "popular"]
+    for name, _, *cells, seen in rows:
+        found = json.loads((next((place / "grid").glob(f"{name}*")) / "metrics.json").read_text())
+        for title, shown in zip(head[2:], cells, strict=False):
+            value = found["metrics"][title.split()[0]]
+            assert shown == f"{value['mean']:.4f} [{value['low']:.4f}, {value['high']:.4f}]"
+        assert seen == f"{found['protocol']['seen_in_top_10']:.0%}"
+
+
+def test_the_tables_of_pairs_and_groups_are_those_of_the_runs(place: Path, page: Reader) -> None:
+    sides = comparison.load([place / "grid"])
+    pairs = page.tables["Pairs in ndcg@10, on the same targets"][1:]
+    expected = comparison.pairs(sides, "ndcg@10")
+    assert [row[0] for row in pairs] == [f"{pair.over} / {pair.under}" for pair in expected]
+    assert [row[1].split()[0] for row in pairs] == [f"{pair.ratio.mean:.3f}" for pair in expected]
+    for by in ("history length", "last consumption of the item"):
+        head, *rows = page.tables[f"By {by}"]
+        assert head[2:5] == ["full", "recent", "compressed"]
+        for name, history in (("full", "full-seed0"), ("compressed", "compressed-seed0")):
+            groups = runs.load(place / "grid" / history).metrics["groups"][by]
+            assert [row[0] for row in rows] == [group["group"] for group in groups]
+            assert [row[1] for row in rows] == [f"{group['targets']:,}" for group in groups]
+            column = [row[head.index(name)].split()[0] for row in rows]
+            assert column == [f"{group['metrics']['ndcg@10']['mean']:.4f}" for group in groups]
+
+
+def test_memory_tests_data_and_protocol_are_those_of_the_run(place: Path, page: Reader) -> None:
+    run = runs.load(place / "grid" / "compressed-seed0")
+    rows = page.tables["ndcg@10 of the compressed model on the same targets, its memory"][1:]
+    expected = [
+        [test["memory"], f"{test['ndcg@10']['mean']:.4f}", f"{test['ratio']['mean']:.4f}"]
+        for test in run.metrics["memory_tests"]
+    ]
+    assert rows == expected
+    data = dict(page.tables["Data, as prepared"][1:])
+    assert (data["users"], data["items"], data["events"]) == ("40", "20", "1,200")
+    protocol = dict(page.tables["Protocol"][1:])
+    assert protocol["split"] == run.metrics["protocol"]["split"]
+    assert protocol["targets"] == "40"
+    assert protocol["searched by"] == "flat"
+    assert protocol["items seen before"] == "may be recommended"
+    assert protocol["time known to the model"] == "that of the last event"
+    assert dict(page.tables["Versions"][1:])["torch"] == run.versions["torch"]
+
+
+def test_the_table_of_lists_is_that_of_the_runs(place: Path, page: Reader) -> None:
+    for row in page.tables["Lists of ten as wholes, means over seeds, no intervals"][1:]:
+        lists = runs.load(next((place / "grid").glob(f"{row[0]}*"))).metrics["lists"]
+        keys = ("coverage", "gini", "novelty", "average_popularity", "diversity")
+        assert row[1:] == [f"{lists[key]:.3g}" for key in keys]
+
+
+def test_odd_ids_are_text(text: str, page: Reader) -> None:
+    assert "<b>item" not in text
+    assert "alert(1)</script>" not in text
+    assert "&lt;i&gt;" in text
+    assert "User <i>" in page.text
+    assert any(name in page.text for name in ODD)
+    assert "Tea & <em>item " in page.text
+
+
+def test_a_hit_is_where_the_run_ranked_the_target(text: str) -> None:
+    """A list's hit stands at the rank that the run's own evaluation gave the target, and a miss is beyond ten."""
+    boxes = re.findall(r'<div class="user"><h3>User \S+: (hit|miss)(.*?)</div>', text, flags=re.DOTALL)
+    assert len(boxes) == 3
+    for said, body in boxes:
+        listed = re.findall("<li(.*?)>.*?</li>", body)
+        rank = re.findall(r"; compressed (.*?);", body)[0]
+        hits = [place for place, style in enumerate(listed, start=1) if "hit" in style]
+        assert hits == ([float(rank)] if said == "hit" else [])
+        assert said == "hit" or rank == "beyond the list"
+
+
+def test_every_figure_also_lies_beside_the_page(place: Path, page: Reader) -> None:
+    folder = place / "page-figures"
+    svg, png = ({path.stem for path in folder.glob(f"*.{form}")} for form in ("svg", "png"))
+    assert svg == png
+    assert len(svg) == page.tags.count("figure") == page.tags.count("figcaption") == 10
+    assert {path.suffix for path in folder.iterdir()} == {".svg", ".png"}
+
+
+def test_no_claim_is_made_that_recent_events_do_not_refute(page: Reader) -> None:
+    """Random data: nothing old helps, and the page says so and claims nothing for the memory."""
+    assert "shop: no worth of old events is seen" in page.text
+    assert "the compressed history is not ahead of recent events alone" in page.text
+    assert "No history effect here" in page.text
+
+
+def test_baselines_take_part_in_tables_and_bars(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    alone = api.report_page([place / "grid" / "popular"], out=tmp_path / "one.html").read_text(encoding="utf-8")
+    found = Reader(alone)
+    assert found.open == []
+    assert [row[0] for row in found.tables["Test targets: means over seeds, with 95% intervals"][1:]] == ["popular"]
+    assert {path.stem for path in (tmp_path / "one-figures").iterdir()} == {
+        "quality",
+        "history-length",
+        "last-consumption-of-the-item",
+    }
+
+
+def test_without_the_log_the_rest_is_there(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(place, tmp_path / "moved")
+    monkeypatch.chdir(tmp_path / "moved")
+    for manifest in Path("grid").glob("*/run.json"):
+        found = json.loads(manifest.read_text())
+        found["data"]["folder"] = "/elsewhere/gone"
+        manifest.write_text(json.dumps(found))
+    page = Reader(api.report_page(["grid"], out="page.html").read_text(encoding="utf-8"))
+    assert "The report goes without data counts, reads, users and attention" in capsys.readouterr().err
+    assert "Data, as prepared" not in page.tables
+    assert "Protocol" in page.tables
+    assert "Three users" not in page.text
+    assert "/elsewhere" not in page.text
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "there is no such file; expected a csv with the columns item_id and title"),
+        ("id,title\n1,a\n", "got the columns id, title, expected item_id and title"),
+        ("item_id,title\n1,a\n1,b\n", "item_id '1' stands there more than once"),
+    ],
+)
+def test_titles_that_cannot_be_read(place: Path, tmp_path: Path, text: str | None, words: str) -> None:
+    file = tmp_path / "titles.csv"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(UserError, match="--titles") as error:
+        api.report_page([place / "grid"], out=tmp_path / "page.html", titles=file)
+    assert words in str(error.value)
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_places_that_cannot_be_written(place: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--out .*page.pdf: got the ending '.pdf', expected .html"):
+        api.report_page([place / "grid"], out=tmp_path / "page.pdf")
+    with pytest.raises(UserError, match="does not exist; make it first"):
+        api.report_page([place / "grid"], out=tmp_path / "no" / "page.html")
+
+
+def test_a_browser_shows_it(place: Path, tmp_path: Path) -> None:
+    browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    if browser is None:
+        pytest.skip(f"no browser to render the page with: none of {', '.join(BROWSERS)} is on the path")
+    picture = tmp_path / "page.png"
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=390,3000"]
+    address = (place / "page.html").as_uri()
+    command = [browser, *options, f"--screenshot={picture}", address]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    from matplotlib.image import imread
+
+    pixels = imread(picture)
+    assert pixels.shape[:2] == (3000, 390)
+    assert len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) > 50  # not an empty sheet
