@@ -13,12 +13,18 @@ if TYPE_CHECKING:
     from persrec.batches import Sequences, Windows
 
 
+HALF_LIFE = 256  # events
+
+
 class Consumed(NamedTuple):
     """Pairs of a row and an item that its user has had in the events up to the row's, in the order of the rows."""
 
     row: Tensor  # (P,) int64, ascending: in a batch b * T + t
     item: Tensor  # (P,) int64
     frequency: Tensor  # (P,) int64, events with the item
+    strength: (
+        Tensor  # (P,) float32, the same at the time of the last of them, where one counts half after HALF_LIFE more
+    )
     distance: Tensor  # (P,) int64, events since the last of them; 0 = it is the row's own
     elapsed: Tensor  # (P,) int64 ms, from the last of them to the time at which the row is asked
 
@@ -47,6 +53,17 @@ class Repeats:
         first = np.maximum.accumulate(np.where(np.concatenate([[True], ~again]), place, 0)) if len(order) else place
         self.count = np.empty(len(order), dtype=np.int64)  # (E,) such events so far, this one included
         self.count[order] = place - first + 1
+        self.strength = self._strengths(order, again)
+
+    def _strengths(self, order: np.ndarray, again: np.ndarray) -> np.ndarray:
+        """Decayed counts (E,), by one step per repeat: s = 1 + s of the one before * 0.5 ** (events between / half-life)."""
+        strength = np.ones(len(order), dtype=np.float32)
+        before = np.full(len(order), -1)
+        before[order[1:][again]] = order[:-1][again]
+        for count in range(2, int(self.count.max(initial=1)) + 1):
+            events = np.flatnonzero(self.count == count)
+            strength[events] += strength[before[events]] * 0.5 ** ((events - before[events]) / HALF_LIFE)
+        return strength
 
     def consumed(self, windows: "Windows", asked: np.ndarray | None, *, last: bool) -> Consumed:
         """The pairs of all rows of windows, or with `last` of the last row of each.
@@ -69,5 +86,8 @@ class Repeats:
         order = np.argsort(row, kind="stable")
         times = self.data.times
         elapsed = np.zeros_like(row) if asked is None or times is None else asked.ravel()[row] - times[event]
-        fields = (row, self.data.items[event], self.count[event], place - event, elapsed)
-        return Consumed(*(torch.from_numpy(field[order].astype(np.int64)) for field in fields))
+        fields = (row, self.data.items[event], self.count[event], self.strength[event], place - event, elapsed)
+        kinds = (np.float32 if name == "strength" else np.int64 for name in Consumed._fields)
+        return Consumed(
+            *(torch.from_numpy(field[order].astype(kind)) for field, kind in zip(fields, kinds, strict=True))
+        )

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from persrec.batches import Windows, collate
-from persrec.consumption import Repeats
+from persrec.consumption import HALF_LIFE, Repeats
 from tests.logs import log_of
 
 
@@ -16,7 +16,8 @@ def windows(*rows: tuple[int, int, int, int]) -> Windows:
 
 
 def pairs(batch) -> list[tuple[int, ...]]:
-    return sorted(zip(*(field.tolist() for field in batch.consumed), strict=True))
+    fields = [field for name, field in batch.consumed._asdict().items() if name != "strength"]
+    return sorted(zip(*(field.tolist() for field in fields), strict=True))
 
 
 def slow(log, given: Windows, width: int, *, last: bool) -> list[tuple[int, ...]]:
@@ -55,6 +56,17 @@ def test_by_hand() -> None:
     batch = collate(log, windows((0, 2, 4, 1)), repeats=Repeats(log))
     assert batch.history.cell.tolist() == [[0, 1, 2]]
     assert pairs(batch) == [(1, 7, 2, 0, 0), (1, 8, 1, 1, 0), (2, 7, 2, 1, 0), (2, 8, 1, 2, 0), (2, 9, 1, 0, 0)]
+
+
+def test_strength_is_a_count_that_fades() -> None:
+    """Had at events 0, 2 and 7: at the last of them (0.5 ** (5 / h) + 0.5 ** (7 / h)) + 1."""
+    log = log_of([[7, 8, 7, 9, 9, 9, 9, 7, 8]])
+    had = collate(log, windows((0, 0, 9, 0)), repeats=Repeats(log), last=True).consumed
+    found = dict(zip(had.item.tolist(), had.strength.tolist(), strict=True))
+    fade = 0.5 ** (1 / HALF_LIFE)
+    assert found[7] == pytest.approx(1 + fade**5 + fade**7, abs=1e-6)
+    assert found[8] == pytest.approx(1 + fade**7, abs=1e-6)
+    assert found[9] == pytest.approx(1 + fade + fade**2 + fade**3, abs=1e-6)
 
 
 def test_nobody_has_had_what_others_had() -> None:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from persrec import training
 from persrec.batches import Budget, collate, evaluation_windows
-from persrec.consumption import Repeats
+from persrec.consumption import HALF_LIFE, Repeats
 from persrec.evaluation import EvaluationSettings, evaluate
 from persrec.models.attention import position_bucket, time_bucket
 from persrec.models.model import Model
@@ -53,14 +53,19 @@ def additions(model: Model, data: Prepared, user: int, end: int, hidden: torch.T
     first = data.offsets[user]
     had = data.items[first : first + end].tolist()
     asked = data.times[first + end]
-    level, slope = head.of_row(F.layer_norm(hidden, hidden.shape))
+    level, often, strong = head.of_row(F.layer_norm(hidden, hidden.shape))
     found = torch.zeros(data.items_count + 1)
     for item in set(had):
         latest = max(place for place, other in enumerate(had) if other == item)
         distance, elapsed = torch.tensor(end - 1 - latest), torch.tensor(int(asked - data.times[first + latest]))
+        strength = 0.0
+        for place, other in enumerate(had[: latest + 1]):
+            strength += 0.5 ** ((latest - place) / HALF_LIFE) if other == item else 0.0
         found[item] = (
             level
-            + slope * np.log(had.count(item))
+            + often * np.log(had.count(item))
+            + strong * np.log(strength)
+            + head.item_bias[item]
             + head.distance_bias[position_bucket(distance, EXACT)]
             + head.time_bias[time_bucket(elapsed)]
         )
@@ -136,7 +141,7 @@ def test_a_fresh_head_changes_nothing(world: tuple[Model, Prepared]) -> None:
     model, data = world
     trained, model.repeat = model.repeat, None
     without = evaluate(model, data, SETTINGS)
-    model.repeat = RepeatHead(width=8, timed=True)
+    model.repeat = RepeatHead(width=8, items=data.items_count, timed=True)
     fresh = evaluate(model, data, SETTINGS)
     model.repeat = trained
     assert fresh.rank.tolist() == without.rank.tolist()

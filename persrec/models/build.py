@@ -16,7 +16,11 @@ def build(recipe: Any, *, items: int, seed: int = 0) -> Model:
     """The model of one recipe (one history, one seed) over V items, with fresh weights drawn from `seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        repeat = RepeatHead(width=recipe.model.width, timed=recipe.time != "none") if recipe.repeat == "head" else None
+        repeat = (
+            RepeatHead(width=recipe.model.width, items=items, timed=recipe.time != "none")
+            if recipe.repeat == "head"
+            else None
+        )
         return Model(
             items=IdTable(items=items, width=recipe.model.width, dropout=recipe.model.dropout),
             backbone=build_backbone(recipe),

@@ -16,14 +16,15 @@ EXACT = 32  # events ago that are told apart one by one
 class RepeatHead(nn.Module):
     """What is added to the logit of an item, by how often it was consumed, and how many events and ms ago.
 
-    level(h) + slope(h) * log(frequency) + by_distance[bucket] + by_time[bucket], level and slope being linear in
-    the normalised hidden row. It starts at zero: without training, it changes nothing. (A part of the score that is
+    level(h) + slopes(h) * (log(frequency), log(strength)) + of_item + by_distance[bucket] + by_time[bucket], level and
+    slopes being linear in the normalised hidden row, of_item a number per item: some are bought again, some are not. It starts at zero: without training, it changes nothing. (A part of the score that is
     of repeats alone: RepeatNet, arXiv 1812.02646; counts with decay: TIFU-kNN, arXiv 2006.00556.)
     """
 
-    def __init__(self, *, width: int, timed: bool) -> None:
+    def __init__(self, *, width: int, items: int, timed: bool) -> None:
         super().__init__()
-        self.of_row = nn.Linear(width, 2)
+        self.of_row = nn.Linear(width, 3)
+        self.item_bias = nn.Parameter(torch.zeros(items + 1))
         self.distance_bias = nn.Parameter(torch.zeros(position_buckets(EXACT)))
         self.time_bias = nn.Parameter(torch.zeros(TIME_BUCKETS)) if timed else None
         nn.init.zeros_(self.of_row.weight)
@@ -31,8 +32,9 @@ class RepeatHead(nn.Module):
 
     def forward(self, hidden: Tensor, had: Consumed) -> Tensor:
         """Additions (P,) for the pairs, whose `row` is the row of `hidden` (N, D)."""
-        level, slope = self.of_row(F.layer_norm(hidden, hidden.shape[-1:])).unbind(dim=-1)  # (N,) each
-        bonus = level[had.row] + slope[had.row] * had.frequency.to(level.dtype).log()
+        level, often, strong = self.of_row(F.layer_norm(hidden, hidden.shape[-1:])).unbind(dim=-1)  # (N,) each
+        bonus = level[had.row] + often[had.row] * had.frequency.to(level.dtype).log()
+        bonus = bonus + strong[had.row] * had.strength.to(level.dtype).log() + self.item_bias[had.item]
         bonus = bonus + self.distance_bias[position_bucket(had.distance, EXACT)]
         if self.time_bias is not None:
             bonus = bonus + self.time_bias[time_bucket(had.elapsed)]
