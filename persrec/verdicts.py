@@ -167,7 +167,8 @@ def lists_sheet(sides: Sequence[Side], runs: Sequence[Run]) -> Sheet:
     for side in sides:
         found = [run.metrics["lists"] for run in runs if is_of(run, side) and "lists" in run.metrics]
         if found:
-            rows.append((side.name, *(f"{sum(one[key] for one in found) / len(found):.3g}" for key in LISTS)))
+            means = (sum(one[key] for one in found) / len(found) for key in LISTS)
+            rows.append((side.name, *(f"{mean:,.0f}" if mean >= 100 else f"{mean:.3g}" for mean in means)))
     return Sheet("Lists of ten as wholes, means over seeds, no intervals", ("run", *LISTS.values()), rows)
 
 
