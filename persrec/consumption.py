@@ -56,7 +56,7 @@ class Repeats:
         self.strength = self._strengths(order, again)
 
     def _strengths(self, order: np.ndarray, again: np.ndarray) -> np.ndarray:
-        """Decayed counts (E,), by one step per repeat: s = 1 + s of the one before * 0.5 ** (events between / half-life)."""
+        """Decayed counts (E,), a step per repeat: 1 + that of the one before * 0.5 ** (events between / half-life)."""
         strength = np.ones(len(order), dtype=np.float32)
         before = np.full(len(order), -1)
         before[order[1:][again]] = order[:-1][again]
