@@ -17,9 +17,9 @@ class RepeatHead(nn.Module):
     """What is added to the logit of an item, by how often it was consumed, and how many events and ms ago.
 
     level(h) + slopes(h) * (log(frequency), log(strength)) + of_item + by_distance[bucket] + by_time[bucket]; level and
-    slopes are linear in the normalised hidden row, of_item is a number per item: some are bought again, some are not. It
-    starts at zero: without training, it changes nothing. (A part of the score that is of repeats alone: RepeatNet, arXiv
-    1812.02646; counts with decay: TIFU-kNN, arXiv 2006.00556.)
+    slopes are linear in the normalised hidden row, of_item is a number per item: some are bought again, some are not.
+    It starts at zero: without training, it changes nothing. (A part of the score that is of repeats alone: RepeatNet,
+    arXiv 1812.02646; counts with decay: TIFU-kNN, arXiv 2006.00556.)
     """
 
     def __init__(self, *, width: int, items: int, timed: bool) -> None:
