@@ -108,7 +108,12 @@ def test_nothing_that_was_pickled_is_left(unbroken: Path) -> None:
 def test_ctrl_c_ends_with_130_and_can_be_resumed(tmp_path: Path) -> None:
     longer = "--set", "training.epochs=12", "--set", "training.patience=12"  # so that it is not over before the signal
     process = subprocess.Popen(
-        command(tmp_path, *longer), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command(tmp_path, *longer),
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which jobs in the background ignore
     )
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     while not last.exists() and process.poll() is None:
