@@ -64,17 +64,7 @@ def fit(cell: Recipe, data: Prepared, folder: Path, *, resume: bool, overwrite: 
         "seconds": fitted.seconds,
         **summary,
     }
-    saved = runs.save(
-        folder,
-        recipe=cell.dump(),
-        weights={name: tensor.contiguous() for name, tensor in model.state_dict().items()},
-        data={"hash": data.hash, "folder": str(data.folder)},
-        items=data.folder / ITEMS,
-        metrics=metrics,
-        targets=found.table(),
-        overwrite=overwrite,
-    )
-    return row(cell, saved.metrics)
+    return _save(cell, data, folder, found, metrics, model, overwrite=overwrite)
 
 
 def _fit_baseline(cell: Recipe, data: Prepared, folder: Path, *, overwrite: bool) -> dict[str, Any]:
@@ -89,10 +79,24 @@ def _fit_baseline(cell: Recipe, data: Prepared, folder: Path, *, overwrite: bool
         "seconds": time.monotonic() - started,
         **_summary(found, data),
     }
+    return _save(cell, data, folder, found, metrics, None, overwrite=overwrite)
+
+
+def _save(
+    cell: Recipe,
+    data: Prepared,
+    folder: Path,
+    found: Evaluation,
+    metrics: dict[str, Any],
+    model: Model | None,
+    *,
+    overwrite: bool,
+) -> dict[str, Any]:
+    """Leave a run folder; the row of its results."""
     saved = runs.save(
         folder,
         recipe=cell.dump(),
-        weights=None,
+        weights=None if model is None else model.state_dict(),
         data={"hash": data.hash, "folder": str(data.folder)},
         items=data.folder / ITEMS,
         metrics=metrics,
