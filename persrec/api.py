@@ -26,7 +26,7 @@ from persrec.recipe import Recipe
 from persrec.recipe_file import override
 
 if TYPE_CHECKING:
-    from persrec.ridge import Histories
+    from persrec.probe.ridge import Histories
 
 RUNS_ROOT = Path("runs")
 SHOWN_GROUPS = "history length", "last consumption of the item"  # the others are in metrics.json
@@ -210,7 +210,7 @@ def report_page(
 
     `titles` is a csv with item_id and title. Raises UserError for runs that were not tested alike.
     """
-    from persrec import page
+    from persrec.page import page
 
     out = Path(out)
     _check_folder("--out", out)
@@ -234,8 +234,8 @@ def probe(
 
     `gap_hours` is what counts as a break; `json_file` receives the rows, `figure` (.png or .svg) both kinds of picture.
     """
-    from persrec import probe as probing
-    from persrec import probe_report
+    from persrec.probe import report as probe_report
+    from persrec.probe import study as probing
 
     for option, path in (("--json", json_file), ("--figure", figure)):
         _check_folder(option, path)
@@ -253,7 +253,7 @@ def probe(
 
 def _histories(log: preparing.Log) -> "Histories":
     """The log as arrays."""
-    from persrec.ridge import Histories
+    from persrec.probe.ridge import Histories
 
     events = log.events.collect()
     offsets = np.concatenate([[0], np.cumsum(np.bincount(events[USER].to_numpy()))])

@@ -38,32 +38,36 @@ class Consumed(NamedTuple):
         return Consumed(number, *(field[place] for field in self[1:]))
 
 
+def before(data: "Sequences") -> np.ndarray:
+    """(E,) int64: place in the log of the same user's last event with the same item; -1 = there is none."""
+    lengths = np.diff(data.offsets)
+    user = np.repeat(np.arange(len(lengths)), lengths)
+    order = np.lexsort((data.items, user))  # stable: events of a user and an item follow each other
+    again = (user[order[1:]] == user[order[:-1]]) & (data.items[order[1:]] == data.items[order[:-1]])
+    places = np.full(len(order), -1)
+    places[order[1:][again]] = order[:-1][again]
+    return places
+
+
 class Repeats:
     """Where in a log the same user has the same item again; made once per log."""
 
     def __init__(self, data: "Sequences") -> None:
-        lengths = np.diff(data.offsets)
-        user = np.repeat(np.arange(len(lengths)), lengths)
-        order = np.lexsort((data.items, user))  # stable: events of a user and an item follow each other
-        again = (user[order[1:]] == user[order[:-1]]) & (data.items[order[1:]] == data.items[order[:-1]])
         self.data = data
-        self.following = data.offsets[1:][user]  # (E,) place of the next such event; the end of the user's if none
-        self.following[order[:-1][again]] = order[1:][again]
-        place = np.arange(len(order))
-        first = np.maximum.accumulate(np.where(np.concatenate([[True], ~again]), place, 0)) if len(order) else place
-        self.count = np.empty(len(order), dtype=np.int64)  # (E,) such events so far, this one included
-        self.count[order] = place - first + 1
-        self.strength = self._strengths(order, again)
-
-    def _strengths(self, order: np.ndarray, again: np.ndarray) -> np.ndarray:
-        """Decayed counts (E,), a step per repeat: 1 + that of the one before * 0.5 ** (events between / half-life)."""
-        strength = np.ones(len(order), dtype=np.float32)
-        before = np.full(len(order), -1)
-        before[order[1:][again]] = order[:-1][again]
-        for count in range(2, int(self.count.max(initial=1)) + 1):
-            events = np.flatnonzero(self.count == count)
-            strength[events] += strength[before[events]] * 0.5 ** ((events - before[events]) / HALF_LIFE)
-        return strength
+        earlier = before(data)
+        here = np.flatnonzero(earlier >= 0)
+        self.following = np.repeat(data.offsets[1:], np.diff(data.offsets))  # (E,) place of the next such event, or
+        self.following[earlier[here]] = here  # the end of the user's
+        self.count = np.ones(len(earlier), dtype=np.int64)  # (E,) such events so far, this one included
+        self.strength = np.ones(len(earlier), dtype=np.float32)  # (E,) the same, decayed
+        repeated = np.zeros(len(earlier), dtype=bool)
+        repeated[earlier[here]] = True
+        last = np.flatnonzero(earlier < 0)  # the first time of everything; then one step per repeat
+        while len(last := last[repeated[last]]):
+            here = self.following[last]
+            self.count[here] += self.count[last]
+            self.strength[here] += self.strength[last] * 0.5 ** ((here - last) / HALF_LIFE)
+            last = here
 
     def consumed(self, windows: "Windows", asked: np.ndarray | None, *, last: bool) -> Consumed:
         """The pairs of all rows of windows, or with `last` of the last row of each.

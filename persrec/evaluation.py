@@ -149,24 +149,40 @@ def evaluate(
     data: Prepared,
     settings: EvaluationSettings,
     *,
-    recall: Recall | None = None,
-    open_block: int | None = None,
     on_queries: Callable[[int], None] = lambda count: None,
 ) -> Evaluation:
     """Rank the test targets of the log, each query with everything before it as history.
 
-    For a look at what the memory does, `recall` takes the place of the memories that are read, and `open_block` moves
-    the boundary, for users who have one, so that so many events are clear. `on_queries` is told after each batch how
-    many queries have been read. Raises UserError for a k above the catalogue.
+    `on_queries` is told after each batch how many queries have been read. Raises UserError for a k above the catalogue.
     """
     targets = targets_of(data, data.test)
-    windows = _windows(model, data.test, settings.length, open_block)
-    found = read_users(model, data, windows, settings.time, recall=recall, on_queries=on_queries)
+    windows = _windows(model, data.test, settings.length, None)
+    found = read_users(model, data, windows, settings.time, on_queries=on_queries)
     index = settings.index(item_vectors(model))
-    rank, lists = _found(index, found, targets, data, settings)
+    rank, lists = _ranks(index, found, targets, data, settings), _lists(index, found, data, settings)
     exact = settings.retrieval == "flat"
     search = None if exact else measure(index, found.queries[:MEASURED], min(LIST, data.items_count))
     return Evaluation(targets, rank, lists, seen_share(data, lists), found.bytes_per_user, settings, search)
+
+
+def ranks(
+    model: Model,
+    data: Prepared,
+    settings: EvaluationSettings,
+    targets: Targets,
+    *,
+    recall: Recall | None = None,
+    open_block: int | None = None,
+    on_queries: Callable[[int], None] = lambda count: None,
+) -> npt.NDArray[np.float64]:
+    """Ranks (T,) of the test targets alone, for a look at what the memory does.
+
+    `recall` takes the place of the memories that are read; `open_block` moves the boundary, for users who have one, so
+    that so many events are clear.
+    """
+    windows = _windows(model, data.test, settings.length, open_block)
+    found = read_users(model, data, windows, settings.time, recall=recall, on_queries=on_queries)
+    return _ranks(settings.index(item_vectors(model)), found, targets, data, settings)
 
 
 def evaluate_baseline(
@@ -216,41 +232,39 @@ def seen_share(data: Prepared, lists: npt.NDArray[np.int64]) -> float:
     return float(known.sum() / max((lists > 0).sum(), 1))
 
 
-def _found(
-    index: Index, read: Read, targets: Targets, data: Prepared, settings: EvaluationSettings
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """The rank (T,) of each target and the list (Q, 10) of each query."""
+def _lists(index: Index, read: Read, data: Prepared, settings: EvaluationSettings) -> npt.NDArray[np.int64]:
+    """The list (Q, 10) of each test query."""
     k, chunk = min(LIST, data.items_count), settings.users_per_chunk
     if read.additions is not None:
-        lists, _ = rescored_top_k(index, read.queries, read.additions, k, users_per_chunk=chunk)
-        asked = targets.query, targets.item
-        ranks = rescored_ranks(index, read.queries, read.additions, *asked, max(settings.k), users_per_chunk=chunk)
-        return ranks, lists
-    first = data.offsets[targets.queries.user]
-    known = targets.queries.end if settings.exclude_seen else np.zeros_like(first)
-    seen = Seen.from_ranges(data.items, first, first + known)
-    lists, _ = top_k(index, read.queries, seen, k, users_per_chunk=chunk)
-    return _ranks(index, read.queries, targets, data, settings), lists
+        return rescored_top_k(index, read.queries, read.additions, k, users_per_chunk=chunk)[0]
+    seen = _seen(data, data.test.user, data.test.end, settings)
+    return top_k(index, read.queries, seen, k, users_per_chunk=chunk)[0]
 
 
 def _ranks(
-    index: Index,
-    queries: npt.NDArray[np.float32],
-    targets: Targets,
-    data: Prepared,
-    settings: EvaluationSettings,
+    index: Index, read: Read, targets: Targets, data: Prepared, settings: EvaluationSettings
 ) -> npt.NDArray[np.float64]:
     """The rank (T,) of each target by itself: the others of its set stand where they stand."""
-    ranks = np.empty(len(targets.item))
-    options: dict[str, Any] = {"exclude_seen": settings.exclude_seen, "users_per_chunk": settings.users_per_chunk}
-    for start in range(0, len(ranks), settings.users_per_chunk):
-        part = slice(start, start + settings.users_per_chunk)
+    deepest, chunk = max(settings.k), settings.users_per_chunk
+    if read.additions is not None:
+        asked = targets.query, targets.item
+        return rescored_ranks(index, read.queries, read.additions, *asked, deepest, users_per_chunk=chunk)
+    found = np.empty(len(targets.item))
+    options: dict[str, Any] = {"exclude_seen": settings.exclude_seen, "users_per_chunk": chunk}
+    for start in range(0, len(found), chunk):
+        part = slice(start, start + chunk)
         rows = targets.query[part]
-        first = data.offsets[targets.queries.user[rows]]
-        known = targets.queries.end[rows] if settings.exclude_seen else np.zeros_like(rows)
-        seen = Seen.from_ranges(data.items, first, first + known)
-        ranks[part] = rank_targets(index, queries[rows], targets.item[part], seen, max(settings.k), **options)
-    return ranks
+        seen = _seen(data, targets.queries.user[rows], targets.queries.end[rows], settings)
+        found[part] = rank_targets(index, read.queries[rows], targets.item[part], seen, deepest, **options)
+    return found
+
+
+def _seen(
+    data: Prepared, user: npt.NDArray[np.int64], end: npt.NDArray[np.int64], settings: EvaluationSettings
+) -> Seen:
+    """What users (B,) had before their events `end` (B,), where that is excluded."""
+    first = data.offsets[user]
+    return Seen.from_ranges(data.items, first, first + (end if settings.exclude_seen else 0))
 
 
 def _windows(model: Model, queries: Queries, length: int | None, open_block: int | None) -> Windows:

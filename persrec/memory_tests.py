@@ -3,10 +3,11 @@ and with the boundary between memory and clear events elsewhere.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from persrec import intervals
-from persrec.evaluation import Evaluation, EvaluationSettings, evaluate
+from persrec.evaluation import Evaluation, EvaluationSettings, ranks
 from persrec.models import memory as memories
 from persrec.models.model import Model
 from persrec.prepared import Prepared
@@ -36,8 +37,8 @@ def memory_tests(
         tests[f"{clear} clear events"] = {"open_block": clear}
     rows = []
     for name, changes in tests.items():
-        changed = evaluate(model, data, settings, on_queries=on_queries, **changes)
-        values = changed.values(metric)
+        rank = ranks(model, data, settings, found.targets, on_queries=on_queries, **changes)
+        values = replace(found, rank=rank).values(metric)
         rows.append(
             {
                 "memory": name,

@@ -50,16 +50,11 @@ METRICS: dict[str, Callable[[Ranks, int], Values]] = {
 }
 
 
-def per_target(ranks: Ranks, cutoffs: tuple[int, ...]) -> dict[str, Values]:
-    """Every metric at every cutoff, by the name that tables and recipes use: `ndcg@10`. Each (T,)"""
-    return {f"{name}@{k}": metric(ranks, k) for name, metric in METRICS.items() for k in cutoffs}
-
-
 def per_user(ranks: Ranks, counts: np.ndarray, cutoffs: tuple[int, ...]) -> dict[str, Values]:
-    """Every metric at every cutoff for users with several targets each, given the targets' ranks in one list per user.
+    """Every metric at every cutoff, named as in tables and recipes (`ndcg@10`), given the ranks of all targets.
 
     `counts` (U,), all at least 1: targets of each user, which stand one after the other in `ranks`. Each (U,); with one
-    target per user the same as `per_target`.
+    target per user the plain metric of its rank.
     """
     starts = np.cumsum(counts) - counts
     ranks = ranks[np.lexsort((ranks, np.repeat(np.arange(len(counts)), counts)))]  # of each user, the best first

@@ -94,7 +94,7 @@ def rank_targets(
 ) -> np.ndarray:
     """The rank (B,) of each user's target (B,): 1 + items above it + items tied with it / 2, and inf beyond `k_max`.
 
-    Seen items take no rank, the target always does (`seen_targets` says where that mattered). A target that an
+    Seen items take no rank, the target always does. A target that an
     approximate search does not find has the rank inf, and what else it misses takes no rank: the rank is that in the
     list that the user would get. Raises as `top_k`.
     """
@@ -114,11 +114,6 @@ def rank_targets(
             ranks[rows[ranked]] = rank[ranked]
             rows, depth = rows[~settled], min(2 * depth, len(index.vectors) - 1)
     return ranks
-
-
-def seen_targets(targets: np.ndarray, seen: SeenLike) -> np.ndarray:
-    """Whether each user's target is among the seen items, of which it alone is not excluded. (B,) bool"""
-    return as_seen(seen).contains(np.arange(len(targets)), targets[:, None])[:, 0]
 
 
 def _rank(

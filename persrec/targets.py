@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from persrec.consumption import before
 from persrec.prepared import Prepared, Queries
 
 HOUR = 3_600_000  # ms
@@ -62,29 +63,18 @@ def targets_of(data: Prepared, queries: Queries) -> Targets:
     within = np.arange(len(query)) - np.repeat(np.cumsum(queries.size) - queries.size, queries.size)
     place = first[query] + within
     end = data.offsets[queries.user][query] + queries.end[query]
-    before = _previous(data)[place]
-    new = before < end  # else it is in the set already
-    query, place, before, end = query[new], place[new], before[new], end[new]
+    earlier = before(data)[place]
+    new = earlier < end  # else it is in the set already
+    query, place, earlier, end = query[new], place[new], earlier[new], end[new]
     item = data.items[place].astype(np.int64)
     return Targets(
         queries=queries,
         query=query,
         item=item,
-        age=np.where(before >= 0, end - before, 0),
+        age=np.where(earlier >= 0, end - earlier, 0),
         item_events=data.training_events_per_item[item],
         gap=None if data.times is None else data.times[first] - data.times[first - 1],
     )
-
-
-def _previous(data: Prepared) -> Ints:
-    """(E,) place in the log of the same user's last event with the same item; -1 = there is none."""
-    user = np.repeat(np.arange(data.users), np.diff(data.offsets))
-    key = user * (data.items_count + 1) + data.items
-    order = np.argsort(key, kind="stable")
-    same = key[order[1:]] == key[order[:-1]]
-    previous = np.full(len(key), -1)
-    previous[order[1:][same]] = order[:-1][same]
-    return previous
 
 
 def _between(values: Ints, bounds: tuple[int, ...], *, last: str) -> list[tuple[str, Mask]]:

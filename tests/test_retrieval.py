@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from persrec import retrieval
 from persrec.errors import UserError
 from persrec.indexes import HNSW, IVF
-from persrec.retrieval import BruteForce, ExactIndex, TopK, rank_targets, seen_targets, top_k
+from persrec.retrieval import BruteForce, ExactIndex, TopK, rank_targets, top_k
 
 Build = Callable[[np.ndarray], TopK]
 
@@ -88,8 +88,6 @@ def test_a_target_is_never_excluded(build: Build) -> None:
     index = build(vectors_of([[3], [2], [1]]))
     seen = [np.array([1, 2])]
     assert rank_targets(index, np.ones((1, 1), np.float32), np.array([2]), seen, 3).tolist() == [1]
-    assert seen_targets(np.array([2]), seen).tolist() == [True]
-    assert seen_targets(np.array([3]), seen).tolist() == [False]
 
 
 def test_a_tie_group_larger_than_what_was_fetched(build: Build) -> None:

@@ -7,10 +7,10 @@ import polars as pl
 import pytest
 
 from persrec import datasets, metrics
-from persrec.datasets import causes, world
-from persrec.datasets.causes import draw, truth
-from persrec.datasets.oracles import Oracle
-from persrec.datasets.world import CAUSES, FIRST, IDLE, ITEMS, PERSONAL, Settings, World, item_names
+from persrec.datasets import causes
+from persrec.datasets.causes import draw, truth, world
+from persrec.datasets.causes.oracles import Oracle
+from persrec.datasets.causes.world import CAUSES, FIRST, IDLE, ITEMS, PERSONAL, Settings, World, item_names
 from persrec.errors import UserError
 from persrec.sections import Causes
 

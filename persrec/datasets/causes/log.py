@@ -18,7 +18,7 @@ The cause of each event is drawn independently of everything before it, with pub
 
 An item belongs to one kind of cause, so an event shows its cause. `dial` scales the four personal causes, and the rest
 of their shares goes to noise; at 0 only session and noise are left, where the event before says everything. `only`
-gives the share of the personal causes to one of them. `persrec.datasets.oracles` has the exact predictions.
+gives the share of the personal causes to one of them. `persrec.datasets.causes.oracles` has the exact predictions.
 """
 
 from collections.abc import Mapping
@@ -30,8 +30,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from persrec.datasets.lives import Lives
-from persrec.datasets.world import CAUSES, SESSION_ENDS, Ints, Settings, World, item_names
+from persrec.datasets.causes.lives import Lives
+from persrec.datasets.causes.world import CAUSES, SESSION_ENDS, Ints, Settings, World, item_names
 from persrec.interactions.schema import ITEM, TIME, USER, Say, conform, log
 
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000  # ms
@@ -62,7 +62,7 @@ class Events:
 
 def files(path: Path | None) -> list[Path]:
     """The files of this generator: another one makes another log."""
-    return [Path(__file__).with_name(name) for name in ("causes.py", "lives.py", "world.py")]
+    return [Path(__file__).with_name(name) for name in ("log.py", "lives.py", "world.py")]
 
 
 def read(

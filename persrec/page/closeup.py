@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from persrec import examples, reading_cost
-from persrec.attended import Attended, attended, can_look
 from persrec.batches import Windows, collate, evaluation_windows
 from persrec.comparison import Side
-from persrec.examples import Example
 from persrec.intervals import Interval
 from persrec.models.model import Model
+from persrec.page import examples, reading_cost
+from persrec.page.attended import Attended, attended, can_look
+from persrec.page.examples import Example
 from persrec.prepared import Prepared
 from persrec.run import Run
 from persrec.serving.recommender import Recommender

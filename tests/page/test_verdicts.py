@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 
 from persrec.comparison import Side
+from persrec.page.verdicts import lists_sheet, protocol_sheet, verdicts
 from persrec.run import Run
-from persrec.verdicts import lists_sheet, protocol_sheet, verdicts
 
 USERS = 60
 

@@ -32,8 +32,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from persrec.datasets.causes import Events
-from persrec.datasets.world import (
+from persrec.datasets.causes.log import Events
+from persrec.datasets.causes.world import (
     BLOCKS,
     BRANDS,
     CATEGORIES,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from persrec.figures import Curve, Floats
+from persrec.page.figures import Curve, Floats
 from persrec.run import Run
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from persrec import figures
-from persrec.figures import Curve
 from persrec.intervals import Interval
+from persrec.page import figures
+from persrec.page.figures import Curve
 
 NAMES = ("full", "recent", "compressed", "<b> & чай")
 LOOKS = figures.looks([(name, name, "one") for name in NAMES])

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from persrec.batches import evaluation_windows
-from persrec.reading_cost import bytes_kept, milliseconds
+from persrec.page.reading_cost import bytes_kept, milliseconds
 from tests.small import events, model_of, prepared_of
 
 

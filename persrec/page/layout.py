@@ -9,7 +9,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from persrec import figures, sheets
+from persrec import sheets
+from persrec.page import figures
 from persrec.sheets import Sheet
 
 STYLE = """

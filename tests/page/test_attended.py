@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from persrec.attended import attended, attention, can_look, shares
 from persrec.batches import Batch, collate, evaluation_windows
 from persrec.models.attention import position_bucket, time_bucket
 from persrec.models.compressor import loop
 from persrec.models.model import Model
+from persrec.page.attended import attended, attention, can_look, shares
 from persrec.prepared import Prepared
 from tests.small import events, model_of, prepared_of
 

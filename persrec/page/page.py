@@ -7,14 +7,15 @@ import html
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from persrec import chapters, comparison, figures, verdicts
+from persrec import comparison
 from persrec import run as runs
-from persrec.chapters import Material
-from persrec.closeup import look_closely
 from persrec.comparison import ORDER
 from persrec.errors import UserError
-from persrec.examples import titles
-from persrec.layout import STYLE, Gallery
+from persrec.page import chapters, figures, verdicts
+from persrec.page.chapters import Material
+from persrec.page.closeup import look_closely
+from persrec.page.examples import titles
+from persrec.page.layout import STYLE, Gallery
 
 
 def write(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from persrec.datasets.world import (
+from persrec.datasets.causes.world import (
     BRANDS,
     CATEGORIES,
     CAUSES,

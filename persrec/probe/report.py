@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.text import Text
 
 from persrec.errors import UserError
-from persrec.probe import LENGTHS, WINDOWS, Probe
+from persrec.probe.study import LENGTHS, WINDOWS, Probe
 from persrec.sheets import Sheet, rich
 
 if TYPE_CHECKING:

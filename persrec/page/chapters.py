@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 import yaml
 
-from persrec import comparison, curves, figures, intervals, report, verdicts
-from persrec.attended import Attended
-from persrec.closeup import Closeup
+from persrec import comparison, intervals, report
 from persrec.comparison import ORDER, Side
-from persrec.examples import Example
-from persrec.figures import Curve, Look
 from persrec.intervals import Interval
-from persrec.layout import Gallery, boxes, folded, note, table
+from persrec.page import curves, figures, verdicts
+from persrec.page.attended import Attended
+from persrec.page.closeup import Closeup
+from persrec.page.examples import Example
+from persrec.page.figures import Curve, Look
+from persrec.page.layout import Gallery, boxes, folded, note, table
 from persrec.run import Run
 
 FEW = 10  # targets, below which a group is not drawn

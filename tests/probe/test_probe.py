@@ -6,11 +6,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from persrec import api, probe_report
-from persrec import probe as probing
+from persrec import api
 from persrec.errors import UserError
-from persrec.probe import Advice, advise, ages, probe
-from persrec.ridge import Histories
+from persrec.probe import report as probe_report
+from persrec.probe import study as probing
+from persrec.probe.ridge import Histories
+from persrec.probe.study import Advice, advise, ages, probe
 
 HOUR = 3_600_000
 GENRES, PER_GENRE, PUBLIC = 10, 3, 200

@@ -1,0 +1,1 @@
+"""One web page on some runs: tables, figures, and users looked at closely."""

@@ -1,0 +1,1 @@
+"""What old events of a log are worth to a linear model, before any training."""
