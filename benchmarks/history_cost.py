@@ -27,7 +27,9 @@ from torch.nn import functional as F
 from benchmarks import machine
 from persrec.batches import Batch, History
 from persrec.models import attention, hstu
-from persrec.models.compressor import Layered, Recent, loop, read
+from persrec.models.compressor import loop, read
+from persrec.models.layered import Layered
+from persrec.models.recent import Recent
 from persrec.models.hstu import HSTU
 from persrec.models.segments import SegmentRule
 

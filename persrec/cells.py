@@ -27,6 +27,7 @@ from persrec.prepared import ITEMS, Prepared
 from persrec.recipe import Recipe, parse
 from persrec.serving.recommender import Recommender
 from persrec.targets import targets_of
+from persrec.token_objectives import SetWeights
 
 STARTED = "started.json"  # in checkpoints/: what an interrupted fit was about
 
@@ -182,8 +183,9 @@ def _break_ms(cell: Recipe) -> int | None:
 
 
 def _loss(cell: Recipe) -> LossSettings:
-    loss = cell.loss
-    past_set = cell.memory.past_set if cell.history == "compressed" else 0.0
+    loss, memory = cell.loss, cell.memory
+    learned = cell.history == "compressed" and memory.kind in ("layered", "recurrent")
+    asked = SetWeights(memory.past_set, memory.future_set, memory.future_events) if learned else SetWeights()
     return LossSettings(
         sampled=loss.kind == "sampled",
         negatives=loss.negatives,
@@ -191,7 +193,7 @@ def _loss(cell: Recipe) -> LossSettings:
         chunk=loss.chunk,
         break_ms=_break_ms(cell),
         break_weight=loss.break_weight,
-        past_set=past_set,
+        sets=asked,
     )
 
 

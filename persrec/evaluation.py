@@ -17,11 +17,12 @@ from persrec.baselines import Baseline, ranking
 from persrec.baselines.events import distinct, trained
 from persrec.baselines.vectors import weighted_vectors
 from persrec.batches import Batch, Budget, Sequences, Windows, collate, evaluation_windows
+from persrec.constants import PAD
 from persrec.consumption import Repeats
 from persrec.indexes import INDEXES, Index, Quality, measure
 from persrec.models.compressor import Recall
-from persrec.models.interfaces import Memory
-from persrec.models.model import Model, Reading
+from persrec.models.encodings import memory_bytes
+from persrec.models.model import Model
 from persrec.prepared import Prepared, Queries
 from persrec.rescoring import Additions, rescored_ranks, rescored_top_k
 from persrec.retrieval import rank_targets, top_k
@@ -31,6 +32,7 @@ from persrec.targets import Targets, targets_of
 READ_EVENTS = 1 << 15  # padded events of a batch that is only read
 LIST = 10  # items of a list that is looked at as a whole
 WIDTH = 32  # of the vectors by which lists are diverse
+TOGETHER = 3  # queries of a user, on average, from which on they are read in one pass
 MEASURED = 1000  # queries by which an index is measured
 
 
@@ -62,7 +64,7 @@ class Evaluation:
     rank: npt.NDArray[np.float64]  # (T,) inf beyond the largest k
     lists: npt.NDArray[np.int64]  # (Q, 10) the best items, PAD where there are fewer
     seen_in_lists: float  # share of them that the user had before
-    bytes_per_user: float  # of the memories, float32
+    bytes_per_user: float  # of the memories' numbers, as they are encoded
     settings: EvaluationSettings
     search: Quality | None = None  # of an index that is not exact
 
@@ -141,7 +143,7 @@ class Read(NamedTuple):
 
     queries: npt.NDArray[np.float32]  # (B, D)
     additions: Additions | None  # of a model with a repeat head
-    bytes_per_user: float  # of the memories, float32
+    bytes_per_user: float  # of the memories' numbers, as they are encoded
 
 
 def evaluate(
@@ -294,6 +296,8 @@ def read_users(
     on_queries: Callable[[int], None] = lambda count: None,
 ) -> Read:
     """Read the users of the windows on their memories, asked at `at` (B,) ms where `time` is next; see `collate`."""
+    if model.repeat is None and recall is None and at is None and _in_one_pass(windows):
+        return _read_together(model, data, windows, time, on_queries)
     queries, stored = np.zeros((len(windows.user), model.backbone.width), np.float32), 0.0
     repeats = Repeats(data) if model.repeat is not None else None
     pairs: list[Additions] = []
@@ -302,9 +306,10 @@ def read_users(
         asked = None if at is None else at[rows]
         return collate(data, windows.take(rows), time=time, at=asked, repeats=repeats, last=True)
 
-    for rows, reading in _readings(model, windows, batch_of, recall):
+    for rows, batch in _batches(model, windows, batch_of):
+        reading = model.read_out(batch, recall=recall)
         queries[rows] = reading.query.float().cpu().numpy()
-        stored += _bytes(reading.memory)
+        stored += memory_bytes(reading.memory, getattr(model.compressor, "encoding", "float32"))
         if reading.bonus is not None:
             row, item, value = (field.cpu().numpy() for field in reading.bonus)
             pairs.append(Additions(rows[row], item, value))
@@ -312,25 +317,53 @@ def read_users(
     return Read(queries, _sorted(pairs) if repeats is not None else None, stored / max(len(queries), 1))
 
 
-def _readings(
-    model: Model, windows: Windows, batch_of: Callable[[npt.NDArray[np.int64]], Batch], recall: Recall | None
-) -> Iterator[tuple[npt.NDArray[np.int64], Reading]]:
-    """Which windows make a batch, and what is read of them."""
+def _in_one_pass(windows: Windows) -> bool:
+    """Whether it pays to read all windows of a user in one pass, which is possible where all are whole histories."""
+    whole = not (windows.start.any() or windows.shift.any())
+    return whole and len(windows.user) >= TOGETHER * len(np.unique(windows.user))
+
+
+def _read_together(
+    model: Model, data: Sequences, windows: Windows, time: str, on_queries: Callable[[int], None]
+) -> Read:
+    """Every user once, with a row for each window, which ends at it."""
+    queries, stored = np.zeros((len(windows.user), model.backbone.width), np.float32), 0.0
+    order = np.lexsort((windows.end, windows.user))
+    last = np.append(np.flatnonzero(np.diff(windows.user[order])), len(order) - 1)
+    first = np.append(0, last[:-1] + 1)
+    longest = windows.take(order[last])  # of each user
+
+    def batch_of(rows: npt.NDArray[np.int64]) -> Batch:
+        batch = collate(data, longest.take(rows), time=time)
+        asked = torch.full_like(batch.history.target, PAD)
+        for row, user in enumerate(rows):
+            mine = order[first[user] : last[user] + 1]
+            asked[row, torch.from_numpy(windows.end[mine] - 1)] = torch.from_numpy(mine + 1)
+        return batch._replace(history=batch.history._replace(target=asked))
+
+    for rows, batch in _batches(model, longest, batch_of):
+        asked, found, memory = model.read_rows(batch)
+        queries[asked.cpu().numpy() - 1] = found.float().cpu().numpy()
+        per_user = memory_bytes(memory, getattr(model.compressor, "encoding", "float32")) / len(rows)
+        count = int((last[rows] - first[rows] + 1).sum())
+        stored += per_user * count
+        on_queries(count)
+    return Read(queries, None, stored / max(len(queries), 1))
+
+
+def _batches(
+    model: Model, windows: Windows, batch_of: Callable[[npt.NDArray[np.int64]], Batch]
+) -> Iterator[tuple[npt.NDArray[np.int64], Batch]]:
+    """Which windows make a batch, and the batch, while the model does not train."""
     budget = Budget(model.rule.segment, model.rule.recent, READ_EVENTS, None)
     device = next(model.parameters()).device
     training = model.training
     model.eval()
     try:
         for rows in budget.cut(windows):
-            yield rows, model.read_out(batch_of(rows).to(device), recall=recall)
+            yield rows, batch_of(rows).to(device)
     finally:
         model.train(training)
-
-
-def _bytes(memory: Memory) -> float:
-    """Bytes of all memories of a batch as float32; plane 0, the tokens themselves, is not stored."""
-    planes, _, width = memory.states.shape[1:]
-    return float(int(memory.valid.sum()) * (planes - 1) * width * 4)
 
 
 def _sorted(pairs: list[Additions]) -> Additions:

@@ -148,15 +148,65 @@ def _exponentials(
 
 
 def sampled_softmax(
-    queries: Tensor, positive: Tensor, negative: Tensor, target: Tensor, negatives: Tensor, weight: Tensor
+    queries: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    target: Tensor,
+    negatives: Tensor,
+    weight: Tensor,
+    *,
+    expected: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy of each target against its negatives, times `weight` (N,): (N,).
 
     `positive` (N, D) are the targets' vectors; `negative` is (J, D), shared by all rows, or (N, J, D); `negatives`
     holds the negatives' items, (J,) or (N, J). A negative that is the row's own target is masked.
+
+    With `expected`, shaped as `negatives`, a negative that is drawn so many times on average counts for one (logQ
+    correction): what the target stands against is on average the full softmax's. The target itself was not drawn, and
+    its logit stays as it is (arXiv 2507.09331).
     """
-    right = (queries * positive).sum(dim=1, keepdim=True)  # (N, 1)
-    wrong = queries @ negative.T if negative.dim() == 2 else torch.einsum("nd,njd->nj", queries, negative)
-    wrong = wrong.masked_fill(negatives == target[:, None], float("-inf"))
-    logits = torch.cat([right, wrong], dim=1)
+    right, wrong, collides = _against(queries, positive, negative, target, negatives)
+    if expected is not None:
+        wrong = wrong - expected.log()
+    logits = torch.cat([right, wrong.masked_fill(collides, float("-inf"))], dim=1)
     return F.cross_entropy(logits, torch.zeros_like(target), reduction="none") * weight
+
+
+def binary_cross_entropy(
+    queries: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    target: Tensor,
+    negatives: Tensor,
+    weight: Tensor,
+    *,
+    power: float = 1.0,
+) -> Tensor:
+    """Mean binary cross-entropy of each target and its negatives, times `weight` (N,): (N,).
+
+    The target's probability is taken to the `power` (gBCE, arXiv 2308.07192; 1 = plain BCE). Shapes are
+    those of `sampled_softmax`; a negative that is the row's own target is left out of the mean.
+    """
+    right, wrong, collides = _against(queries, positive, negative, target, negatives)
+    against = F.softplus(wrong).masked_fill(collides, 0.0).sum(dim=1)
+    counted = 1 + (~collides).sum(dim=1)
+    return (power * F.softplus(-right[:, 0]) + against) / counted * weight
+
+
+def gbce_power(negatives: int, items: int, calibration: float) -> float:
+    """The power beta of gBCE at J uniform negatives out of V items (arXiv 2308.07192).
+
+    Calibration 0 is plain BCE; at 1 scores become probabilities of all items, as if none had been left out.
+    """
+    rate = negatives / max(1, items - 1)
+    return rate * (calibration * (1 - 1 / rate) + 1 / rate)
+
+
+def _against(
+    queries: Tensor, positive: Tensor, negative: Tensor, target: Tensor, negatives: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits of the targets (N, 1) and of the negatives (N, J), and which of these are the target, bool (N, J)."""
+    right = (queries * positive).sum(dim=1, keepdim=True)
+    wrong = queries @ negative.T if negative.dim() == 2 else torch.einsum("nd,njd->nj", queries, negative)
+    return right, wrong, negatives == target[:, None]

@@ -12,7 +12,8 @@ from persrec import losses, negatives
 from persrec.batches import Batch, History
 from persrec.constants import PAD
 from persrec.models.model import Model
-from persrec.token_objectives import set_loss
+from persrec.negatives import Sampler
+from persrec.token_objectives import SetWeights, set_loss
 
 
 class LossSettings(NamedTuple):
@@ -21,10 +22,22 @@ class LossSettings(NamedTuple):
     sampled: bool = True
     negatives: int = 512  # of a sampled loss
     per_row: bool = False  # drawn for every row by itself
+    sampler: Sampler = "uniform"
+    corrected: bool = False  # for what the sampler draws more often (logQ); of a sampled softmax
+    calibration: float | None = None  # of a sampled binary cross-entropy, gBCE's; None = softmax
+    full_from: float | None = None  # share of the epochs after which a sampled loss gives way to the full one
     chunk: int = 1 << 24  # logits of a full loss that exist at a time
     break_ms: int | None = None  # how long before its target a row must lie to be one after a break
     break_weight: float = 1.0  # of rows after a break; only where rows know the time at which they are asked
-    past_set: float = 0.0  # weight of what tokens are asked for themselves, see `token_objectives`
+    sets: SetWeights = SetWeights()  # what tokens are asked for themselves
+
+
+class Drawn(NamedTuple):
+    """Negatives of a sampled loss, shared by all rows or drawn for each."""
+
+    item: Tensor  # (J,) or (N, J)
+    vector: Tensor  # (J, D) or (N, J, D)
+    expected: Tensor | None  # shaped as `item`: see `sampled_softmax`
 
 
 class Scored(NamedTuple):
@@ -43,18 +56,27 @@ class Objective(NamedTuple):
     by_clear_events: Tensor  # (2, W), see `Scored`
 
 
-def objective(model: Model, batch: Batch, settings: LossSettings, *, reads_all: bool) -> Objective:
-    """The mean cross-entropy of the batch's scored rows, and the weighted loss of its tokens."""
-    shared = None
-    if settings.sampled and not settings.per_row:
-        items = negatives.uniform(settings.negatives, items=model.items.count, device=batch.events.device)
-        shared = items, model.vectors(items)
+def objective(
+    model: Model, batch: Batch, settings: LossSettings, *, reads_all: bool, counts: Tensor | None = None
+) -> Objective:
+    """The mean cross-entropy of the batch's scored rows, and the weighted loss of its tokens.
+
+    `counts` (V+1,) are the items' numbers as targets; samplers other than `uniform` need them.
+    """
+    targets = batch.history.target[batch.history.target != PAD]
+
+    def drawn(rows: int | None = None) -> Drawn:
+        return _drawn(model, settings, counts, targets, rows)
+
+    shared = drawn() if settings.sampled and not settings.per_row else None
 
     def score(hidden: Tensor, history: History) -> Scored:
         rows = history.target != PAD
         weight = _weights(history, settings)[rows]
         bonus = _bonus(model, batch, hidden[rows], history, rows)
-        loss = _row_losses(model, hidden[rows], history.target[rows], weight, settings, shared, bonus)
+        target = history.target[rows]
+        against = drawn(len(target)) if settings.sampled and shared is None else shared
+        loss = _row_losses(model, hidden[rows], target, weight, settings, against, bonus)
         clear = history.valid.cumsum(dim=1)[rows] - 1
         tally = loss.new_zeros(2, hidden.shape[1])
         tally[0].index_add_(0, clear, loss.detach())
@@ -70,13 +92,19 @@ def objective(model: Model, batch: Batch, settings: LossSettings, *, reads_all: 
     tally = torch.stack(padded).sum(dim=0)
     weight = torch.stack([part.weight for part in scored]).sum()
     rows = torch.stack([part.loss for part in scored]).sum() / torch.where(weight > 0, weight, 1.0)
-    if not settings.past_set or not looped.memory.rows:
+    if not any(settings.sets[:2]) or not looped.memory.rows:
         return Objective(rows, rows.detach(), tally)
-    others = None if shared is None else shared[0]
-    if settings.sampled and others is None:
-        others = negatives.uniform(settings.negatives, items=model.items.count, device=batch.events.device)
-    asked = set_loss(model, batch, looped.memory, others)
-    return Objective(rows + settings.past_set * asked, rows.detach(), tally)
+    others = shared or (drawn() if settings.sampled else None)
+    asked = set_loss(model, batch, looped, settings.sets, None if others is None else others.item)
+    return Objective(rows + asked, rows.detach(), tally)
+
+
+def _drawn(model: Model, settings: LossSettings, counts: Tensor | None, targets: Tensor, rows: int | None) -> Drawn:
+    """Negatives for all rows, or for each of `rows`; `targets` (T,) are those of the batch."""
+    sampler, count, items = settings.sampler, settings.negatives, model.items.count
+    found = negatives.draw(sampler, count, items=items, counts=counts, targets=targets, rows=rows)
+    often = negatives.expected(sampler, count, found, items=items, counts=counts) if settings.corrected else None
+    return Drawn(found, model.vectors(found), often)
 
 
 def _weights(history: History, settings: LossSettings) -> Tensor:
@@ -101,15 +129,15 @@ def _row_losses(
     target: Tensor,
     weight: Tensor,
     settings: LossSettings,
-    shared: tuple[Tensor, Tensor] | None,
+    drawn: Drawn | None,
     bonus: losses.Bonus | None,
 ) -> Tensor:
     """Loss (N,) of each hidden row (N, D)."""
     queries = model.query(hidden) / model.temperature
-    if not settings.sampled:
+    if drawn is None:
         return losses.full_softmax(queries, model.vectors(), target, weight, chunk=settings.chunk, bonus=bonus)
-    if shared is None:
-        items = negatives.uniform(settings.negatives, items=model.items.count, rows=len(target), device=target.device)
-        shared = items, model.vectors(items)
-    items, vectors = shared
-    return losses.sampled_softmax(queries, model.vectors(target), vectors, target, items, weight)
+    given = (queries, model.vectors(target), drawn.vector, target, drawn.item, weight)
+    if settings.calibration is None:
+        return losses.sampled_softmax(*given, expected=drawn.expected)
+    power = losses.gbce_power(settings.negatives, model.items.count, settings.calibration)
+    return losses.binary_cross_entropy(*given, power=power)

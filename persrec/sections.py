@@ -49,12 +49,31 @@ class Causes(Section):
 
 
 class Data(Section):
-    source: Literal["synthetic", "causes", "movielens", "amazon", "online-retail", "sasrec", "table"] = "synthetic"
+    source: Literal[
+        "synthetic",
+        "causes",
+        "movielens",
+        "amazon",
+        "online-retail",
+        "globo-news",
+        "merrec",
+        "ebnerd",
+        "sasrec",
+        "table",
+    ] = "synthetic"
     path: str | None = None
     columns: dict[str, str] = {}  # ours -> the file's
     separator: str | None = None  # null: by extension
     unit: Literal["auto", "s", "ms", "us", "ns"] = "auto"
+    bad_rows: Literal["refuse", "skip"] = "refuse"  # rows with values that are missing or cannot be read
+    events: Annotated[tuple[str, ...], BeforeValidator(as_list), Field(min_length=1)] | None = None  # types that count
+    min_rating: float | None = None
+    since: str | None = None  # a date: events from then on, and before `until`
+    until: str | None = None
     deduplicate: bool = True
+    max_user_events: Count | None = None  # users and items with more are left out
+    max_item_events: Count | None = None
+    max_history: Count | None = None  # the newest events of a user that are kept
     min_user_events: Count = 1
     min_item_events: Count = 1
     synthetic: Synthetic = Synthetic()
@@ -64,6 +83,14 @@ class Data(Section):
     @classmethod
     def _expanded(cls, path: str | None) -> str | None:
         return None if path is None else expand(path)
+
+    @field_validator("since", "until", mode="before")
+    @classmethod
+    def _date(cls, value: Any) -> str | None:
+        try:
+            return None if value is None else str(datetime.fromisoformat(str(value)))
+        except ValueError:
+            raise ValueError(f"got {value!r}, expected a date such as 2024-03-01 or 2024-03-01 12:00 (UTC)") from None
 
     @field_validator("columns")
     @classmethod
@@ -129,6 +156,7 @@ SPLIT_DEFAULTS: dict[str, dict[str, Any]] = {
 
 
 class Model(Section):
+    kind: Literal["hstu", "sasrec", "ligr"] = "hstu"  # of the backbone's layers
     layers: Count = 2
     width: Count = 64
     heads: Count = 2
@@ -138,15 +166,30 @@ class Model(Section):
 
 
 class Memory(Section):
-    kind: Literal["layered"] = "layered"
+    kind: Literal["layered", "recurrent", "segment_mean", "decayed_mean", "merged_neighbours", "prototypes"] = "layered"
     segment: Count = 40  # S, events that are compressed together
     recent: Count = 40  # R, the fewest events that a read sees as they are
-    tokens: Count = 4  # K, rows that are kept of a segment
-    cap: Count | None = None  # newest segments that are kept; null: all
+    tokens: Count = 4  # K, rows that are kept: of a segment where a memory grows, else of everything
+    cap: Count | None = None  # layered, segment_mean: newest segments that are kept; null: all
+    merge: bool = False  # layered: old rows are merged pairwise, so that O(log n) of them are left
+    write: Literal["fresh", "residual", "gated"] = (
+        "residual"  # recurrent: what is taken over
+    )
+    encoding: Literal["float32", "float16", "int8", "int4"] = "float32"  # of the numbers that are kept
+    straight_through: bool = False  # they are rounded in training too
+    detach_every: int | None = Field(None, ge=2)  # segments after which the gradient through the memory ends
     reads: Literal["all", "none"] | float = "all"
-    past_set: float = Field(0.1, ge=0)  # weight of the loss by which tokens score the items of their segment
+    past_set: float = Field(0.1, ge=0)  # weight of the loss by which tokens score the items that they have read
+    future_set: float = Field(0.0, ge=0)  # the same for later items: events R to R + future_events after the segment
+    future_events: Count = 40
     random_first_segment: bool = True
     checkpoint: bool = False
+
+    @model_validator(mode="after")
+    def _of_its_kind(self) -> Self:
+        given = [key for key, value in MEMORY_DEFAULTS.items() if getattr(self, key) != value]
+        _refuse_foreign(self.kind, given, MEMORY_KEYS)
+        return self
 
     @field_validator("reads", mode="before")
     @classmethod
@@ -156,6 +199,17 @@ class Memory(Section):
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
             raise ValueError(f"got {value!r}, expected all, none or a share of the batches between 0 and 1")
         return float(value)
+
+
+MEMORY_DEFAULTS = {"cap": None, "merge": False, "write": "residual", "detach_every": None}
+MEMORY_KEYS: dict[str, tuple[str, ...]] = {
+    "layered": ("cap", "merge", "detach_every"),
+    "recurrent": ("write", "detach_every"),
+    "segment_mean": ("cap",),
+    "decayed_mean": (),
+    "merged_neighbours": (),
+    "prototypes": (),
+}
 
 
 class Retrieval(Section):
@@ -240,13 +294,41 @@ BASELINE_KEYS: dict[str, tuple[str, ...]] = {
 
 
 class Loss(Section):
-    kind: Literal["sampled", "full"] = "sampled"
+    kind: Literal["sampled", "full", "bce", "gbce"] = "sampled"  # softmax over draws or over all, or cross-entropies
     negatives: Count = 512
     per: Literal["batch", "row"] = "batch"
+    sampler: Literal["uniform", "popularity", "in-batch", "mixed"] | None = None  # null: uniform
+    logq: bool | None = None  # sampled: count a draw by how rare it is; null: true where the sampler is not uniform
+    calibration: float | None = Field(None, ge=0, le=1)  # gbce: its t, 0 = plain bce; null: 0.75
+    full_from: float | None = Field(None, gt=0, lt=1)  # share of the epochs after which the loss is the full one
     chunk: Count = 1 << 24  # logits of a full loss that exist at a time (64 MiB)
     break_hours: float | None = Field(None, gt=0)  # rows whose target comes so much later, or more, are after a break
     break_weight: float = Field(1.0, gt=0)  # what they count, where others count 1
     break_target: Literal["first", "any"] = "first"  # of the events up to the next break, drawn anew in every epoch
+
+    @model_validator(mode="after")
+    def _of_its_kind(self) -> Self:
+        known = {key for keys in LOSS_KEYS.values() for key in keys}
+        _refuse_foreign(self.kind, sorted(key for key in known if getattr(self, key) is not None), LOSS_KEYS)
+        return self
+
+    @property
+    def corrected(self) -> bool:
+        """Whether draws are counted by how rare they are."""
+        return self.sampler not in (None, "uniform") if self.logq is None else self.logq
+
+    @property
+    def binary(self) -> float | None:
+        """The calibration of a binary cross-entropy; None for a softmax."""
+        return {"bce": 0.0, "gbce": 0.75 if self.calibration is None else self.calibration}.get(self.kind)
+
+
+LOSS_KEYS: dict[str, tuple[str, ...]] = {
+    "sampled": ("sampler", "logq", "full_from"),
+    "full": (),
+    "bce": ("sampler", "full_from"),
+    "gbce": ("calibration", "full_from"),
+}
 
 
 class Training(Section):

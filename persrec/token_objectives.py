@@ -1,11 +1,14 @@
-"""What memory tokens are asked for themselves: the set of items that they have read.
+"""What memory tokens are asked for themselves: the set of items that they have read, or of some that come later.
 
 A next-item loss reaches a token only through later rows that read it, and says little until these have learned to. A
 loss of the token's own puts what it carries where item vectors are, so that reading a memory is what reading events is.
-(A summary that reconstructs what it sums up: VISTA, arXiv 2510.22049.)
+(A summary that reconstructs what it sums up: VISTA, arXiv 2510.22049; one that predicts a window of later events:
+PinnerFormer, arXiv 2205.04507.)
 
-Shapes: B users, P planes, M remembered rows, G segments of S events, K tokens, D width, V items, C candidates.
+Shapes: B users, P planes, G segments of S events, K tokens, D width, V items, C candidates.
 """
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,46 +16,86 @@ from torch.nn import functional as F
 
 from persrec.batches import Batch
 from persrec.constants import PAD
-from persrec.models.interfaces import Memory
+from persrec.models.compressor import Looped
 from persrec.models.model import Model
 
 
-def set_loss(model: Model, batch: Batch, memory: Memory, negatives: Tensor | None) -> Tensor:
-    """Mean cross-entropy () of each segment's set of items given its tokens, the best token per item scoring it.
+class SetWeights(NamedTuple):
+    """How much each set counts beside the loss of the rows."""
+
+    past: float = 0.0  # the items that the tokens have read
+    future: float = 0.0  # those of the events from R to R + horizon after the segment
+    horizon: int = 40
+
+
+class Slots(NamedTuple):
+    """What is kept of some segments."""
+
+    states: Tensor  # (B, G, P, K, D)
+    segment: Tensor  # (B, G) int64, which one of the user's; below 0 where there is none
+    grown: bool  # each holds what the earlier ones held, too
+
+
+def set_loss(model: Model, batch: Batch, looped: Looped, weights: SetWeights, negatives: Tensor | None) -> Tensor:
+    """Weighted mean cross-entropy () of the sets of items given the tokens, the best token per item scoring it.
 
     Scored is the cosine of what each stored plane holds and the items, divided by the temperature, against the whole
-    catalogue, or against `negatives` (J,) and the items of all sets. Memories without a row give zero.
+    catalogue, or against `negatives` (J,) and the items of all sets. Without a segment it is zero.
     """
-    if not bool(memory.valid.any()):
-        return memory.states.sum()
-    tokens = model.compressor.rows
-    segments = memory.rows // tokens
-    items = _sets(model, batch, memory.valid[:, ::tokens])  # (B, G, S)
-    candidates = _candidates(items, negatives, model.items.count)
-    states = memory.states[:, 1:].unflatten(2, (segments, tokens))  # (B, P-1, G, K, D)
+    slots = _slots(model, batch, looped)
+    if slots is None or not bool((slots.segment >= 0).any()):
+        return looped.memory.states.sum() * 0
+    sets = []
+    if weights.past:
+        sets.append((weights.past, _events(batch, slots, model.rule.segment, 0, model.rule.segment), slots.grown))
+    if weights.future:
+        first = model.rule.segment + (model.rule.recent or 0)
+        sets.append((weights.future, _events(batch, slots, model.rule.segment, first, weights.horizon), False))
+    candidates = _candidates([items for _, items, _ in sets], negatives, model.items.count)
     vectors = F.normalize(F.embedding(candidates, model.items.table), dim=-1)
-    scores = (F.normalize(states, dim=-1) @ vectors.T / model.temperature).amax(dim=3)  # (B, P-1, G, C)
-    chances = F.log_softmax(scores, dim=-1).mean(dim=1)  # (B, G, C)
-    wanted = _marked(items, candidates)
-    per_segment = -(chances * wanted).sum(dim=-1) / wanted.sum(dim=-1).clamp(min=1)
-    return per_segment.sum() / wanted.any(dim=-1).sum()
+    scores = (F.normalize(slots.states, dim=-1) @ vectors.T / model.temperature).amax(dim=3)  # (B, G, P, C)
+    chances = F.log_softmax(scores, dim=-1).mean(dim=2)  # (B, G, C)
+    losses = []
+    for weight, items, grown in sets:
+        wanted = _marked(items, candidates)
+        if grown:
+            wanted = (wanted.cumsum(dim=1) > 0) & (slots.segment >= 0)[:, :, None]
+        per_segment = -(chances * wanted).sum(dim=-1) / wanted.sum(dim=-1).clamp(min=1)
+        losses.append(weight * per_segment.sum() / wanted.any(dim=-1).sum().clamp(min=1))
+    return torch.stack(losses).sum()
 
 
-def _sets(model: Model, batch: Batch, kept: Tensor) -> Tensor:
-    """Items (B, G, S) of the newest G segments, PAD where there is no event; `kept` (B, G) are in memory."""
+def _slots(model: Model, batch: Batch, looped: Looped) -> Slots | None:
+    """The rows that each fold wrote; None where nothing was."""
+    tokens, memory = model.compressor.rows, looped.memory
     closed = model.rule.closed(batch.events)
-    segments, length = kept.shape[1], model.rule.segment
-    number = closed[:, None] - segments + torch.arange(segments, device=closed.device)  # (B, G)
-    column = (number[:, :, None] * length + torch.arange(length, device=closed.device)).clamp(min=0)  # (B, G, S)
-    found = batch.history.item.gather(1, column.flatten(1)).view_as(column)
-    return found.where(kept[:, :, None], PAD)
+    if not memory.rows:
+        return None
+    if memory.states.shape[1] > 1:  # layered: the memory holds them all
+        segments = memory.rows // tokens
+        kept = memory.valid[:, ::tokens]
+        number = closed[:, None] - segments + torch.arange(segments, device=closed.device)
+        states = memory.states[:, 1:].unflatten(2, (segments, tokens)).transpose(1, 2)
+        return Slots(states, number.where(kept, -1), grown=False)
+    users = len(closed)
+    number = torch.arange(len(looped.trail), device=closed.device)[None]
+    padded = [F.pad(step.states, (0, 0, 0, 0, 0, 0, 0, users - len(step.states))) for step in looped.trail]
+    return Slots(torch.stack(padded, dim=1), number.where(number < closed[:, None], -1), grown=True)
 
 
-def _candidates(items: Tensor, negatives: Tensor | None, catalogue: int) -> Tensor:
+def _events(batch: Batch, slots: Slots, segment: int, first: int, count: int) -> Tensor:
+    """Items (B, G, count) of the events from `first` after each segment's start; PAD where there is none."""
+    column = (slots.segment * segment + first)[:, :, None] + torch.arange(count, device=slots.segment.device)
+    exist = (slots.segment >= 0)[:, :, None] & (column < batch.events[:, None, None])
+    column = column.clamp(0, batch.history.item.shape[1] - 1)
+    return batch.history.item.gather(1, column.flatten(1)).view_as(column).where(exist, PAD)
+
+
+def _candidates(sets: list[Tensor], negatives: Tensor | None, catalogue: int) -> Tensor:
     """The items (C,) that are scored, ascending."""
     if negatives is None:
-        return torch.arange(1, catalogue + 1, device=items.device)
-    every = torch.cat([items.flatten(), negatives]).unique()
+        return torch.arange(1, catalogue + 1, device=sets[0].device)
+    every = torch.cat([*(items.flatten() for items in sets), negatives]).unique()
     return every[every != PAD]
 
 

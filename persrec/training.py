@@ -71,11 +71,58 @@ class TrainingSettings:
     draw_after_ms: int | None = None  # a target after such a gap is any of the events up to the next one
 
 
+def first_full_epoch(loss: LossSettings, epochs: int) -> int:
+    """From which epoch on the loss is a full softmax; `epochs` where it never comes to that."""
+    if not loss.sampled:
+        return 0
+    return epochs if loss.full_from is None else int(loss.full_from * epochs)
+
+
+def target_counts(data: Prepared) -> Tensor:
+    """(V+1,) how often each item is a target of training: all events that are trained on but each user's first."""
+    first = data.items[data.offsets[:-1][data.train_end > 0]]
+    return torch.from_numpy(data.training_events_per_item - np.bincount(first, minlength=data.items_count + 1))
+
+
+class LateStopping(EarlyStopping):
+    """Early stopping that does not look before epoch `first`."""
+
+    def __init__(self, *, first: int, patience: int) -> None:
+        super().__init__(METRIC, mode="max", patience=patience)
+        self.first = first
+
+    @property
+    def state_key(self) -> str:
+        """The same in checkpoints as that of early stopping as it is."""
+        return f"EarlyStopping{{'monitor': {self.monitor!r}, 'mode': {self.mode!r}}}"
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Look, if it is time to."""
+        if trainer.current_epoch >= self.first:
+            super().on_train_epoch_end(trainer, pl_module)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Look, if it is time to."""
+        if trainer.current_epoch >= self.first:
+            super().on_validation_end(trainer, pl_module)
+
+
 class Fitting(L.LightningModule):
     """A model while it is trained."""
 
-    def __init__(self, model: Model, loss: LossSettings, settings: TrainingSettings, *, total_steps: int) -> None:
+    counts: Tensor | None
+
+    def __init__(
+        self,
+        model: Model,
+        loss: LossSettings,
+        settings: TrainingSettings,
+        *,
+        total_steps: int,
+        counts: Tensor | None = None,
+    ) -> None:
         super().__init__()
+        self.register_buffer("counts", counts, persistent=False)  # (V+1,) of items as targets, for samplers
         self.model, self.loss, self.settings, self.total_steps = model, loss, settings, total_steps
         self.seconds = 0.0  # spent on training and validation, runs that were interrupted included
         self._clock = self._started = time.monotonic()
@@ -86,7 +133,9 @@ class Fitting(L.LightningModule):
         step = self.global_step
         torch.manual_seed(seed_of(self.settings.seed, step, DRAWS))
         reads_all = seed_of(self.settings.seed, step, READS) / 2**63 < self.settings.reads
-        found = objective(self.model, batch, self.loss, reads_all=reads_all)
+        full = self.current_epoch >= first_full_epoch(self.loss, self.settings.epochs)
+        loss = self.loss._replace(sampled=False) if full else self.loss
+        found = objective(self.model, batch, loss, reads_all=reads_all, counts=self.counts)
         self._count(found.by_clear_events)
         events = int(found.by_clear_events[1].sum())
         self.log("loss", found.rows, on_step=True, prog_bar=True, batch_size=max(events, 1))
@@ -298,13 +347,15 @@ def fit(
         exclude_seen=settings.exclude_seen,
         repeats=repeats,
     )
-    fitting = Fitting(model, loss, settings, total_steps=len(plan) * settings.epochs)
+    counts = None if loss.sampler == "uniform" else target_counts(data)
+    fitting = Fitting(model, loss, settings, total_steps=len(plan) * settings.epochs, counts=counts)
     checkpoints = folder / "checkpoints"
     last = checkpoints / LAST
     if resume and not last.exists():
         raise FileNotFoundError(last)
     best = ModelCheckpoint(checkpoints, "best", monitor=METRIC, mode="max", enable_version_counter=False)
-    callbacks = _callbacks(settings, best, checkpoints, progress=progress)
+    first = first_full_epoch(loss, settings.epochs) if loss.full_from else 0
+    callbacks = _callbacks(settings, best, checkpoints, first=first, progress=progress)
     with _quiet_lightning():
         trainer = _trainer(settings, callbacks, folder, batches=len(plan), progress=progress)
         trainer.fit(
@@ -356,7 +407,10 @@ def _validation_queries(data: Prepared, settings: TrainingSettings) -> Queries:
     return data.validation.take(np.isin(data.validation.user, chosen))
 
 
-def _callbacks(settings: TrainingSettings, best: Callback, checkpoints: Path, *, progress: bool) -> list[Callback]:
+def _callbacks(
+    settings: TrainingSettings, best: Callback, checkpoints: Path, *, first: int, progress: bool
+) -> list[Callback]:
+    """`first` is the epoch before which nobody loses patience."""
     every = timedelta(minutes=settings.checkpoint_minutes)
     callbacks = [
         best,
@@ -368,7 +422,7 @@ def _callbacks(settings: TrainingSettings, best: Callback, checkpoints: Path, *,
     if settings.ema is not None:
         callbacks.append(EMAWeightAveraging(decay=settings.ema, use_buffers=False))
     if settings.patience is not None:
-        callbacks.append(EarlyStopping(METRIC, mode="max", patience=settings.patience))
+        callbacks.append(LateStopping(first=first, patience=settings.patience))
     if progress:
         callbacks.append(TrainingProgress(metric=METRIC))
     return callbacks

@@ -217,3 +217,22 @@ def test_lists_as_wholes(world: tuple[Model, Prepared]) -> None:
     popularity = data.training_events_per_item[got.lists[got.lists > 0]].mean()
     assert lists["average_popularity"] == pytest.approx(popularity, rel=0.1)
     assert lists["novelty"] > 0
+
+
+@pytest.mark.parametrize("time", ["none", "last", "next"])
+@pytest.mark.parametrize("history", ["compressed", "recent", "full"])
+def test_many_queries_of_a_user_are_read_in_one_pass_as_one_by_one(
+    tmp_path_factory: pytest.TempPathFactory, history: str, time: str
+) -> None:
+    recipe, data = prepared_of(tmp_path_factory.mktemp("log"), events(), history=history)
+    model = model_of(recipe, data.items_count)
+    lengths = np.diff(data.offsets)
+    user = np.repeat(np.arange(data.users), lengths - 1)
+    end = np.concatenate([np.arange(1, length) for length in lengths])
+    some = np.random.default_rng(0).permutation(np.flatnonzero(user != 3))
+    windows = evaluation_windows(user[some], end[some], length=None)
+    counts: list[int] = []
+    together = evaluation.read_users(model, data, windows, time, on_queries=counts.append)
+    assert len(np.unique(windows.user)) * evaluation.TOGETHER <= len(some) == sum(counts)
+    alone = [evaluation.read_users(model, data, windows.take(np.array([row])), time) for row in range(len(some))]
+    np.testing.assert_allclose(together.queries, np.concatenate([one.queries for one in alone]), atol=1e-5)

@@ -1,4 +1,4 @@
-"""Losses against torch's own cross-entropy and by hand, on five items."""
+"""Losses against torch's own cross-entropies and by hand, on five items."""
 
 import math
 from typing import Any
@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from persrec.losses import Bonus, full_softmax, sampled_softmax
+from persrec.losses import Bonus, binary_cross_entropy, full_softmax, gbce_power, sampled_softmax
+from persrec.negatives import Sampler, draw, expected
 
 ITEMS, ROWS, WIDTH = 11, 7, 4
 CHUNKS = [1, 4, 5, 11, 23, 1 << 24]  # logits at a time: a row in parts of the catalogue, a row, two rows, all rows
@@ -132,6 +133,98 @@ def test_all_items_as_negatives_are_the_full_softmax() -> None:
     every = torch.arange(1, ITEMS + 1)
     sampled = sampled_softmax(queries, table[target], table[every], target, every, weight)
     torch.testing.assert_close(sampled, full_softmax(queries, table, target, weight))
+
+
+def test_a_rare_negative_counts_for_as_many_as_it_stands_for_by_hand() -> None:
+    """Item 4 is drawn twice on average and counts half, item 5 every fourth time and counts four times."""
+    vectors = torch.tensor([[9.0], [0.0], [1.0], [2.0], [3.0], [-1.0]])
+    query, target, negatives = torch.tensor([[2.0]]), torch.tensor([2]), torch.tensor([4, 2, 5])
+    often = torch.tensor([2.0, 1.0, 0.25])
+    one = torch.ones(1)
+    loss = sampled_softmax(query, vectors[target], vectors[negatives], target, negatives, one, expected=often)
+    by_hand = -math.log(math.exp(2) / (math.exp(2) + math.exp(6) / 2 + math.exp(-2) * 4))
+    assert loss.tolist() == pytest.approx([by_hand])
+
+
+@pytest.mark.parametrize("sampler", ["uniform", "popularity", "in-batch", "mixed"])
+@pytest.mark.parametrize("per_row", [False, True])
+def test_corrected_denominators_are_on_average_those_of_the_full_softmax(sampler: Sampler, per_row: bool) -> None:
+    """Over draws, and for in-batch negatives over batches of a training set in which every item is a target."""
+    torch.manual_seed(0)
+    queries, table, target, _ = (part.detach().float() for part in inputs(grad=False))
+    queries, target, one = queries / 3, target.long(), torch.ones(ROWS)
+    counts = torch.tensor([0, 9, 1, 1, 2, 4, 1, 7, 2, 1, 1, 3])
+    training = torch.repeat_interleave(torch.arange(ITEMS + 1), counts)
+    right = (queries * table[target]).sum(dim=1)
+    found = torch.zeros(ROWS)
+    for _ in range(500):
+        batch = training[torch.randint(len(training), (64,))]
+        rows = ROWS if per_row else None
+        drawn = draw(sampler, 64, items=ITEMS, counts=counts, targets=batch, rows=rows)
+        often = expected(sampler, 64, drawn, items=ITEMS, counts=counts)
+        loss = sampled_softmax(queries, table[target], table[drawn], target, drawn, one, expected=often)
+        found += (loss + right).exp() / 500  # the sum that the target's exponential is divided by
+    torch.testing.assert_close(found, (queries @ table[1:].T).exp().sum(dim=1), rtol=0.08, atol=0.0)
+
+
+def test_binary_cross_entropy_by_hand() -> None:
+    """Logits 2 of the target, 6 and -2 of negatives; the draw that is the target itself is left out of the mean."""
+    vectors = torch.tensor([[9.0], [0.0], [1.0], [2.0], [3.0], [-1.0]])
+    query, target, negatives = torch.tensor([[2.0]]), torch.tensor([2]), torch.tensor([4, 2, 5])
+
+    def sigmoid(logit: float) -> float:
+        return 1 / (1 + math.exp(-logit))
+
+    wrong = math.log(1 - sigmoid(6)) + math.log(1 - sigmoid(-2))
+    for power in (1.0, 0.3):
+        loss = binary_cross_entropy(
+            query, vectors[target], vectors[negatives], target, negatives, torch.tensor([0.5]), power=power
+        )
+        by_hand = -(math.log(sigmoid(2) ** power) + wrong) / 3 * 0.5
+        assert loss.tolist() == pytest.approx([by_hand], rel=1e-5)
+
+
+def test_plain_binary_cross_entropy_is_that_of_torch() -> None:
+    queries, table, target, weight = inputs()
+    negatives = torch.tensor([3, 4, 6, 8])  # none is a target
+    found = binary_cross_entropy(queries, table[target], table[negatives], target, negatives, weight)
+    logits = torch.cat([(queries * table[target]).sum(dim=1, keepdim=True), queries @ table[negatives].T], dim=1)
+    wanted = torch.zeros_like(logits)
+    wanted[:, 0] = 1
+    slow = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(dim=1) * weight
+    torch.testing.assert_close(found, slow)
+    assert torch.autograd.gradcheck(
+        lambda q, t: binary_cross_entropy(q, t[target], t[negatives], target, negatives, weight, power=0.4),
+        (queries, table),
+    )
+
+
+def test_binary_cross_entropy_of_large_logits_is_finite() -> None:
+    queries, table, target, weight = inputs(grad=False)
+    drawn = torch.tensor([3, 5])
+    found = binary_cross_entropy(queries * 1e4, table[target], table[drawn], target, drawn, weight, power=0.1)
+    assert bool(found.isfinite().all())
+
+
+def test_the_power_of_gbce() -> None:
+    """25 of 100 other items drawn: 1 uncalibrated, the sampling rate calibrated, and a straight line between them."""
+    assert gbce_power(25, 101, 0.0) == pytest.approx(1.0)
+    assert gbce_power(25, 101, 1.0) == pytest.approx(0.25)
+    assert gbce_power(25, 101, 0.75) == pytest.approx(0.4375)
+
+
+def test_fully_calibrated_gbce_is_least_where_a_score_is_the_probability_of_its_item() -> None:
+    """An item that comes next with probability p, J of V - 1 others drawn: its best logit is that of p, not higher."""
+    items, count, chance = 11, 2, 0.2
+    logit = torch.zeros(1, 1, dtype=torch.float64, requires_grad=True)
+    power = gbce_power(count, items, 1.0)
+    for _ in range(200):  # Newton on the expected loss: p as a target, else drawn with probability J / (V - 1)
+        right = power * F.softplus(-logit)
+        loss = chance * right + (1 - chance) * count / (items - 1) * F.softplus(logit)
+        (gradient,) = torch.autograd.grad(loss.sum(), logit, create_graph=True)
+        (curve,) = torch.autograd.grad(gradient.sum(), logit)
+        logit = (logit - gradient / curve).detach().requires_grad_()
+    assert float(torch.sigmoid(logit)) == pytest.approx(chance)
 
 
 def bonus_of(rows: int, items: int, seed: int = 0) -> Bonus:

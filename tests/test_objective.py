@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from persrec.batches import Batch, History
 from persrec.models.model import Model
+from persrec.negatives import Sampler
 from persrec.objective import LossSettings, objective
 from tests.worlds import ITEMS, World, histories
 
@@ -67,10 +68,22 @@ def test_the_loss_is_a_cross_entropy_by_hand(history: str, reads_all: bool, cosi
         assert float(tally[0, clear - 1]) == pytest.approx(sum(rows.get(clear, [])), rel=1e-4, abs=1e-5)
 
 
-@pytest.mark.parametrize("settings", [LossSettings(sampled=False), LossSettings(), LossSettings(per_row=True)])
+LOSSES = [
+    LossSettings(sampled=False),
+    LossSettings(),
+    LossSettings(per_row=True),
+    LossSettings(sampler="mixed", corrected=True),
+    LossSettings(sampler="in-batch", per_row=True, negatives=7),
+    LossSettings(sampler="popularity", calibration=0.0),
+    LossSettings(calibration=0.75, per_row=True, negatives=7),
+]
+COUNTS = torch.arange(ITEMS + 1)  # of items as targets
+
+
+@pytest.mark.parametrize("settings", LOSSES)
 @pytest.mark.parametrize("reads_all", [False, True])
 def test_losses_by_clear_events_add_up_to_the_loss(settings: LossSettings, reads_all: bool) -> None:
-    loss, _, tally = objective(model_of(), batch(), settings, reads_all=reads_all)
+    loss, _, tally = objective(model_of(), batch(), settings, reads_all=reads_all, counts=COUNTS)
     assert int(tally[1].sum()) == sum(LENGTHS), "every event is scored once"
     assert float(tally[0].sum() / tally[1].sum()) == pytest.approx(loss.item(), rel=1e-5)
 
@@ -93,6 +106,50 @@ def test_a_sampled_loss_with_every_item_in_it_is_the_full_one() -> None:
     offset = torch.tensor(200_000 / ITEMS).log()  # each rival is counted that often
     assert sampled.item() > full.item()
     assert sampled.item() - float(offset) == pytest.approx(full.item(), abs=0.8)
+
+
+@pytest.mark.parametrize("sampler", ["uniform", "popularity", "mixed"])
+def test_a_corrected_loss_of_many_draws_is_the_full_one(sampler: Sampler) -> None:
+    torch.manual_seed(0)
+    settings = LossSettings(negatives=200_000, sampler=sampler, corrected=True)
+    targets = batch().history.target
+    counts = targets[targets > 0].bincount(minlength=ITEMS + 1)  # those of this batch: in-batch draws are of these
+    sampled, *_ = objective(model_of(), batch(), settings, reads_all=True, counts=counts)
+    full, *_ = objective(model_of(), batch(), LossSettings(sampled=False), reads_all=True)
+    assert sampled.item() == pytest.approx(full.item(), rel=0.01)
+
+
+@pytest.mark.parametrize("calibration", [0.0, 0.75])
+def test_a_binary_loss_by_hand(calibration: float) -> None:
+    """One negative, drawn from a batch whose targets are all item 5: where that is the target, nothing is drawn."""
+    given = batch()
+    target = given.history.target
+    given = given._replace(history=given.history._replace(target=target.where(target == 0, 5)))
+    model = model_of("full", cosine=False)
+    settings = LossSettings(negatives=1, sampler="in-batch", calibration=calibration)
+    loss, *_ = objective(model, given, settings, reads_all=False)
+    rate = 1 / (ITEMS - 1)
+    power = rate * (calibration * (1 - 1 / rate) + 1 / rate)
+    rows: list[Tensor] = []
+
+    def score(hidden: Tensor, history: History) -> None:
+        rows.append(hidden[history.target > 0] @ model.items.table[5] / 0.5)
+
+    model(given, score=score, reads_all=False)
+    wanted = -power * F.logsigmoid(torch.cat(rows).detach()).mean()
+    assert loss.item() == pytest.approx(float(wanted), rel=1e-4)
+
+
+def test_in_batch_draws_are_of_the_batch() -> None:
+    """So an item that is no target of it gets no gradient as one."""
+    given = batch()
+    model = model_of()
+    torch.manual_seed(0)
+    objective(model, given, LossSettings(sampler="in-batch", negatives=3000), reads_all=True)[0].backward()
+    touched = model.items.table.grad.abs().sum(dim=1) > 0
+    known = torch.cat([given.history.item.flatten(), given.history.target.flatten()]).unique()
+    assert set(touched.nonzero().flatten().tolist()) <= set(known.tolist())
+    assert set(given.history.target.unique().tolist()) - {0} <= set(touched.nonzero().flatten().tolist())
 
 
 def test_draws_are_shared_or_per_row_and_follow_the_seed() -> None:
@@ -119,7 +176,8 @@ def test_the_gradient_is_the_same_with_checkpoints() -> None:
 def test_a_batch_without_targets_costs_nothing() -> None:
     given = batch()
     given.history.target.zero_()
-    loss, _, tally = objective(model_of(), given, LossSettings(sampled=False), reads_all=True)
-    assert loss.item() == 0
-    assert not tally.any()
-    loss.backward()
+    for settings in LOSSES:
+        loss, _, tally = objective(model_of(), given, settings, reads_all=True, counts=COUNTS)
+        assert loss.item() == 0
+        assert not tally.any()
+        loss.backward()

@@ -1,15 +1,21 @@
 """What tokens are asked for, against a slow way and on memories made by hand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from persrec.batches import Batch
+from persrec.models.compressor import Looped
 from persrec.models.model import Model
+from persrec.models.recurrent import Recurrent
 from persrec.objective import LossSettings, objective
-from persrec.token_objectives import set_loss
+from persrec.token_objectives import SetWeights, set_loss
 from tests.test_objective import SEGMENT, batch, model_of
-from tests.worlds import ITEMS
+from tests.worlds import ITEMS, WIDTH
+
+PAST = SetWeights(past=1.0)
 
 
 @torch.no_grad()
@@ -42,8 +48,8 @@ def every_item(given: Batch, closed: list[int]) -> set[int]:
 @pytest.mark.parametrize("negatives", [None, [3, 1, 7, 7]])
 def test_against_the_slow_way(negatives: list[int] | None) -> None:
     model, given = model_of(), batch()
-    memory = model(given, score=lambda hidden, history: None, reads_all=True).memory
-    found = set_loss(model, given, memory, None if negatives is None else torch.tensor(negatives))
+    looped = model(given, score=lambda hidden, history: None, reads_all=True)
+    found = set_loss(model, given, looped, PAST, None if negatives is None else torch.tensor(negatives))
     assert found.item() == pytest.approx(
         slow(model, list(range(1, ITEMS + 1)) if negatives is None else negatives), rel=1e-5
     )
@@ -53,16 +59,16 @@ def test_it_is_added_with_its_weight_and_shown_apart() -> None:
     given = batch()
     off = objective(model_of(), given, LossSettings(sampled=False), reads_all=True)
     model = model_of()
-    on = objective(model, given, LossSettings(sampled=False, past_set=0.3), reads_all=True)
+    on = objective(model, given, LossSettings(sampled=False, sets=SetWeights(past=0.3)), reads_all=True)
     assert on.rows == off.rows == off.loss
-    memory = model(given, score=lambda hidden, history: None, reads_all=True).memory
-    assert on.loss.item() == pytest.approx((off.loss + 0.3 * set_loss(model, given, memory, None)).item())
+    looped = model(given, score=lambda hidden, history: None, reads_all=True)
+    assert on.loss.item() == pytest.approx((off.loss + 0.3 * set_loss(model, given, looped, PAST, None)).item())
 
 
 def test_the_gradient_reaches_tokens_layers_and_items_and_the_upper_layer_only_by_rows() -> None:
     model, given = model_of(), batch()
-    memory = model(given, score=lambda hidden, history: None, reads_all=True).memory
-    set_loss(model, given, memory, None).backward()
+    looped = model(given, score=lambda hidden, history: None, reads_all=True)
+    set_loss(model, given, looped, PAST, None).backward()
     named = {name: parameter.grad for name, parameter in model.named_parameters()}
     for name in ("compressor.tokens", "items.table", "backbone.stack.0.inner.weight"):
         assert named[name] is not None, name
@@ -71,17 +77,72 @@ def test_the_gradient_reaches_tokens_layers_and_items_and_the_upper_layer_only_b
     assert top is None or not bool(top.any()), "its output is not in the memory"
 
 
+def recurrent() -> Model:
+    model = model_of()
+    torch.manual_seed(0)
+    model.compressor = Recurrent(tokens=2, width=WIDTH)
+    torch.nn.init.normal_(model.compressor.tokens)
+    return model.eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["layered", "recurrent"])
+def test_the_set_of_later_items_by_hand(kind: str) -> None:
+    """The items of the two events that follow the clear ones of a read just after the fold."""
+    model, given = recurrent() if kind == "recurrent" else model_of(), batch()
+    looped = model(given, score=lambda hidden, history: None, reads_all=True)
+    segment, recent = model.rule
+    losses = []
+    for user, count in enumerate(model.rule.closed(given.events).tolist()):
+        for fold in range(count):
+            begin = (fold + 1) * segment + recent
+            items = {int(item) for item in given.history.item[user, begin : begin + 2]} - {0}
+            if items:
+                losses.append(sum(chance(model, looped, user, fold, count, item) for item in items) / len(items))
+    found = set_loss(model, given, looped, SetWeights(future=0.5, horizon=2), None)
+    assert found.item() == pytest.approx(0.5 * sum(losses) / len(losses), rel=1e-5)
+
+
+@torch.no_grad()
+def test_a_recurrent_memory_is_asked_for_everything_it_has_read() -> None:
+    model, given = recurrent(), batch()
+    looped = model(given, score=lambda hidden, history: None, reads_all=True)
+    losses = []
+    for user, count in enumerate(model.rule.closed(given.events).tolist()):
+        for fold in range(count):
+            items = {int(item) for item in given.history.item[user, : (fold + 1) * SEGMENT]} - {0}
+            losses.append(sum(chance(model, looped, user, fold, count, item) for item in items) / len(items))
+    found = set_loss(model, given, looped, PAST, None)
+    assert found.item() == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+
+
+def chance(model: Model, looped: Looped, user: int, fold: int, count: int, item: int) -> float:
+    """Cross-entropy of an item given what a user's fold wrote, the mean over planes."""
+    if looped.memory.states.shape[1] == 1:
+        planes = [looped.trail[fold].states[user, 0]]
+    else:
+        tokens = model.compressor.rows
+        last = looped.memory.rows - (count - fold) * tokens
+        planes = list(looped.memory.states[user, 1:, last : last + tokens])
+    found = []
+    for slots in planes:
+        cosines = F.cosine_similarity(slots[:, None], model.items.table[None, 1:], dim=-1).amax(dim=0)
+        found.append(-float(F.log_softmax(cosines / model.temperature, dim=0)[item - 1]))
+    return sum(found) / len(found)
+
+
 @pytest.mark.parametrize("history", ["recent", "full"])
 def test_without_a_memory_there_is_nothing_to_ask(history: str) -> None:
     off = objective(model_of(history), batch(), LossSettings(sampled=False), reads_all=True)
-    on = objective(model_of(history), batch(), LossSettings(sampled=False, past_set=0.3), reads_all=True)
+    on = objective(model_of(history), batch(), LossSettings(sampled=False, sets=SetWeights(past=0.3)), reads_all=True)
     assert on.loss == off.loss
 
 
 def test_tokens_that_hold_the_items_pay_least() -> None:
     """A memory whose tokens are the mean vectors of the items scores these best."""
     model, given = model_of(), batch()
-    memory = model(given, score=lambda hidden, history: None, reads_all=True).memory
+    looped = model(given, score=lambda hidden, history: None, reads_all=True)
+    memory = looped.memory
     tokens, closed = len(model.compressor.tokens), model.rule.closed(given.events)
     right = memory.states.clone()
     for user, count in enumerate(closed.tolist()):
@@ -90,17 +151,17 @@ def test_tokens_that_hold_the_items_pay_least() -> None:
             items = given.history.item[user, segment * SEGMENT : (segment + 1) * SEGMENT]
             for slot in range(tokens):
                 right[user, :, row + slot] = model.items.table[items[items > 0][slot::tokens]].mean(dim=0)
-    told = set_loss(model, given, memory.__class__(**{**memory.__dict__, "states": right}), None)
-    assert told < set_loss(model, given, memory, None) - 0.1
+    told = set_loss(model, given, looped._replace(memory=replace(memory, states=right)), PAST, None)
+    assert told < set_loss(model, given, looped, PAST, None) - 0.1
 
 
 @pytest.mark.parametrize("per_row", [False, True])
 def test_beside_a_sampled_loss_it_is_sampled_too(per_row: bool) -> None:
     """With all items drawn many times over, it is that over the catalogue."""
     given = batch()
-    every = LossSettings(negatives=5000, per_row=per_row, past_set=1.0)
+    every = LossSettings(negatives=5000, per_row=per_row, sets=PAST)
     few = every._replace(negatives=2)
-    full = objective(model_of(), given, LossSettings(sampled=False, past_set=1.0), reads_all=True)
+    full = objective(model_of(), given, LossSettings(sampled=False, sets=PAST), reads_all=True)
     asked = {}
     for name, settings in (("every", every), ("few", few)):
         torch.manual_seed(0)

@@ -1,14 +1,45 @@
 """Small models with weights large enough for every path to matter, and ragged histories."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from persrec.batches import Batch, History
-from persrec.models.compressor import Layered, Recent
+from persrec.models.build import POOLED
 from persrec.models.hstu import HSTU
+from persrec.models.interfaces import Compressor
+from persrec.models.layered import Layered
+from persrec.models.pooled import SegmentMean
+from persrec.models.recent import Recent
+from persrec.models.recurrent import Recurrent
 from persrec.models.segments import SegmentRule
+from persrec.models.softmax import Softmax
+from persrec.models.stack import Stack
 
 ITEMS, WIDTH = 40, 16
+KINDS = ("hstu", "sasrec", "ligr")  # of backbones
+
+
+def backbone_of(kind: str, **sizes: Any) -> Stack:
+    """An untrained backbone of a kind."""
+    sizes = {"width": WIDTH, "heads": 2, "dropout": 0.0, **sizes}
+    return HSTU(divisor=7.0, **sizes) if kind == "hstu" else Softmax(kind, **sizes)
+
+
+def compressor_of(memory: str, *, tokens: int, layers: int, **options: Any) -> Compressor:
+    """An untrained compressor with tokens large enough to matter."""
+    sizes: dict[str, Any] = {"tokens": tokens, "width": WIDTH}
+    if memory == "layered":
+        sizes["layers"] = layers
+    if memory == "segment_mean":
+        del sizes["tokens"]
+    made = {"layered": Layered, "recurrent": Recurrent, "segment_mean": SegmentMean, **POOLED}[memory](
+        **sizes, **options
+    )
+    if isinstance(made, Layered | Recurrent):
+        torch.nn.init.normal_(made.tokens)
+    return made
 
 
 class World:
@@ -22,33 +53,31 @@ class World:
         tokens: int = 2,
         layers: int = 3,
         timed: bool = True,
-        cap: int | None = None,
         history: str = "compressed",
+        memory: str = "layered",
+        kind: str = "hstu",
         row_block: int = 128,
         recompute: bool = False,
         together: int = 8,
         seed: int = 0,
+        **options: Any,
     ) -> None:
         torch.manual_seed(seed)
         self.rule = SegmentRule(segment, recent)
         self.together = together
-        self.backbone = HSTU(
-            width=WIDTH,
+        self.backbone = backbone_of(
+            kind,
             layers=layers,
-            heads=2,
             exact=segment + (recent or 0),
             timed=timed,
-            dropout=0.0,
-            divisor=7.0,
             row_block=row_block,
             recompute=recompute,
         )
         for parameter in self.backbone.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
-        self.compressor: Layered | Recent = Recent(width=WIDTH, layers=layers)
+        self.compressor: Compressor = Recent(width=WIDTH, layers=layers)
         if history == "compressed":
-            self.compressor = Layered(tokens=tokens, width=WIDTH, layers=layers, cap=cap)
-            torch.nn.init.normal_(self.compressor.tokens)
+            self.compressor = compressor_of(memory, tokens=tokens, layers=layers, **options).eval()
         self.table = torch.randn(ITEMS + 1, WIDTH, requires_grad=True)
         self.backbone.eval()
 

@@ -1,4 +1,4 @@
-"""Pointwise SiLU attention with relative biases, and the buckets of the biases.
+"""Pointwise SiLU attention and softmax attention with relative biases, and the buckets of the biases.
 
 Shapes: B users, H heads, L rows (queries), C columns (keys: M remembered rows, then the L rows), E width of a head,
 P position buckets, T time buckets. `visible` is bool, True = row may attend to column.
@@ -135,6 +135,76 @@ def pointwise_attention(
     return _PointwiseAttention.apply(q, k, v, position_table, time_table, buckets, visible, divisor, recompute)
 
 
+class _SoftmaxAttention(torch.autograd.Function):
+    """softmax(q k^T / sqrt(E) + bias) v over the visible pairs, with a hand-written gradient.
+
+    Autograd of torch's own, with the biases in its mask, takes 1.6 to 3.7 times as long on a CPU.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        position_table: Tensor,
+        time_table: Tensor | None,
+        buckets: Buckets,
+        visible: Tensor,
+        recompute: bool,
+    ) -> Tensor:
+        weights = _distribution(q, k, position_table, time_table, buckets, visible)
+        sees = visible.any(dim=-1)[:, None, :, None]  # (B, 1, L, 1); a row that sees nothing is given nothing
+        out = (weights @ v).mul_(sees)  # (B, H, L, E)
+        kept = None if recompute else weights
+        ctx.save_for_backward(q, k, v, position_table, time_table, visible, sees, kept, out, *buckets)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, position_table, time_table, visible, sees, weights, out, *bucket_tensors = ctx.saved_tensors
+        buckets = Buckets(*bucket_tensors)
+        if weights is None:
+            weights = _distribution(q, k, position_table, time_table, buckets, visible)
+        grad = grad * sees
+        grad_v = weights.transpose(-1, -2) @ grad
+        grad_scores = grad @ v.transpose(-1, -2)
+        grad_scores.sub_((grad * out).sum(dim=-1, keepdim=True)).mul_(weights)
+        grad_position = _table_gradient(grad_scores, buckets.position, position_table)
+        grad_time = (
+            None
+            if time_table is None or buckets.time is None
+            else _table_gradient(grad_scores, buckets.time, time_table)
+        )
+        grad_q = (grad_scores @ k).mul_(q.shape[-1] ** -0.5)
+        grad_k = (grad_scores.transpose(-1, -2) @ q).mul_(q.shape[-1] ** -0.5)
+        return grad_q, grad_k, grad_v, grad_position, grad_time, *[None] * 3
+
+
+def _distribution(
+    q: Tensor, k: Tensor, position_table: Tensor, time_table: Tensor | None, buckets: Buckets, visible: Tensor
+) -> Tensor:
+    """What each row gives to each column, (B, H, L, C): 0 where it is not visible, but alike where nothing is."""
+    scores = _scores(q * q.shape[-1] ** -0.5, k, position_table, time_table, buckets)
+    return scores.masked_fill_(~visible[:, None], torch.finfo(scores.dtype).min).softmax(dim=-1)
+
+
+def softmax_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    position_table: Tensor,
+    time_table: Tensor | None,
+    buckets: Buckets,
+    visible: Tensor,
+    recompute: bool = False,
+) -> Tensor:
+    """Attended values (B, H, L, E) of queries (B, H, L, E) over keys and values (B, H, C, E); 0 where none is seen."""
+    return _SoftmaxAttention.apply(q, k, v, position_table, time_table, buckets, visible, recompute)
+
+
 def reference_attention(
     q: Tensor,
     k: Tensor,
@@ -151,3 +221,21 @@ def reference_attention(
     if time_table is not None and buckets.time is not None:
         scores = scores + time_table[:, buckets.time.long()].transpose(0, 1)
     return (F.silu(scores) * visible[:, None]) @ v / divisor
+
+
+def reference_softmax(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    position_table: Tensor,
+    time_table: Tensor | None,
+    buckets: Buckets,
+    visible: Tensor,
+) -> Tensor:
+    """The slow twin of `softmax_attention`: torch's own attention, with the biases in its mask."""
+    bias = position_table[:, buckets.position.long()].transpose(0, 1)
+    if time_table is not None and buckets.time is not None:
+        bias = bias + time_table[:, buckets.time.long()].transpose(0, 1)
+    mask = bias.masked_fill(~visible[:, None], float("-inf"))  # (B, H, L, C)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).where(visible.any(dim=-1)[:, None, :, None], 0.0)

@@ -4,12 +4,24 @@ from typing import Any
 
 import torch
 
-from persrec.models.compressor import Layered, Recent
 from persrec.models.hstu import HSTU
+from persrec.models.interfaces import Compressor
 from persrec.models.item_encoders import IdTable
+from persrec.models.layered import Layered
 from persrec.models.model import Model
+from persrec.models.pooled import DecayedMean, MergedNeighbours, Pooled, Prototypes, SegmentMean
+from persrec.models.recent import Recent
+from persrec.models.recurrent import Recurrent
 from persrec.models.repeat import RepeatHead
 from persrec.models.segments import SegmentRule
+from persrec.models.softmax import Softmax
+from persrec.models.stack import Stack
+
+POOLED: dict[str, type[Pooled]] = {
+    "decayed_mean": DecayedMean,
+    "merged_neighbours": MergedNeighbours,
+    "prototypes": Prototypes,
+}
 
 
 def build(recipe: Any, *, items: int, seed: int = 0) -> Model:
@@ -29,6 +41,7 @@ def build(recipe: Any, *, items: int, seed: int = 0) -> Model:
             cosine=recipe.model.score == "cosine",
             temperature=recipe.model.temperature,
             checkpointed=recipe.memory.checkpoint,
+            detach_every=recipe.memory.detach_every,
             repeat=repeat,
         )
 
@@ -38,23 +51,34 @@ def build_rule(recipe: Any) -> SegmentRule:
     return SegmentRule(recipe.memory.segment, None if recipe.history == "full" else recipe.memory.recent)
 
 
-def build_backbone(recipe: Any) -> HSTU:
+def build_backbone(recipe: Any) -> Stack:
     """The backbone; bias tables and divisor come from S and R whatever the history, so that the three forms compare."""
     model, memory = recipe.model, recipe.memory
-    return HSTU(
-        width=model.width,
-        layers=model.layers,
-        heads=model.heads,
-        exact=memory.segment + memory.recent,
-        timed=recipe.time != "none",
-        dropout=model.dropout,
-        divisor=memory.segment + memory.recent,
-    )
+    sizes: dict[str, Any] = {
+        "width": model.width,
+        "layers": model.layers,
+        "heads": model.heads,
+        "exact": memory.segment + memory.recent,
+        "timed": recipe.time != "none",
+        "dropout": model.dropout,
+    }
+    if model.kind != "hstu":
+        return Softmax(model.kind, **sizes)
+    return HSTU(divisor=memory.segment + memory.recent, first_gain=float(memory.kind != "layered"), **sizes)
 
 
-def build_compressor(recipe: Any) -> Layered | Recent:
+def build_compressor(recipe: Any) -> Compressor:
     """The compressor of the recipe's history."""
     model, memory = recipe.model, recipe.memory
-    if recipe.history == "compressed":
-        return Layered(tokens=memory.tokens, width=model.width, layers=model.layers, cap=memory.cap)
-    return Recent(width=model.width, layers=model.layers)
+    if recipe.history != "compressed":
+        return Recent(width=model.width, layers=model.layers)
+    keeping = {"encoding": memory.encoding, "straight_through": memory.straight_through}
+    if memory.kind == "layered":
+        merge = memory.segment if memory.merge else None
+        sizes = {"tokens": memory.tokens, "width": model.width, "layers": model.layers}
+        return Layered(**sizes, cap=memory.cap, merge_segments=merge, **keeping)
+    if memory.kind == "recurrent":
+        return Recurrent(tokens=memory.tokens, width=model.width, write=memory.write, **keeping)
+    if memory.kind == "segment_mean":
+        return SegmentMean(width=model.width, cap=memory.cap, **keeping)
+    return POOLED[memory.kind](tokens=memory.tokens, width=model.width, **keeping)

@@ -79,9 +79,14 @@ class Backbone(Protocol):
 
 
 class Compressor(Protocol):
-    """Turns closed segments into memory; `rows` is how many rows it keeps of one."""
+    """Turns closed segments into memory; `rows` is how many rows a fold writes."""
 
     rows: int
+
+    @property
+    def chains(self) -> bool:
+        """Whether several segments of a user may be folded in one pass."""
+        ...
 
     def start(self, users: int) -> Memory:
         """The memory of users of whom nothing has been folded yet."""
@@ -101,6 +106,6 @@ class Compressor(Protocol):
     ) -> tuple[Tensor, Memory]:
         """The same for several consecutive segments of each user in one pass: rows (E, S, D), memory of the users.
 
-        Equal to one `fold` after the other; only used with backbones that understand chains.
+        Equal to one `fold` after the other; only used where backbone and compressor understand chains.
         """
         ...

@@ -53,6 +53,18 @@ def newest(memory: Memory, rows: int) -> Memory:
     )
 
 
+def oldest(memory: Memory, rows: int) -> Memory:
+    """Only the first `rows` rows; the count of folded events stays."""
+    return replace(
+        memory,
+        states=memory.states[:, :, :rows],
+        time=memory.time[:, :rows],
+        position=memory.position[:, :rows],
+        valid=memory.valid[:, :rows],
+        weight=memory.weight[:, :rows],
+    )
+
+
 def take(memory: Memory, users: slice | Tensor) -> Memory:
     """The memories of some users of the batch."""
     return replace(

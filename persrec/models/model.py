@@ -3,6 +3,7 @@
 Shapes: B users, L rows, N scored rows, D width, V items.
 """
 
+import hashlib
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from persrec.batches import Batch, History
+from persrec.constants import PAD
 from persrec.losses import Bonus
 from persrec.models.compressor import Looped, Recall, Score, T, loop
 from persrec.models.interfaces import Backbone, Compressor, Memory
@@ -42,12 +44,13 @@ class Model(nn.Module):
         cosine: bool,
         temperature: float,
         checkpointed: bool = False,
+        detach_every: int | None = None,
         repeat: RepeatHead | None = None,
     ) -> None:
         super().__init__()
         self.items, self.backbone, self.compressor, self.repeat = items, backbone, compressor, repeat
         self.rule, self.cosine, self.temperature = rule, cosine, temperature
-        self.checkpointed = checkpointed
+        self.checkpointed, self.detach_every = checkpointed, detach_every
 
     def forward(
         self, batch: Batch, *, score: Score[T], reads_all: bool = False, recall: Recall | None = None
@@ -63,7 +66,16 @@ class Model(nn.Module):
             reads_all=reads_all,
             checkpointed=self.checkpointed,
             recall=recall,
+            detach_every=self.detach_every if self.training else None,
         )
+
+    def maker(self) -> str:
+        """Fingerprint of all that a memory depends on (layers, compressor, S, encoding), the items' vectors apart."""
+        digest = hashlib.sha256(repr((self.rule.segment, getattr(self.compressor, "encoding", ""))).encode())
+        for name, value in sorted(self.state_dict().items()):
+            if name.startswith(("backbone.", "compressor.")):
+                digest.update(repr((name, tuple(value.shape))).encode() + value.detach().cpu().float().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def query(self, hidden: Tensor) -> Tensor:
         """Queries (..., D) of hidden rows; normalised where the score is a cosine."""
@@ -78,6 +90,21 @@ class Model(nn.Module):
     def queries(self, batch: Batch) -> Tensor:
         """The query (B, D) of each user after the last event of the batch, as served: fold, then read."""
         return self.read_out(batch).query
+
+    @torch.no_grad()
+    def read_rows(self, batch: Batch) -> tuple[Tensor, Tensor, Memory]:
+        """Of all rows that have a target, this (N,) and the query (N, D) after the row, and the memories at the end.
+
+        One pass for many queries of a user: a row with its R to R+S-1 clear events is what would be served there.
+        """
+
+        def score(hidden: Tensor, history: History) -> tuple[Tensor, Tensor]:
+            rows = history.target != PAD
+            return history.target[rows], self.query(hidden[rows])
+
+        looped = self(batch, score=score, reads_all=True)
+        targets, queries = (torch.cat(parts) for parts in zip(*looped.scored, strict=True))
+        return targets, queries, looped.memory
 
     @torch.no_grad()
     def read_out(self, batch: Batch, *, recall: Recall | None = None) -> Reading:

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from persrec.batches import Batch
-from persrec.models.compressor import Layered, loop
+from persrec.models.compressor import loop
+from persrec.models.layered import Layered
 from persrec.models.hstu import HSTU, HSTULayer, RowBlock
 from persrec.models.model import Model
 

@@ -16,7 +16,10 @@ from persrec.batches import Batch, History
 from persrec.constants import PAD
 from persrec.errors import UserError
 from persrec.models import memory as memories
-from persrec.models.compressor import Layered, Recent, loop, read, rows_of
+from persrec.models.compressor import loop, read
+from persrec.models.layered import Layered
+from persrec.models.recent import Recent
+from persrec.models.rows import rows_of
 from persrec.models.hosted import Hosted
 from persrec.models.interfaces import Memory
 from persrec.models.segments import SegmentRule

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from persrec.models.compressor import Layered
+from persrec.models.layered import Layered
 from persrec.models.segments import causal
 from persrec.plug.case import Case, Told, blind, dense, folded, open_rows, served, since_memory
 

@@ -12,11 +12,14 @@ from torch import Tensor
 
 from persrec.batches import Batch
 from persrec.models import memory as memories
-from persrec.models.compressor import Layered, loop, read, rows_of
+from persrec.models.compressor import loop, read
 from persrec.models.hstu import HSTU
 from persrec.models.interfaces import Memory, Rows
+from persrec.models.layered import Layered
+from persrec.models.pooled import DecayedMean, SegmentMean
+from persrec.models.rows import rows_of
 from persrec.models.segments import SegmentRule
-from tests.worlds import LENGTHS, WIDTH, World, histories
+from tests.worlds import KINDS, LENGTHS, WIDTH, World, histories
 
 TOLERANCE = {"atol": 1e-5, "rtol": 0.0}
 WORLDS = {
@@ -29,15 +32,37 @@ WORLDS = {
     "layered, capped, segment by segment": {"segment": 3, "recent": 2, "cap": 2, "together": 1},
     "layered, R = 1": {"segment": 4, "recent": 1, "tokens": 3},
     "layered, R > S": {"segment": 2, "recent": 6},
+    "layered, merged": {"segment": 3, "recent": 2, "merge_segments": 3},
+    "layered, int8": {"segment": 3, "recent": 2, "encoding": "int8"},
+    "layered, merged, int4": {"segment": 3, "recent": 2, "merge_segments": 3, "encoding": "int4"},
+    "recurrent": {"segment": 5, "recent": 4, "memory": "recurrent"},
+    "recurrent, fresh, no time": {"segment": 3, "recent": 4, "memory": "recurrent", "write": "fresh", "timed": False},
+    "recurrent, gated, int8": {"segment": 3, "recent": 2, "memory": "recurrent", "write": "gated", "encoding": "int8"},
+    "segment means": {"segment": 5, "recent": 4, "memory": "segment_mean"},
+    "segment means, capped, float16": {
+        "segment": 3,
+        "recent": 2,
+        "memory": "segment_mean",
+        "cap": 2,
+        "encoding": "float16",
+    },
+    "decayed means": {"segment": 5, "recent": 4, "memory": "decayed_mean"},
+    "merged neighbours": {"segment": 5, "recent": 4, "memory": "merged_neighbours", "tokens": 4},
+    "prototypes, int4": {"segment": 5, "recent": 4, "memory": "prototypes", "encoding": "int4"},
     "recent": {"segment": 5, "recent": 4, "history": "recent"},
     "full": {"segment": 5, "recent": None, "history": "full"},
     "full, small row blocks": {"segment": 5, "recent": None, "history": "full", "row_block": 4},
 }
 
 
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
 @pytest.fixture(params=WORLDS.values(), ids=WORLDS.keys())
-def world(request: pytest.FixtureRequest) -> World:
-    return World(**request.param)
+def world(request: pytest.FixtureRequest, kind: str) -> World:
+    return World(kind=kind, **request.param)
 
 
 def user(batch: Batch, index: int, events: int) -> Batch:
@@ -172,7 +197,7 @@ def stored(memory: Memory) -> Memory:
 
 def test_update_is_one_fold(world: World) -> None:
     """Events that arrive later are folded into the old memory; the result is the memory of the whole log."""
-    if not isinstance(world.compressor, Layered):
+    if not world.compressor.rows:
         pytest.skip("nothing is remembered")
     batch = histories([23])
     early = loop(
@@ -260,7 +285,7 @@ def test_a_memory_does_not_depend_on_the_query_time_of_its_last_event(world: Wor
     batch = histories([19], time="next")
     rule = world.rule
     closed = int(rule.closed(batch.events)[0])
-    if not isinstance(world.compressor, Layered) or closed == 0:
+    if not world.compressor.rows or closed == 0:
         pytest.skip("nothing is remembered")
     end = closed * rule.segment
     changed = batch._replace(history=batch.history.each(torch.clone))
@@ -320,8 +345,8 @@ def dense_twin(world: World, batch: Batch) -> dict[tuple[int, int], Tensor]:
 
 
 def test_loop_is_the_dense_masked_twin(world: World) -> None:
-    if not isinstance(world.compressor, Layered):
-        pytest.skip("nothing is remembered")
+    if not (isinstance(world.compressor, Layered) and world.compressor.chains):
+        pytest.skip("no layered memory of numbers as they are")
     batch = histories([23])
     looped, dense = scored_rows(world, batch, reads_all=False), dense_twin(world, batch)
     assert set(looped) == set(dense)
@@ -332,8 +357,7 @@ def test_loop_is_the_dense_masked_twin(world: World) -> None:
 def test_checkpointed_folds_have_the_same_gradient(world: World) -> None:
     batch = histories([23, 19, 8])
     leaves = [world.table, *world.backbone.parameters()]
-    if isinstance(world.compressor, Layered):
-        leaves.append(world.compressor.tokens)
+    leaves += world.compressor.parameters()
     found = []
     for checkpointed in (False, True):
         looped = loop(
@@ -355,7 +379,7 @@ def test_checkpointed_folds_have_the_same_gradient(world: World) -> None:
 
 
 def test_a_gradient_reaches_the_tokens_and_old_items(world: World) -> None:
-    if not isinstance(world.compressor, Layered):
+    if not world.compressor.rows:
         pytest.skip("nothing is remembered")
     batch = histories([23])
     batch.history.item[0, :] = torch.arange(1, 24)
@@ -368,10 +392,12 @@ def test_a_gradient_reaches_the_tokens_and_old_items(world: World) -> None:
         together=world.together,
         score=lambda hidden, *_: hidden,
     )
-    table, tokens = torch.autograd.grad(looped.scored[-1].square().sum(), [world.table, world.compressor.tokens])
-    assert bool((tokens.abs().sum(dim=1) > 0).all())
+    table, *own = torch.autograd.grad(looped.scored[-1].square().sum(), [world.table, *world.compressor.parameters()])
+    assert all(bool(gradient.any()) for gradient in own)
+    if hasattr(world.compressor, "tokens"):
+        assert bool((own[0].abs().sum(dim=1) > 0).all())
     segments = int(world.rule.closed(batch.events)[0])
-    remembered = min(segments, world.compressor.cap or segments)
+    remembered = min(segments, getattr(world.compressor, "cap", None) or segments)
     newest_item = segments * world.rule.segment  # items are their position plus 1
     oldest = newest_item - remembered * world.rule.segment + 1
     assert bool((table[oldest : newest_item + 1].abs().sum(dim=1) > 0).all())
@@ -388,16 +414,22 @@ def test_the_memory_counts_its_events(world: World) -> None:
         together=world.together,
         score=lambda *_: None,
     ).memory
-    if not isinstance(world.compressor, Layered):
+    if not world.compressor.rows:
         assert memory.rows == 0
         return
     closed = world.rule.closed(batch.events)
     assert memory.count.tolist() == (closed * world.rule.segment).tolist()
-    kept = closed.clamp(max=world.compressor.cap or 100)
-    assert memory.valid.sum(dim=1).tolist() == (kept * len(world.compressor.tokens)).tolist()
+    kept = closed.clamp(max=getattr(world.compressor, "cap", None) or 100)
     weight = (memory.weight * memory.valid).sum(dim=1)
-    torch.testing.assert_close(weight, (kept * world.rule.segment).float())
+    if not isinstance(world.compressor, DecayedMean):  # whose weights fade
+        torch.testing.assert_close(weight, (kept * world.rule.segment).float())
     assert not memory.weight[~memory.valid].any()
+    if isinstance(world.compressor, Layered) and world.compressor.merge_segments is not None:
+        kept = torch.tensor([int(segments).bit_count() for segments in closed])
+    if isinstance(world.compressor, Layered | SegmentMean):
+        assert memory.valid.sum(dim=1).tolist() == (kept * world.compressor.rows).tolist()
+    else:
+        assert memory.valid.sum(dim=1).tolist() == [world.compressor.rows * bool(one) for one in closed]
 
 
 def test_layered_needs_two_layers() -> None:

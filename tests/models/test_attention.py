@@ -1,4 +1,4 @@
-"""Pointwise attention against its slow twin, and the buckets of its biases."""
+"""Pointwise and softmax attention against their slow twins, and the buckets of their biases."""
 
 import pytest
 import torch
@@ -10,6 +10,8 @@ from persrec.models.attention import (
     position_bucket,
     position_buckets,
     reference_attention,
+    reference_softmax,
+    softmax_attention,
     time_bucket,
 )
 
@@ -44,6 +46,58 @@ def test_value_and_gradients_are_those_of_the_slow_twin(shared: bool, timed: boo
         torch.autograd.grad(fast, leaves, upstream), torch.autograd.grad(slow, leaves, upstream), strict=True
     ):
         torch.testing.assert_close(got, wanted)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("timed", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
+def test_softmax_and_its_gradients_are_those_of_torch(shared: bool, timed: bool, recompute: bool) -> None:
+    given, leaves = inputs(shared=shared, timed=timed)
+    del given["divisor"]
+    given["visible"][..., 0] = True
+    fast, slow = softmax_attention(**given, recompute=recompute), reference_softmax(**given)
+    torch.testing.assert_close(fast, slow)
+    upstream = torch.randn_like(slow)
+    for got, wanted in zip(
+        torch.autograd.grad(fast, leaves, upstream), torch.autograd.grad(slow, leaves, upstream), strict=True
+    ):
+        torch.testing.assert_close(got, wanted)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_softmax_passes_the_gradient_check_with_rows_that_see_nothing(recompute: bool) -> None:
+    given, leaves = inputs(shared=False, timed=True)
+    buckets, visible = given["buckets"], given["visible"]
+    visible[0, 1] = visible[2, 3] = False
+
+    def attend(*parts: torch.Tensor) -> torch.Tensor:
+        tables = {"position_table": parts[3], "time_table": parts[4]}
+        return softmax_attention(*parts[:3], **tables, buckets=buckets, visible=visible, recompute=recompute)
+
+    assert torch.autograd.gradcheck(attend, leaves)
+
+
+def test_a_row_that_sees_nothing_is_given_zero_and_gives_no_gradient() -> None:
+    given, leaves = inputs(shared=True, timed=True)
+    del given["divisor"]
+    given["visible"][1] = False
+    attended = softmax_attention(**given)
+    assert not attended[1].any()
+    assert bool(attended[0].any())
+    for gradient in torch.autograd.grad(attended[1].sum(), leaves):
+        assert not gradient.any()
+
+
+def test_softmax_is_a_mean_of_what_is_seen() -> None:
+    """Without scores and biases, and with the bias of one bucket at log 3, by hand."""
+    q, k = torch.zeros(1, 1, 1, 2), torch.zeros(1, 1, 3, 2)
+    v = torch.tensor([[[[1.0, 2.0], [3.0, 4.0], [50.0, 60.0]]]])
+    table = torch.tensor([[0.0, 3.0]]).log().clamp(min=0)
+    seen = torch.tensor([[[True, True, False]]])
+    for second, mean in ((0, [2.0, 3.0]), (1, [2.5, 3.5])):
+        buckets = Buckets(torch.tensor([[[0, second, 0]]], dtype=torch.int32), None)
+        attended = softmax_attention(q, k, v, position_table=table, time_table=None, buckets=buckets, visible=seen)
+        assert attended.flatten().tolist() == pytest.approx(mean)
 
 
 def test_distances_are_exact_then_logarithmic_then_open() -> None:

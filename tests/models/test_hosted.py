@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from persrec.errors import UserError
-from persrec.models.compressor import Layered, loop
+from persrec.models.compressor import loop
 from persrec.models.hosted import Hosted
 from persrec.models.interfaces import Memory, Rows
+from persrec.models.layered import Layered
 from persrec.models.segments import SegmentRule, causal, fold_visible
 from tests.worlds import LENGTHS, WIDTH, histories
 

@@ -1,0 +1,37 @@
+"""Rows of a step: those of events, those of tokens, and several one after the other.
+
+Shapes: B users, L rows, S events of a segment, K tokens, D width.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from persrec.batches import History
+from persrec.models.interfaces import Rows
+
+Encode = Callable[[Tensor], Tensor]  # item ids (B, L) to vectors (B, L, D)
+
+
+def rows_of(history: History, encode: Encode) -> Rows:
+    """The rows of a stretch of history."""
+    return Rows(encode(history.item), history.time, history.query_time, history.position, history.valid)
+
+
+def token_rows(tokens: Tensor, segment: Rows) -> Rows:
+    """Rows of tokens (K, D) or (B, K, D): at time and position of the segment's last event, as keys and as queries."""
+    count = tokens.shape[-2]
+    time = segment.time[:, -1:].expand(-1, count)
+    return Rows(
+        x=tokens.expand(len(segment.x), -1, -1),
+        time=time,
+        query_time=time,
+        position=segment.position[:, -1:].expand(-1, count),
+        valid=segment.valid[:, -1:].expand(-1, count),
+    )
+
+
+def concatenate(parts: Sequence[Rows]) -> Rows:
+    """The rows of all parts, one part after the other."""
+    return Rows(*(torch.cat(columns, dim=1) for columns in zip(*parts, strict=True)))

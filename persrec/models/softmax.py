@@ -1,0 +1,152 @@
+"""Softmax backbones behind the step: SASRec (arXiv 1808.09781) and LiGR (arXiv 2502.03417) layers.
+
+Relative position and time biases are those of HSTU; there is no table of absolute positions. Softmax attention is a
+mean, so that remembered rows, be they ever so alike, cannot add up and drown the others: they need no gain.
+
+Shapes: B users, L rows, M remembered rows, C = M + L columns, H heads, E = D / H, D width.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from persrec.models.attention import TIME_BUCKETS, position_buckets, softmax_attention
+from persrec.models.stack import RowBlock, Stack, norm, split_heads, with_remembered
+
+
+class SoftmaxAttention(nn.Module):
+    """Multi-head softmax attention of normed rows over remembered and own ones, with relative biases."""
+
+    def __init__(self, *, width: int, heads: int, exact: int, timed: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.inner = nn.Linear(width, 3 * width)  # queries, keys, values
+        self.outer = nn.Linear(width, width)
+        self.position_bias = nn.Parameter(torch.empty(heads, position_buckets(exact)).normal_(std=0.02))
+        self.time_bias = nn.Parameter(torch.empty(heads, TIME_BUCKETS).normal_(std=0.02)) if timed else None
+
+    def forward(
+        self,
+        x: Tensor,
+        remembered: Tensor | None,
+        blocks: list[RowBlock],
+        *,
+        pick: tuple[Tensor, Tensor] | None,
+        recompute: bool,
+    ) -> Tensor:
+        """Attended rows (B, L, D); see `with_remembered` for `pick`."""
+        query, key, value = self.inner(x).chunk(3, dim=-1)  # each (B, L, D)
+        if remembered is not None and remembered.shape[1]:
+            width = x.shape[-1]
+            old = F.linear(remembered, self.inner.weight[width:], self.inner.bias[width:])
+            old_key, old_value = old.chunk(2, dim=-1)  # each (B, M, D)
+            key, value = with_remembered(old_key, key, pick), with_remembered(old_value, value, pick)
+        query, key, value = (split_heads(part, self.heads) for part in (query, key, value))  # (B, H, L or C, E)
+        attended = [
+            softmax_attention(
+                query[:, :, block.rows],
+                key[:, :, : block.columns],
+                value[:, :, : block.columns],
+                position_table=self.position_bias,
+                time_table=self.time_bias,
+                buckets=block.buckets,
+                visible=block.visible,
+                recompute=recompute,
+            )
+            for block in blocks
+        ]
+        joined = torch.cat(attended, dim=2) if len(attended) > 1 else attended[0]
+        return self.outer(joined.transpose(1, 2).flatten(2))  # (B, L, D)
+
+
+class SASRecLayer(nn.Module):
+    """y = x + attention(norm x), then y + W2 relu(W1 norm(y)), with dropout of what is added."""
+
+    def __init__(self, *, width: int, heads: int, exact: int, timed: bool, dropout: float) -> None:
+        super().__init__()
+        self.attention = SoftmaxAttention(width=width, heads=heads, exact=exact, timed=timed)
+        self.inner, self.outer = nn.Linear(width, width), nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+        _reset(self)
+
+    def forward(
+        self,
+        x: Tensor,
+        remembered: Tensor | None,
+        blocks: list[RowBlock],
+        *,
+        pick: tuple[Tensor, Tensor] | None = None,
+        keep: Tensor | None = None,
+        recompute: bool = False,
+    ) -> Tensor:
+        """Rows (B, L, D) after this layer, given the memory's rows (B, M, D) at its input; tokens, `keep`, are rows
+        like any other."""
+        old = None if remembered is None else norm(remembered)
+        x = x + self.dropout(self.attention(norm(x), old, blocks, pick=pick, recompute=recompute))
+        return x + self.dropout(self.outer(self.dropout(F.relu(self.inner(norm(x))))))
+
+
+class LiGRLayer(nn.Module):
+    """y = x + sigmoid(x G) * attention(norm x), and the same around a SwiGLU feed-forward of four times the width.
+
+    Gated residuals: LiGR, arXiv 2502.03417; as the layers of eSASRec: arXiv 2508.06450.
+    """
+
+    def __init__(self, *, width: int, heads: int, exact: int, timed: bool, dropout: float) -> None:
+        super().__init__()
+        self.attention = SoftmaxAttention(width=width, heads=heads, exact=exact, timed=timed)
+        self.attention_gate, self.forward_gate = nn.Linear(width, width), nn.Linear(width, width)
+        self.inner = nn.Linear(width, 8 * width, bias=False)  # SwiGLU's two factors
+        self.outer = nn.Linear(4 * width, width, bias=False)
+        self.dropout = nn.Dropout(dropout)
+        _reset(self)
+
+    def forward(
+        self,
+        x: Tensor,
+        remembered: Tensor | None,
+        blocks: list[RowBlock],
+        *,
+        pick: tuple[Tensor, Tensor] | None = None,
+        keep: Tensor | None = None,
+        recompute: bool = False,
+    ) -> Tensor:
+        """See `SASRecLayer`."""
+        old = None if remembered is None else norm(remembered)
+        attended = self.attention(norm(x), old, blocks, pick=pick, recompute=recompute)
+        x = x + torch.sigmoid(self.attention_gate(x)) * self.dropout(attended)
+        one, other = self.inner(norm(x)).chunk(2, dim=-1)  # each (B, L, 4 D)
+        return x + torch.sigmoid(self.forward_gate(x)) * self.dropout(self.outer(self.dropout(F.silu(one) * other)))
+
+
+def _reset(layer: nn.Module) -> None:
+    """Fresh weights of its linear maps."""
+    for part in layer.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.xavier_uniform_(part.weight)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+
+SOFTMAX_LAYERS: dict[str, type[SASRecLayer | LiGRLayer]] = {"sasrec": SASRecLayer, "ligr": LiGRLayer}
+
+
+class Softmax(Stack):
+    """N softmax layers of a kind, `sasrec` or `ligr`, behind the step; see `Stack` for the other arguments."""
+
+    def __init__(
+        self,
+        kind: str,
+        *,
+        width: int,
+        layers: int,
+        heads: int,
+        exact: int,
+        timed: bool,
+        dropout: float,
+        row_block: int = 64,
+        recompute: bool = False,
+    ) -> None:
+        layer = SOFTMAX_LAYERS[kind]
+        stack = [layer(width=width, heads=heads, exact=exact, timed=timed, dropout=dropout) for _ in range(layers)]
+        super().__init__(stack, width=width, exact=exact, timed=timed, row_block=row_block, recompute=recompute)
