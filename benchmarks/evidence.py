@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks import machine
+from benchmarks import causes, machine
 from benchmarks.quality import rounded, train
 from persrec import comparison, metrics, recipe, run
 from persrec.comparison import Side
@@ -36,6 +36,8 @@ Part = npt.NDArray[np.bool_]
 def parts_of(side: Side) -> list[tuple[str, Part | None]]:
     """All targets, then each group of them."""
     found: list[tuple[str, Part | None]] = [("all", None)]
+    if side.recipe["data"]["source"] == "causes":
+        found += causes.parts(side)
     for what in GROUPS:
         found += [(f"{what}: {name}", part) for name, part in comparison.groups(side, what)]
     return found
@@ -53,6 +55,13 @@ def cell_rows(side: Side, bucket: str, part: Part | None) -> list[dict[str, Any]
         figures = {**rounded(ndcg._asdict(), "ndcg10"), "recall10": round(recall.mean, 6)}
         rows.append({"bucket": bucket, "queries": len(queries), "history": side.history, "seed": seed, **figures})
     return rows
+
+
+def gap_row(side: Side, known: list[Side], bucket: str, part: Part | None) -> dict[str, Any]:
+    """The mean over seeds of a side between the two oracles."""
+    over = comparison.mean(side, METRIC, part)
+    row = {"bucket": bucket, "history": side.history, "seeds": len(side.tables), **rounded(over._asdict(), "ndcg10")}
+    return row | causes.closed(side, known, METRIC, part)
 
 
 def pair_rows(sides: dict[str, Side], bucket: str, part: Part | None) -> list[dict[str, Any]]:
@@ -80,7 +89,7 @@ def common(chosen: Recipe, named: bool) -> dict[str, Any]:
         "dataset": chosen.name,
         "protocol": chosen.split.name,
         "gap_hours": chosen.split.gap_hours,
-        "model": "hstu",
+        "model": chosen.model.kind,
         "reads": chosen.memory.reads,
         "repeat": chosen.repeat,
         "S": chosen.memory.segment,
@@ -109,14 +118,17 @@ def main() -> None:
     shared = common(chosen, not arguments.exploratory)
     hours = round(sum(run.load(folder).metrics["seconds"] for folder in folders) / 3600, 2)
     rows = []
+    known = causes.oracles(next(iter(sides.values()))) if chosen.data.source == "causes" else []
     for bucket, part in parts_of(next(iter(sides.values()))):
-        found = [row for side in sides.values() for row in cell_rows(side, bucket, part)]
+        found = [row for side in (*sides.values(), *known) for row in cell_rows(side, bucket, part)]
+        found += [gap_row(side, known, bucket, part) for side in sides.values() if known]
         rows += [shared | row | {"core_hours_of_all": hours} for row in found + pair_rows(sides, bucket, part)]
     for row in rows:
-        what = row.get("pair") or f"{row['history']}, seed {row['seed']}"
+        what = row.get("pair") or f"{row['history']}, {'seed ' + str(row['seed']) if 'seed' in row else 'mean'}"
         value = row.get("mean", row.get("ndcg10"))
+        closes = f"  closes {row['gap_closed']:.2f} of the gap" if "gap_closed" in row else ""
         kept = f"  retention {row['retention']:.2f} (>= {row['retention_low']:.2f})" if "retention" in row else ""
-        print(f"{row['bucket']:52s} {what:44s} {value:.4f} [{row['low']:.4f}, {row['high']:.4f}]{kept}")
+        print(f"{row['bucket']:52s} {what:44s} {value:.4f} [{row['low']:.4f}, {row['high']:.4f}]{kept}{closes}")
     machine.write(arguments.json, rows, keep=others(arguments, shared) if arguments.append else [])
 
 

@@ -28,9 +28,9 @@ from benchmarks import machine
 from persrec.batches import Batch, History
 from persrec.models import attention, hstu
 from persrec.models.compressor import loop, read
+from persrec.models.hstu import HSTU
 from persrec.models.layered import Layered
 from persrec.models.recent import Recent
-from persrec.models.hstu import HSTU
 from persrec.models.segments import SegmentRule
 
 USERS, WIDTH, HEADS, LAYERS, SEGMENT, RECENT, TOKENS, CAP, ITEMS = 4, 64, 2, 2, 128, 128, 4, 8, 5000

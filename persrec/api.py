@@ -113,7 +113,7 @@ def fit(
             f"history {cell.history}, seed {cell.seeds[0]}" if cell.histories else f"baseline {cell.baselines[0].name}"
         )
         say(f"{loaded.name}: {what} -> {place}")
-        rows.append(cells.fit(cell, data, place, resume=resume, overwrite=overwrite, progress=progress))
+        rows.append(cells.fit(cell, data, place, resume=resume, overwrite=overwrite, progress=progress, say=say))
     return _results(loaded, rows, list(places.values()), folder)
 
 

@@ -19,8 +19,10 @@ from persrec.baselines import BASELINES
 from persrec.errors import UserError
 from persrec.evaluation import LIST, Evaluation, EvaluationSettings, evaluate_baseline, list_metrics, seen_share
 from persrec.evaluation import evaluate as evaluate_model
+from persrec.interactions.schema import Say, log
+from persrec.items import load as item_texts
 from persrec.memory_tests import memory_tests
-from persrec.models.build import build
+from persrec.models.build import build, kept_weights
 from persrec.models.model import Model
 from persrec.objective import LossSettings
 from persrec.prepared import ITEMS, Prepared
@@ -37,12 +39,17 @@ def name_of(cell: Recipe) -> str:
     return f"{cell.histories[0]}-seed{cell.seeds[0]}" if cell.histories else cell.baselines[0].name
 
 
-def fit(cell: Recipe, data: Prepared, folder: Path, *, resume: bool, overwrite: bool, progress: bool) -> dict[str, Any]:
+def fit(
+    cell: Recipe, data: Prepared, folder: Path, *, resume: bool, overwrite: bool, progress: bool, say: Say = log
+) -> dict[str, Any]:
     """Train and evaluate one history and seed; the row of its results."""
     if resume and (folder / runs.MANIFEST).exists():
         return row(cell, _same_run(runs.load(folder), cell, data).metrics)
     if not cell.histories:
         return _fit_baseline(cell, data, folder, overwrite=overwrite)
+    known = None
+    if cell.items.use != "id":
+        known = item_texts.load(cell.items, data, accelerator=cell.training.accelerator, say=say)
     checkpoints = folder / runs.CHECKPOINTS
     goes_on = resume and (checkpoints / training.LAST).exists()
     if goes_on:
@@ -51,7 +58,8 @@ def fit(cell: Recipe, data: Prepared, folder: Path, *, resume: bool, overwrite: 
         _start(checkpoints, cell, data)
     if cell.training.threads is not None:
         torch.set_num_threads(cell.training.threads)
-    model = build(cell, items=data.items_count, seed=cell.seeds[0])
+    texts, live, counts = (None, None, None) if known is None else known
+    model = build(cell, items=data.items_count, seed=cell.seeds[0], texts=texts, live=live)
     fitted = training.fit(model, data, _loss(cell), _settings(cell), folder=folder, resume=goes_on, progress=progress)
     found, summary = evaluate(model, data, cell)
     metrics = {
@@ -63,6 +71,7 @@ def fit(cell: Recipe, data: Prepared, folder: Path, *, resume: bool, overwrite: 
         "best_epoch": fitted.best_epoch,
         "epochs": fitted.epochs,
         "seconds": fitted.seconds,
+        **({} if counts is None else {"items": counts}),
         **summary,
     }
     return _save(cell, data, folder, found, metrics, model, overwrite=overwrite)
@@ -97,7 +106,7 @@ def _save(
     saved = runs.save(
         folder,
         recipe=cell.dump(),
-        weights=None if model is None else model.state_dict(),
+        weights=None if model is None else kept_weights(model),
         data={"hash": data.hash, "folder": str(data.folder)},
         items=data.folder / ITEMS,
         metrics=metrics,
@@ -113,12 +122,12 @@ def evaluate_fitted(cell: Recipe, data: Prepared) -> Evaluation:
     baseline = BASELINES[chosen.kind](**chosen.options)
     baseline.fit(data)
     with _bar(chosen.name, len(data.test.user)) as advance:
-        return evaluate_baseline(baseline, data, _protocol(cell), on_queries=advance)
+        return evaluate_baseline(baseline, data, protocol(cell), on_queries=advance)
 
 
 def score(recommendations: Any, data: Prepared, cell: Recipe) -> tuple[dict[str, Any], dict[str, int]]:
     """The row of lists that anybody recommended, and what of them did not fit the log."""
-    targets, settings = targets_of(data, data.test), _protocol(cell)
+    targets, settings = targets_of(data, data.test), protocol(cell)
     rows = lists.read(recommendations)
     scored = lists.score(rows, data, targets, k=max(settings.k), exclude_seen=settings.exclude_seen)
     best = scored.lists[:, :LIST]
@@ -187,13 +196,18 @@ def _loss(cell: Recipe) -> LossSettings:
     learned = cell.history == "compressed" and memory.kind in ("layered", "recurrent")
     asked = SetWeights(memory.past_set, memory.future_set, memory.future_events) if learned else SetWeights()
     return LossSettings(
-        sampled=loss.kind == "sampled",
+        sampled=loss.kind != "full",
+        sampler=loss.sampler or "uniform",
+        corrected=loss.corrected,
+        calibration=loss.binary,
+        full_from=loss.full_from,
         negatives=loss.negatives,
         per_row=loss.per == "row",
         chunk=loss.chunk,
         break_ms=_break_ms(cell),
         break_weight=loss.break_weight,
         sets=asked,
+        consistency=memory.consistency,
     )
 
 
@@ -225,7 +239,7 @@ def evaluate_again(folder: Path) -> tuple[runs.Run, Recipe, dict[str, Any]]:
 
 def evaluate(model: Model, data: Prepared, cell: Recipe) -> tuple[Evaluation, dict[str, Any]]:
     """Ranks of the test targets and their summary, with the memory tests of a compressed model; bars on a terminal."""
-    settings = _protocol(cell)
+    settings = protocol(cell)
     with _bar("evaluating", len(data.test.user)) as advance:
         found = evaluate_model(model, data, settings, on_queries=advance)
     summary = _summary(found, data)
@@ -239,7 +253,8 @@ def _summary(found: Evaluation, data: Prepared) -> dict[str, Any]:
     return {**found.summary(), "lists": list_metrics(found, data)}
 
 
-def _protocol(cell: Recipe) -> EvaluationSettings:
+def protocol(cell: Recipe) -> EvaluationSettings:
+    """How a recipe evaluates."""
     return EvaluationSettings(
         split=cell.split.name,
         time=cell.time,

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from persrec import __version__
+from persrec.cli_datasets import datasets
+from persrec.cli_store import compress, stores, update
 from persrec.errors import UserError
 
 if TYPE_CHECKING:
@@ -207,6 +209,10 @@ def recipes(context: click.Context) -> None:
     """The recipes that come with persrec."""
     if context.invoked_subcommand is None:
         context.invoke(list_recipes)
+
+
+for command in (compress, update, stores, datasets):
+    commands.add_command(command)
 
 
 @recipes.command("list")

@@ -87,8 +87,8 @@ def load(folders: Sequence[str | Path]) -> list[Side]:
 
 def mean(side: Side, metric: str, part: npt.NDArray[np.bool_] | None = None) -> Interval:
     """A side's mean over its seeds, with an interval over users and seeds."""
-    users, values = _values([side], sorted(side.tables), metric, part)
-    return intervals.interval(*intervals.paired(values, users)[0])
+    users, found = values([side], sorted(side.tables), metric, part)
+    return intervals.interval(*intervals.paired(found, users)[0])
 
 
 def pairs(sides: list[Side], metric: str, part: npt.NDArray[np.bool_] | None = None) -> list[Pair]:
@@ -106,7 +106,7 @@ def pairs(sides: list[Side], metric: str, part: npt.NDArray[np.bool_] | None = N
 def pair(over: Side, under: Side, metric: str, part: npt.NDArray[np.bool_] | None = None) -> Pair:
     """Two sides on the seeds that both have; a side with one seed is held against all of the other's."""
     seeds = _seeds(over, under)
-    users, (above, below) = _values([over, under], seeds, metric, part)
+    users, (above, below) = values([over, under], seeds, metric, part)
     (top, tops), (bottom, bottoms) = intervals.paired([above, below], users)
     ratio = intervals.quotient(top, tops, bottom, bottoms)
     difference = intervals.interval(top - bottom, tops - bottoms)
@@ -122,8 +122,8 @@ def retention(sides: list[Side], metric: str, part: npt.NDArray[np.bool_] | None
         if not {"full", "recent", "compressed"} <= forms.keys():
             continue
         chosen = [forms[form] for form in ("full", "recent", "compressed")]
-        users, values = _values(chosen, _seeds(*chosen), metric, part)
-        (full, fulls), (recent, recents), (kept, keeps) = intervals.paired(values, users)
+        users, measured = values(chosen, _seeds(*chosen), metric, part)
+        (full, fulls), (recent, recents), (kept, keeps) = intervals.paired(measured, users)
         gain = intervals.quotient(full, fulls, recent, recents)
         share = intervals.quotient(kept - recent, keeps - recents, full - recent, fulls - recents)
         found.append(Retention(recipe, share if gain.low > 1 else None, gain))
@@ -183,10 +183,10 @@ def targets_of(side: Side) -> Targets:
     )
 
 
-def _values(
+def values(
     sides: list[Side], seeds: list[int], metric: str, part: npt.NDArray[np.bool_] | None
 ) -> tuple[npt.NDArray[np.int64], list[list[Values]]]:
-    """Users (Q,) of the queries, and for each side and seed the metric of each (Q,)."""
+    """Users (Q,) of the queries, and for each side and seed the metric of each (Q,), of the targets of a part (T,)."""
     targets = targets_of(sides[0])
     chosen = np.ones(len(targets.query), dtype=bool) if part is None else part
     rows, counts = np.unique(targets.query[chosen], return_counts=True)

@@ -30,6 +30,7 @@ class LossSettings(NamedTuple):
     break_ms: int | None = None  # how long before its target a row must lie to be one after a break
     break_weight: float = 1.0  # of rows after a break; only where rows know the time at which they are asked
     sets: SetWeights = SetWeights()  # what tokens are asked for themselves
+    consistency: float = 0.0  # weight of the disagreement of memories with references, see `models.parallel`
 
 
 class Drawn(NamedTuple):
@@ -92,11 +93,12 @@ def objective(
     tally = torch.stack(padded).sum(dim=0)
     weight = torch.stack([part.weight for part in scored]).sum()
     rows = torch.stack([part.loss for part in scored]).sum() / torch.where(weight > 0, weight, 1.0)
+    loss = rows if looped.disagreement is None else rows + settings.consistency * looped.disagreement
     if not any(settings.sets[:2]) or not looped.memory.rows:
-        return Objective(rows, rows.detach(), tally)
+        return Objective(loss, rows.detach(), tally)
     others = shared or (drawn() if settings.sampled else None)
     asked = set_loss(model, batch, looped, settings.sets, None if others is None else others.item)
-    return Objective(rows + asked, rows.detach(), tally)
+    return Objective(loss + asked, rows.detach(), tally)
 
 
 def _drawn(model: Model, settings: LossSettings, counts: Tensor | None, targets: Tensor, rows: int | None) -> Drawn:

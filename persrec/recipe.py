@@ -20,6 +20,7 @@ from persrec.sections import (
     Baseline,
     Data,
     Evaluation,
+    Items,
     Loss,
     Memory,
     Model,
@@ -46,6 +47,7 @@ class Recipe(Section):
     baselines: Annotated[tuple[Baseline, ...], BeforeValidator(as_list)] = ()  # fitted and tested beside the histories
     length: int | None = Field(None, ge=2)
     time: Literal["none", "last", "next"] = "none"
+    items: Items = Items()
     model: Model = Model()
     memory: Memory = Memory()
     repeat: Literal["head", "none"] = "none"
@@ -110,6 +112,8 @@ def conflicts(recipe: Recipe) -> Iterator[Fault]:
     if len({one.name for one in recipe.baselines}) < len(recipe.baselines):
         yield Fault(("baselines",), "got the same baseline twice, expected each once")
     yield from _data_conflicts(recipe.data)
+    yield from _item_conflicts(recipe)
+    yield from _decoder_conflicts(recipe)
     model = recipe.model
     if model.width % model.heads:
         text = f"got {model.width}, expected a multiple of model.heads = {model.heads}"
@@ -140,6 +144,30 @@ def conflicts(recipe: Recipe) -> Iterator[Fault]:
         yield Fault(("primary", "evaluation.k"), text)
 
 
+def _item_conflicts(recipe: Recipe) -> Iterator[Fault]:
+    items = recipe.items
+    if items.use == "id":
+        return
+    for key, what in (("path", "the items table"), ("encoder", "the folder of a text model")):
+        if getattr(items, key) is None:
+            yield Fault((f"items.{key}", "items.use"), f"got null, expected {what}, as items.use is {items.use}")
+    if items.train == "frozen" and items.pooling == "token":
+        text = "got token, expected mean or last: a token is learned, and items.train is frozen"
+        yield Fault(("items.pooling", "items.train"), text)
+    if items.train != "frozen" and items.whiten:
+        text = f"got true, expected false: whitened are vectors that stay, and items.train is {items.train}"
+        yield Fault(("items.whiten", "items.train"), text)
+
+
+def _decoder_conflicts(recipe: Recipe) -> Iterator[Fault]:
+    if recipe.model.kind != "decoder":
+        if recipe.model.decoder is not None:
+            yield Fault(("model.decoder", "model.kind"), f"is read with kind decoder, and that is {recipe.model.kind}")
+        return
+    if recipe.time != "none":
+        yield Fault(("time", "model.kind"), f"got {recipe.time}, expected none: a decoder reads no times")
+
+
 def _data_conflicts(data: Data) -> Iterator[Fault]:
     if data.source in MADE and data.path is not None:
         text = f"got {data.path!r}, expected null: data.source is {data.source}; for a file, set data.source as well"
@@ -151,9 +179,9 @@ def _data_conflicts(data: Data) -> Iterator[Fault]:
         if data.source != made and made in data.model_fields_set:
             text = f"is read only where data.source is {made}, and it is {data.source}; remove the section"
             yield Fault((f"data.{made}", "data.source"), text)
-    for key in ("columns", "separator"):
-        if getattr(data, key) and data.source != "table":
-            text = f"is read only where data.source is table, and it is {data.source}; remove the key"
+    for key, readers in (("columns", ("table", "amazon", "merrec")), ("separator", ("table",))):
+        if getattr(data, key) and data.source not in readers:
+            text = f"is read only where data.source is {' or '.join(readers)}, and it is {data.source}; remove the key"
             yield Fault((f"data.{key}", "data.source"), text)
 
 

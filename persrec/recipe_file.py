@@ -19,6 +19,7 @@ LOG_SOURCES = {
     ".jsonl": "table",
     ".ndjson": "table",
     ".inter": "table",
+    ".gz": "table",
     ".txt": "sasrec",
     ".dat": "movielens",
     ".data": "movielens",

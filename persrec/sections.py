@@ -156,13 +156,19 @@ SPLIT_DEFAULTS: dict[str, dict[str, Any]] = {
 
 
 class Model(Section):
-    kind: Literal["hstu", "sasrec", "ligr"] = "hstu"  # of the backbone's layers
+    kind: Literal["hstu", "sasrec", "ligr", "decoder"] = "hstu"  # of the backbone's layers
+    decoder: str | None = None  # kind decoder: a model whose weights it starts from; null: a small one of fresh weights
     layers: Count = 2
     width: Count = 64
     heads: Count = 2
     dropout: float = Field(0.2, ge=0, lt=1)
     score: Literal["cosine", "dot"] = "cosine"
     temperature: float = Field(0.05, gt=0)
+
+    @field_validator("decoder")
+    @classmethod
+    def _expanded(cls, decoder: str | None) -> str | None:
+        return None if decoder is None else expand(decoder)
 
 
 class Memory(Section):
@@ -178,6 +184,8 @@ class Memory(Section):
     encoding: Literal["float32", "float16", "int8", "int4"] = "float32"  # of the numbers that are kept
     straight_through: bool = False  # they are rounded in training too
     detach_every: int | None = Field(None, ge=2)  # segments after which the gradient through the memory ends
+    parallel: Count | None = None  # recurrent: train on all segments at once, on references that see so many as events
+    consistency: float = Field(0.1, ge=0)  # then, weight of the loss that draws what is written to the references
     reads: Literal["all", "none"] | float = "all"
     past_set: float = Field(0.1, ge=0)  # weight of the loss by which tokens score the items that they have read
     future_set: float = Field(0.0, ge=0)  # the same for later items: events R to R + future_events after the segment
@@ -201,15 +209,41 @@ class Memory(Section):
         return float(value)
 
 
-MEMORY_DEFAULTS = {"cap": None, "merge": False, "write": "residual", "detach_every": None}
+MEMORY_DEFAULTS = {"cap": None, "merge": False, "write": "residual", "detach_every": None, "parallel": None}
 MEMORY_KEYS: dict[str, tuple[str, ...]] = {
     "layered": ("cap", "merge", "detach_every"),
-    "recurrent": ("write", "detach_every"),
+    "recurrent": ("write", "detach_every", "parallel"),
     "segment_mean": ("cap",),
     "decayed_mean": (),
     "merged_neighbours": (),
     "prototypes": (),
 }
+
+
+class Items(Section):
+    """What item vectors are made of, and the texts and the text model where they are made of texts."""
+
+    use: Literal["id", "text", "id+text"] = "id"
+    path: str | None = None  # the items table: one row per item, its id and what is known of it
+    columns: dict[str, str] = {}  # ours -> the file's, or the number of a field where there is no header
+    separator: str | None = None  # null: by extension
+    charset: Literal["utf-8", "latin-1"] | None = None  # null: latin-1 for movies.dat and u.item, utf-8 for others
+    template: str = "{title}"
+    encoder: str | None = None  # folder of a text model, `package:NAME/FOLDER` of an installed one, or a hub name
+    remote_code: str | None = None  # the encoder once more, to run the code that comes with it
+    pooling: Literal["mean", "last", "token"] = "mean"  # of a text's rows; token: a learned one that ends every text
+    max_tokens: Count = 128  # of a text; what is longer loses its end
+    batch_tokens: Count = 8192  # that are encoded together
+    dtype: Literal["float16", "float32"] = "float16"  # of the vectors that are kept
+    whiten: bool = False
+    train: Literal["frozen", "lora", "full"] = "frozen"  # of the text model
+    lora_rank: Count = 8
+    id_dropout: float = Field(0.0, ge=0, lt=1)  # id+text: share of the items that go without their id in a step
+
+    @field_validator("path", "encoder")
+    @classmethod
+    def _expanded(cls, path: str | None) -> str | None:
+        return None if path is None else expand(path)
 
 
 class Retrieval(Section):

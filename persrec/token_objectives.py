@@ -52,7 +52,7 @@ def set_loss(model: Model, batch: Batch, looped: Looped, weights: SetWeights, ne
         first = model.rule.segment + (model.rule.recent or 0)
         sets.append((weights.future, _events(batch, slots, model.rule.segment, first, weights.horizon), False))
     candidates = _candidates([items for _, items, _ in sets], negatives, model.items.count)
-    vectors = F.normalize(F.embedding(candidates, model.items.table), dim=-1)
+    vectors = F.normalize(model.items.vectors(candidates), dim=-1)
     scores = (F.normalize(slots.states, dim=-1) @ vectors.T / model.temperature).amax(dim=3)  # (B, G, P, C)
     chances = F.log_softmax(scores, dim=-1).mean(dim=2)  # (B, G, C)
     losses = []

@@ -18,7 +18,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -32,6 +32,7 @@ from persrec.models.model import Model
 from persrec.objective import LossSettings, objective
 from persrec.prepared import Prepared, Queries
 from persrec.progress import TrainingProgress
+from persrec.stages import LateStopping, first_full_epoch
 from persrec.targets import targets_of
 
 METRIC = "val_ndcg@10"
@@ -71,40 +72,10 @@ class TrainingSettings:
     draw_after_ms: int | None = None  # a target after such a gap is any of the events up to the next one
 
 
-def first_full_epoch(loss: LossSettings, epochs: int) -> int:
-    """From which epoch on the loss is a full softmax; `epochs` where it never comes to that."""
-    if not loss.sampled:
-        return 0
-    return epochs if loss.full_from is None else int(loss.full_from * epochs)
-
-
 def target_counts(data: Prepared) -> Tensor:
     """(V+1,) how often each item is a target of training: all events that are trained on but each user's first."""
     first = data.items[data.offsets[:-1][data.train_end > 0]]
     return torch.from_numpy(data.training_events_per_item - np.bincount(first, minlength=data.items_count + 1))
-
-
-class LateStopping(EarlyStopping):
-    """Early stopping that does not look before epoch `first`."""
-
-    def __init__(self, *, first: int, patience: int) -> None:
-        super().__init__(METRIC, mode="max", patience=patience)
-        self.first = first
-
-    @property
-    def state_key(self) -> str:
-        """The same in checkpoints as that of early stopping as it is."""
-        return f"EarlyStopping{{'monitor': {self.monitor!r}, 'mode': {self.mode!r}}}"
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Look, if it is time to."""
-        if trainer.current_epoch >= self.first:
-            super().on_train_epoch_end(trainer, pl_module)
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Look, if it is time to."""
-        if trainer.current_epoch >= self.first:
-            super().on_validation_end(trainer, pl_module)
 
 
 class Fitting(L.LightningModule):
@@ -422,7 +393,7 @@ def _callbacks(
     if settings.ema is not None:
         callbacks.append(EMAWeightAveraging(decay=settings.ema, use_buffers=False))
     if settings.patience is not None:
-        callbacks.append(LateStopping(first=first, patience=settings.patience))
+        callbacks.append(LateStopping(METRIC, first=first, patience=settings.patience))
     if progress:
         callbacks.append(TrainingProgress(metric=METRIC))
     return callbacks

@@ -224,7 +224,7 @@ def test_fully_calibrated_gbce_is_least_where_a_score_is_the_probability_of_its_
         (gradient,) = torch.autograd.grad(loss.sum(), logit, create_graph=True)
         (curve,) = torch.autograd.grad(gradient.sum(), logit)
         logit = (logit - gradient / curve).detach().requires_grad_()
-    assert float(torch.sigmoid(logit)) == pytest.approx(chance)
+    assert torch.sigmoid(logit).item() == pytest.approx(chance)
 
 
 def bonus_of(rows: int, items: int, seed: int = 0) -> Bonus:

@@ -181,7 +181,7 @@ def test_all_faults_come_at_once() -> None:
         ),
         (
             "data.columns={user_id: u}",
-            "data.columns: is read only where data.source is table, and it is synthetic; remove the key",
+            "data.columns: is read only where data.source is table or amazon or merrec, and it is synthetic; remove the key",
         ),
         (
             "data.separator=;",

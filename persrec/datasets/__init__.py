@@ -14,7 +14,18 @@ from typing import Any, Final
 
 import polars as pl
 
-from persrec.datasets import amazon, causes, movielens, online_retail, sasrec, synthetic, table
+from persrec.datasets import (
+    amazon,
+    causes,
+    ebnerd,
+    globo_news,
+    merrec,
+    movielens,
+    online_retail,
+    sasrec,
+    synthetic,
+    table,
+)
 from persrec.errors import UserError
 from persrec.interactions.schema import Say, close_matches, log
 from persrec.sections import MADE
@@ -22,6 +33,9 @@ from persrec.sections import MADE
 SOURCES: Final[dict[str, ModuleType]] = {
     "amazon": amazon,
     "causes": causes,
+    "ebnerd": ebnerd,
+    "globo-news": globo_news,
+    "merrec": merrec,
     "movielens": movielens,
     "online-retail": online_retail,
     "sasrec": sasrec,
@@ -50,11 +64,12 @@ def read(source: str, path: str | Path | None = None, *, say: Say = log, **optio
 
 def read_section(section: Mapping[str, Any], *, frame: Any = None, say: Say = log) -> pl.LazyFrame:
     """The log of a recipe's data section, or of `frame` with the section's columns and unit."""
-    options = {key: section[key] for key in ("columns", "separator") if section[key]}
-    if section["unit"] != "auto":
-        options["unit"] = section["unit"]
+    options: dict[str, Any] = {key: section[key] for key in ("columns", "separator") if section[key]}
+    options |= {"events": True} if section["events"] else {}
+    options |= {key: section[key] for key, plain in (("unit", "auto"), ("bad_rows", "refuse")) if section[key] != plain}
     if frame is not None:
-        return table.read_frame(frame, columns=section["columns"], unit=section["unit"], say=say)
+        options.pop("separator", None)
+        return table.read_frame(frame, say=say, **options)
     if section["source"] in MADE:
         options |= section[section["source"]]
     return read(section["source"], section["path"], say=say, **options)
@@ -66,10 +81,11 @@ def files(source: str, path: str | Path | None) -> list[Path]:
     return found
 
 
-def frame_digest(frame: Any, columns: Mapping[str, str]) -> str:
+def frame_digest(frame: Any, columns: Mapping[str, str], *, events: bool = False) -> str:
     """SHA-256 of those columns of a pandas or Polars frame that are read."""
     bytes_of = io.BytesIO()
-    table.rename(table.as_polars(frame), columns, where="frame", say=log).collect().rechunk().write_ipc(bytes_of)
+    read_of = table.rename(table.as_polars(frame), columns, where="frame", events=events)
+    read_of.collect().rechunk().write_ipc(bytes_of)
     return hashlib.sha256(bytes_of.getbuffer()).hexdigest()
 
 

@@ -1,37 +1,81 @@
-"""Amazon ratings without a header: 2014 is user, item, rating, time; 2018 ("ratings only") is item, user, rating, time.
+"""Amazon reviews and ratings of 2014, 2018 and 2023 (McAuley et al. 2015, Ni et al. 2019, Hou et al. 2024).
 
-The two are told apart by the product numbers, which have ten characters; `columns` decides where that fails.
+| file                          | 2014 and 2018                                 | 2023                              |
+|-------------------------------|-----------------------------------------------|-----------------------------------|
+| reviews, JSON lines, also .gz | reviewerID, asin, overall, unixReviewTime (s) | user_id, parent_asin, rating,     |
+|                               |                                               | timestamp (ms)                    |
+| ratings, csv, also .gz        | no header: user, item, rating, time in 2014;  | a header with these names         |
+|                               | item, user, rating, time in 2018              |                                   |
+
+The two forms without a header are told apart by the product numbers, which have ten characters; `columns` decides
+where that fails.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
-from persrec.datasets.files import one_file, scan_text, uneven_row
+from persrec.datasets.files import bad_json, first_line, one_file, scan_json, scan_text, uneven
 from persrec.errors import UserError
-from persrec.interactions.schema import ITEM, RATING, TIME, USER, Say, conform, log, reading
+from persrec.interactions.schema import ITEM, RATING, TIME, USER, Say, check_columns, conform, log, reading
 
 PRODUCT = r"^[0-9A-Z]{10}$"
 FIELDS = ("1", "2", "3", "4")
 SAMPLE = 1000  # rows that decide
 SURE = 0.9  # of them look like a product, and fewer than 1 - SURE in the other column
+PATTERNS = ("*.csv", "*.csv.gz", "*.jsonl", "*.jsonl.gz", "*.json", "*.json.gz")
+OLD = {USER: "reviewerID", ITEM: "asin", RATING: "overall", TIME: "unixReviewTime"}
+NEW = {USER: "user_id", ITEM: "parent_asin", RATING: "rating", TIME: "timestamp"}
 
 
 def files(path: Path) -> list[Path]:
-    """The csv in a folder, or the file itself."""
-    return [one_file(path, patterns=("*.csv",), what="an Amazon ratings csv")]
+    """The reviews or ratings in a folder (not the metadata, whose names start with `meta_`), or the file itself."""
+    return [one_file(path, patterns=PATTERNS, what="Amazon reviews or ratings", but="meta_")]
 
 
-def read(path: Path, *, columns: Mapping[str, str] | None = None, say: Say = log) -> pl.LazyFrame:
-    """The log; `columns` may say in which field the user and the item are: {user_id: "1", item_id: "2"}.
+def read(
+    path: Path, *, columns: Mapping[str, str] | None = None, bad_rows: str = "refuse", say: Say = log
+) -> pl.LazyFrame:
+    """The log; `columns` may say in which field user and item of a csv are: {user_id: "1", item_id: "2"}.
 
     Raises:
-        UserError: there is a header, or the order of user and item cannot be seen.
+        UserError: none of the forms is seen, or the order of user and item is not.
     """
     (file,) = files(path)
+    line, where = first_line(file), str(file)
+    common: dict[str, Any] = {"where": where, "bad_rows": bad_rows, "say": say}
+    if line.startswith("{"):
+        frame = scan_json(file)
+        with reading(where):
+            names = frame.collect_schema().names()
+        return conform(_named(frame, names, where, say), why=lambda: bad_json(file), unit=_unit(names), **common)
+    if NEW[ITEM] in line.split(","):
+        frame = pl.scan_csv(file, infer_schema=False, quote_char=None)
+        named = _named(frame, line.split(","), where, say)
+        return conform(named, first_row=2, why=uneven(file, ","), unit=_unit(line.split(",")), **common)
+    frame = _without_header(file, columns, say)
+    return conform(frame, unit="s", why=uneven(file, ","), **common)
+
+
+def _unit(names: list[str]) -> str:
+    return "s" if OLD[USER] in names else "ms"
+
+
+def _named(frame: pl.LazyFrame, names: list[str], where: str, say: Say) -> pl.LazyFrame:
+    """Our columns of reviews with names, of either form."""
+    old = OLD[USER] in names
+    columns = OLD if old else NEW
+    check_columns(names, where=where, required=list(columns.values()))
+    say(f"{where}: Amazon in the form of {'2014 and 2018' if old else '2023'}: an item is a {columns[ITEM]}.")
+    return frame.select(pl.col(theirs).alias(ours) for ours, theirs in columns.items())
+
+
+def _without_header(file: Path, columns: Mapping[str, str] | None, say: Say) -> pl.LazyFrame:
+    """Our columns of ratings without a header."""
     frame = scan_text(file, FIELDS, separator=",")
-    with reading(str(file), lambda: uneven_row(file, ",")):
+    with reading(str(file), uneven(file, ",")):
         head = frame.head(SAMPLE).collect()
     if head["4"].head(1).cast(pl.Int64, strict=False).is_null().all():
         raise UserError(
@@ -41,10 +85,9 @@ def read(path: Path, *, columns: Mapping[str, str] | None = None, say: Say = log
     user, item = _given(columns) if columns else _recognised(head, file)
     year = "2014" if user == "1" else "2018"
     say(f"{file}: Amazon ratings in the form of {year}: user in field {user}, item in field {item}.")
-    named = frame.select(
+    return frame.select(
         pl.col(user).alias(USER), pl.col(item).alias(ITEM), pl.col("3").alias(RATING), pl.col("4").alias(TIME)
     )
-    return conform(named, where=str(file), unit="s", why=lambda: uneven_row(file, ","), say=say)
 
 
 def _given(columns: Mapping[str, str]) -> tuple[str, str]:

@@ -1,16 +1,31 @@
-"""What the readers share: finding the file in a folder, and scanning text without a header."""
+"""What the readers share: finding the file in a folder, and scanning text without a header and JSON lines."""
 
+import codecs
 import csv
-from collections.abc import Sequence
+import gzip
+import json
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
+from typing import IO, Final, cast
 
 import polars as pl
 
 from persrec.errors import UserError
 
+PACKED: Final = ".gz"
+SAMPLE: Final = 1000  # lines of JSON in which every key must have occurred
+NESTED: Final = r'^\{".*\}$'  # how a JSON object reads as text
+UNPACKING: Final = (EOFError, gzip.BadGzipFile, zlib.error)
+AGAIN: Final = "The file may be truncated or damaged; write or download it again."
 
-def one_file(path: Path, *, patterns: Sequence[str], what: str) -> Path:
+
+def one_file(path: Path, *, patterns: Sequence[str], what: str, but: str = "/") -> Path:
     """The file itself, or in a folder the one that matches the first pattern that matches any.
+
+    Files whose names start with `but` are left out.
 
     Raises:
         UserError: none, or several.
@@ -18,7 +33,7 @@ def one_file(path: Path, *, patterns: Sequence[str], what: str) -> Path:
     if path.is_file():
         return path
     for pattern in patterns:
-        found = sorted(path.glob(pattern))
+        found = [file for file in sorted(path.glob(pattern)) if not file.name.startswith(but)]
         if len(found) == 1:
             return found[0]
         if found:
@@ -28,21 +43,45 @@ def one_file(path: Path, *, patterns: Sequence[str], what: str) -> Path:
     raise UserError(f"data.path: {path} has no {' or '.join(patterns)}, expected {what}; got {there}.")
 
 
+def ending(file: Path) -> str:
+    """The ending without `.gz`: `.jsonl` for reviews.jsonl.gz."""
+    return Path(file.name.removesuffix(PACKED)).suffix
+
+
+@contextmanager
+def opened(file: Path) -> Iterator[IO[bytes]]:
+    """The bytes of a file, unpacked where its name ends in .gz.
+
+    Raises:
+        UserError: it is not gzip, or ends before its end.
+    """
+    try:
+        with gzip.open(file) if file.suffix == PACKED else file.open("rb") as lines:
+            yield cast(IO[bytes], lines)
+    except UNPACKING as error:
+        raise UserError(f"{file}: cannot be unpacked: {error}. {AGAIN}") from None
+
+
 def first_line(file: Path) -> str:
     """The first line of a text file, without its end.
 
     Raises:
-        UserError: the file is empty.
+        UserError: the file is empty, or not UTF-8.
     """
-    with file.open("rb") as lines:
+    with opened(file) as lines:
         line = lines.readline(65536)
+    if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise UserError(f"{file}: cannot be read: it is UTF-16, expected UTF-8; save it so.")
     if not line.strip():
         raise UserError(f"{file}: the file is empty; expected a log with one event per row.")
     return line.decode("utf-8-sig", errors="replace").rstrip("\r\n")
 
 
 def scan_text(file: Path, columns: Sequence[str], *, separator: str) -> pl.LazyFrame:
-    """A scan of text without a header, every value as text; the first line must have exactly these columns."""
+    """A scan of text without a header, every value as text; the first line must have exactly these columns.
+
+    Of a separator of two equal signs, Polars sees the first as one and the second as another after an empty field.
+    """
     line = first_line(file)
     got = line.split(separator)
     if len(got) != len(columns):
@@ -50,17 +89,90 @@ def scan_text(file: Path, columns: Sequence[str], *, separator: str) -> pl.LazyF
             f"{file}: the first line has {len(got)} column{'s' * (len(got) != 1)} ({line[:80]!r}), expected "
             f"{len(columns)} split by {separator!r}: {' '.join(columns)}. Use source: table for other forms."
         )
-    return pl.scan_csv(
-        file, has_header=False, separator=separator, infer_schema=False, quote_char=None, new_columns=list(columns)
+    empty = len(separator) - 1
+    names = [part for name in columns for part in (name, *[f"after {name}"] * empty)]
+    frame = pl.scan_csv(
+        file,
+        has_header=False,
+        separator=separator[0],
+        infer_schema=False,
+        quote_char=None,
+        new_columns=names[: len(names) - empty],
     )
+    return frame.select(columns)
 
 
-def uneven_row(file: Path, separator: str) -> str:
-    """A sentence on the first row whose number of fields is not that of the first, or nothing; for error messages."""
-    with file.open(encoding="utf-8", errors="replace", newline="") as lines:
-        rows = csv.reader(lines, delimiter=separator)
-        fields = len(next(rows, []))
-        for number, row in enumerate(rows, start=2):
-            if len(row) > fields:
-                return f"row {number} has {len(row)} fields, expected {fields}; correct or remove it."
+def scan_json(file: Path) -> pl.LazyFrame:
+    """A scan of JSON lines: numbers and text as text, lists as lists of text, objects as null.
+
+    A key that does not occur in the first `SAMPLE` lines is left out.
+
+    Raises:
+        UserError: one of these lines is not a JSON object.
+    """
+    kinds: dict[str, pl.DataType] = {}
+    with opened(file) as lines:
+        for number, line in enumerate(islice(lines, SAMPLE), start=1):
+            if not line.strip():
+                continue
+            fault = _json_fault(line)
+            if fault:
+                raise UserError(f"{file}: cannot be read: row {number} {fault}.")
+            for key, value in json.loads(line).items():
+                kinds[key] = pl.List(pl.String) if isinstance(value, list) else kinds.get(key, pl.String())
+    frame = pl.scan_ndjson(file, schema=kinds)
+    texts = [pl.col(key) for key, kind in kinds.items() if kind == pl.String]
+    return frame.with_columns(pl.when(~text.str.contains(NESTED)).then(text) for text in texts)
+
+
+def bad_json(file: Path) -> str:
+    """A sentence on the first line that is not a JSON object, or nothing; for error messages."""
+    with opened(file) as lines:
+        for number, line in enumerate(lines, start=1):
+            fault = _json_fault(line) if line.strip() else ""
+            if fault:
+                return f"row {number} {fault}; correct or remove it."
     return ""
+
+
+def _json_fault(line: bytes) -> str:
+    """What is wrong with a line that should be a JSON object, or nothing."""
+    shown = repr(line.decode("utf-8", errors="replace").strip()[:60])
+    try:
+        value = json.loads(line.decode("utf-8"), parse_constant=_no_number)
+    except UnicodeDecodeError:
+        return f"is not UTF-8 ({shown})"
+    except json.JSONDecodeError as error:
+        return f"is not JSON ({shown}, from sign {error.colno} on)"
+    except (ValueError, RecursionError) as error:
+        return f"is not JSON ({shown}: {error})"
+    return "" if isinstance(value, dict) else f"is not a JSON object ({shown})"
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def uneven_row(file: Path, separator: str, *, quoted: bool = True) -> str:
+    """A sentence on the first row that cannot be read: too many fields, quotes, or no UTF-8; or nothing."""
+    with opened(file) as lines:
+        text = (line.decode("utf-8") for line in lines)
+        rows = csv.reader(text, delimiter=separator[0], strict=True, quotechar='"' if quoted else None)
+        row, fields = 0, 0
+        try:
+            for values in rows:
+                fields = fields or len(values)
+                if len(values) > fields:
+                    return f"row {row + 1} has {len(values)} fields, expected {fields}; correct or remove it."
+                row = rows.line_num
+        except UnicodeDecodeError as error:
+            sign = error.object[error.start : error.end]
+            return f"row {rows.line_num + 1} is not UTF-8 ({sign!r}); save the file as UTF-8."
+        except csv.Error:
+            return f"row {row + 1} cannot be split (is a quote not closed?); correct or remove it."
+    return ""
+
+
+def uneven(file: Path, separator: str) -> Callable[[], str]:
+    """`uneven_row` of text without quotes, to be asked when reading fails."""
+    return lambda: uneven_row(file, separator, quoted=False)

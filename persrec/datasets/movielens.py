@@ -4,7 +4,7 @@ from pathlib import Path
 
 import polars as pl
 
-from persrec.datasets.files import first_line, one_file, scan_text, uneven_row
+from persrec.datasets.files import first_line, one_file, scan_text, uneven
 from persrec.errors import UserError
 from persrec.interactions.schema import ITEM, RATING, TIME, USER, Say, conform, log
 
@@ -18,7 +18,7 @@ def files(path: Path) -> list[Path]:
     return [one_file(path, patterns=NAMES, what="MovieLens ratings (unpack the zip first)")]
 
 
-def read(path: Path, *, say: Say = log) -> pl.LazyFrame:
+def read(path: Path, *, bad_rows: str = "refuse", say: Say = log) -> pl.LazyFrame:
     """The log; which of the three forms it has is seen in its first line.
 
     Raises:
@@ -26,10 +26,9 @@ def read(path: Path, *, say: Say = log) -> pl.LazyFrame:
     """
     (file,) = files(path)
     line = first_line(file)
-    if "::" in line:  # Polars splits at single bytes: every second field is empty
-        separator, first_row = ":", 1
-        columns = [name for column in COLUMNS for name in (column, f"after {column}")][:-1]
-        frame = scan_text(file, columns, separator=separator)
+    if "::" in line:
+        separator, first_row = "::", 1
+        frame = scan_text(file, COLUMNS, separator=separator)
     elif "\t" in line:
         separator, first_row = "\t", 1
         frame = scan_text(file, COLUMNS, separator=separator)
@@ -41,9 +40,14 @@ def read(path: Path, *, say: Say = log) -> pl.LazyFrame:
             f"{file}: not MovieLens ratings: the first line is {line[:80]!r}, expected user::item::rating::time, the "
             f"same with tabs, or the header {HEADER}. Use source: table for other forms."
         )
-    form = {":": "1M (`::`)", "\t": "100K (tabs)", ",": "latest (csv)"}[separator]
+    form = {"::": "1M (`::`)", "\t": "100K (tabs)", ",": "latest (csv)"}[separator]
     say(f"{file}: MovieLens in the form of {form}.")
-    frame = frame.select(COLUMNS)
     return conform(
-        frame, where=str(file), unit="s", first_row=first_row, why=lambda: uneven_row(file, separator), say=say
+        frame,
+        where=str(file),
+        unit="s",
+        first_row=first_row,
+        bad_rows=bad_rows,
+        why=uneven(file, separator),
+        say=say,
     )

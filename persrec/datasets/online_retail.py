@@ -8,8 +8,8 @@ from pathlib import Path
 
 import polars as pl
 
-from persrec.datasets.files import one_file
-from persrec.interactions.schema import ITEM, TIME, USER, Say, check_columns, conform, log, reading
+from persrec.datasets.files import one_file, uneven_row
+from persrec.interactions.schema import ITEM, ROW, TIME, USER, Say, check_columns, conform, log, reading
 
 NAMES = ("online_retail.parquet", "*.parquet", "*.csv")
 COLUMNS = {"CustomerID": USER, "StockCode": ITEM, "InvoiceDate": TIME}
@@ -21,11 +21,16 @@ def files(path: Path) -> list[Path]:
     return [one_file(path, patterns=NAMES, what="the invoice lines of Online Retail")]
 
 
-def read(path: Path, *, say: Say = log) -> pl.LazyFrame:
+def read(path: Path, *, bad_rows: str = "refuse", say: Say = log) -> pl.LazyFrame:
     """The log; raises UserError where a column is missing."""
     (file,) = files(path)
-    with reading(str(file)):
-        lines = pl.scan_parquet(file) if file.suffix == ".parquet" else pl.scan_csv(file, infer_schema=False)
+    text = file.suffix != ".parquet"
+
+    def why() -> str:
+        return uneven_row(file, ",") if text else ""
+
+    with reading(str(file), why):
+        lines = pl.scan_csv(file, infer_schema=False) if text else pl.scan_parquet(file)
         check_columns(lines.collect_schema().names(), where=str(file), required=(INVOICE, *COLUMNS))
         without = pl.col("CustomerID").is_null()
         cancelled = pl.col(INVOICE).cast(pl.String).str.starts_with("C")
@@ -36,5 +41,5 @@ def read(path: Path, *, say: Say = log) -> pl.LazyFrame:
         f"{counts['cancelled']:,} of cancellations."
     )
     columns = [pl.col(theirs).alias(ours) for theirs, ours in COLUMNS.items()]
-    bought = lines.filter(~without & ~cancelled).select(columns)
-    return conform(bought, where=str(file), unit="auto", say=say)
+    bought = lines.with_row_index(ROW).filter(~without & ~cancelled).select(ROW, *columns)
+    return conform(bought, where=str(file), first_row=1 + text, bad_rows=bad_rows, why=why, say=say)

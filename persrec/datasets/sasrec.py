@@ -4,7 +4,7 @@ from pathlib import Path
 
 import polars as pl
 
-from persrec.datasets.files import first_line, one_file, scan_text, uneven_row
+from persrec.datasets.files import first_line, one_file, scan_text, uneven
 from persrec.interactions.schema import ITEM, USER, Say, conform, log
 
 
@@ -13,9 +13,9 @@ def files(path: Path) -> list[Path]:
     return [one_file(path, patterns=("*sasrec*.txt", "*.txt"), what="a text file with `user item` per line")]
 
 
-def read(path: Path, *, say: Say = log) -> pl.LazyFrame:
+def read(path: Path, *, bad_rows: str = "refuse", say: Say = log) -> pl.LazyFrame:
     """The log in file order; lines are split at a space or a tab."""
     (file,) = files(path)
     separator = "\t" if "\t" in first_line(file) else " "
     frame = scan_text(file, [USER, ITEM], separator=separator)
-    return conform(frame, where=str(file), why=lambda: uneven_row(file, separator), say=say)
+    return conform(frame, where=str(file), bad_rows=bad_rows, why=uneven(file, separator), say=say)

@@ -1,6 +1,7 @@
-"""Any table: csv, tsv, parquet or jsonl by column mapping, and pandas and Polars frames.
+"""Any table: csv, tsv, parquet or jsonl (text also as .gz) by column mapping, and pandas and Polars frames.
 
 Headers of other libraries are understood: RecTools' `datetime` is our timestamp, RecBole's `user_id:token` our user_id.
+A row is an event, or where its columns hold lists (RecBole's `item_id_list:token_seq` among them) a whole history.
 """
 
 from collections.abc import Mapping
@@ -9,20 +10,36 @@ from typing import Any, Final
 
 import polars as pl
 
-from persrec.datasets.files import first_line, one_file, uneven_row
+from persrec.datasets import histories
+from persrec.datasets.files import PACKED, bad_json, ending, first_line, one_file, scan_json, uneven_row
 from persrec.errors import UserError
-from persrec.interactions.schema import COLUMNS, TIME, Say, check_columns, close_matches, conform, log, reading
+from persrec.interactions.schema import (
+    COLUMNS,
+    EVENT,
+    ITEM,
+    TIME,
+    Say,
+    Why,
+    check_columns,
+    close_matches,
+    conform,
+    log,
+    reading,
+    shown,
+)
 
-SEPARATORS: Final = {".csv": ",", ".tsv": "\t", ".inter": "\t"}
+RECBOLE: Final = ".inter"
+SEPARATORS: Final = {".csv": ",", ".tsv": "\t", RECBOLE: "\t"}
 PARQUET: Final = (".parquet", ".pq")
 JSON_LINES: Final = (".jsonl", ".ndjson")
 ALIASES: Final = {"datetime": TIME}
-NAMED: Final = (*COLUMNS, "weight", "event")  # what a mapping may name
+NAMED: Final = (*COLUMNS, "weight", EVENT)  # what a mapping may name
 
 
 def files(path: Path) -> list[Path]:
     """The table in a folder, or the file itself."""
-    patterns = [f"*{ending}" for ending in (".parquet", ".csv", ".tsv", ".inter", ".jsonl")]
+    text = [f"*{known}" for known in (*SEPARATORS, *JSON_LINES)]
+    patterns = ["*.parquet", *text, *(f"{pattern}{PACKED}" for pattern in text)]
     return [one_file(path, patterns=patterns, what="a table")]
 
 
@@ -32,30 +49,40 @@ def read(
     columns: Mapping[str, str] | None = None,
     separator: str | None = None,
     unit: str = "auto",
+    events: bool = False,
+    bad_rows: str = "refuse",
     say: Say = log,
 ) -> pl.LazyFrame:
     """The log in a file; `columns` maps our names to the file's, `separator` None goes by the file's ending."""
     (file,) = files(path)
+    common: dict[str, Any] = {"where": str(file), "unit": unit, "events": events, "bad_rows": bad_rows, "say": say}
     if file.suffix in PARQUET:
-        return _conformed(pl.scan_parquet(file), columns, where=str(file), unit=unit, say=say)
+        return _conformed(pl.scan_parquet(file), columns, **common)
     first_line(file)
-    if file.suffix in JSON_LINES:
-        frame = pl.scan_ndjson(file, infer_schema_length=None)
-        return _conformed(frame, columns, where=str(file), unit=unit, say=say)
+    if ending(file) in JSON_LINES:
+        return _conformed(scan_json(file), columns, why=lambda: bad_json(file), **common)
     separator = separator or _separator(file)
-    frame = pl.scan_csv(file, separator=separator, infer_schema=False)
+    quoted = ending(file) != RECBOLE
+    frame = pl.scan_csv(file, separator=separator, infer_schema=False, quote_char='"' if quoted else None)
 
     def why() -> str:
-        return uneven_row(file, separator)
+        return uneven_row(file, separator, quoted=quoted)
 
-    return _conformed(frame, columns, where=str(file), unit=unit, first_row=2, why=why, say=say)
+    return _conformed(frame, columns, first_row=2, why=why, **common)
 
 
 def read_frame(
-    frame: Any, *, columns: Mapping[str, str] | None = None, unit: str = "auto", say: Say = log
+    frame: Any,
+    *,
+    columns: Mapping[str, str] | None = None,
+    unit: str = "auto",
+    events: bool = False,
+    bad_rows: str = "refuse",
+    say: Say = log,
 ) -> pl.LazyFrame:
     """The log in a pandas or Polars frame."""
-    return _conformed(as_polars(frame), columns, where="frame", unit=unit, say=say)
+    common: dict[str, Any] = {"where": "frame", "unit": unit, "events": events, "bad_rows": bad_rows, "say": say}
+    return _conformed(as_polars(frame), columns, **common)
 
 
 def as_polars(frame: Any) -> pl.LazyFrame:
@@ -74,34 +101,49 @@ def as_polars(frame: Any) -> pl.LazyFrame:
     raise UserError(f"frame: got {type(frame).__name__}, expected a pandas or Polars frame (or a path to a file).")
 
 
-def rename(frame: pl.LazyFrame, columns: Mapping[str, str], *, where: str, say: Say = log) -> pl.LazyFrame:
+def rename(
+    frame: pl.LazyFrame,
+    columns: Mapping[str, str],
+    *,
+    where: str,
+    events: bool = False,
+    why: Why = str,
+    say: Say = log,
+) -> pl.LazyFrame:
     """Our column names, from a mapping (ours: theirs), the same names, or the headers of RecTools and RecBole.
 
     Raises:
         UserError: the mapping names what is not there, or user and item cannot be found.
     """
-    with reading(where):
+    with reading(where, why):
         names = frame.collect_schema().names()
     _check_mapping(columns, names, where=where)
-    found = {_plain(name): name for name in reversed(names)}
-    used = {ours: found[ours] for ours in COLUMNS if ours in found} | dict(columns)
-    used = {ours: theirs for ours, theirs in used.items() if ours in COLUMNS}
-    if "item_id_list" in found:
-        raise UserError(f"{where}: item_id_list holds whole histories; expected one event per row: explode it first.")
+    found = {_plain(name): name for name in reversed(names)} | dict(columns)
+    if f"{ITEM}{histories.LIST}" in found:
+        return histories.of_recbole(frame, found)
+    wanted = (*COLUMNS, EVENT) if events else COLUMNS
+    used = {ours: found[ours] for ours in wanted if ours in found}
     check_columns([*used, *(name for name in names if name not in used.values())], where=where)
-    twice = sorted(theirs for theirs in set(used.values()) if list(used.values()).count(theirs) > 1)
-    if twice:
-        raise UserError(f"{where}: data.columns uses {', '.join(twice)} for more than one of our columns.")
+    _check_twice(used, names, where=where)
     renamed = [f"{theirs} is {ours}" for ours, theirs in used.items() if ours != theirs]
     if renamed:
         say(f"{where}: {', '.join(renamed)}.")
-    unused = [ours for ours in columns if ours not in COLUMNS]
+    unused = [ours for ours in columns if ours not in wanted]
     if unused:
         say(f"{where}: {', '.join(unused)}: not used.")
     near = [] if TIME in used else close_matches(TIME, names) + close_matches("date", names)
     if near:
         say(f"{where}: no {TIME}; if {near[0]} holds the time, set data.columns: {{{TIME}: {near[0]}}}.")
     return frame.select(pl.col(theirs).alias(ours) for ours, theirs in used.items())
+
+
+def _check_twice(used: Mapping[str, str], names: list[str], *, where: str) -> None:
+    twice = sorted(theirs for theirs in set(used.values()) if list(used.values()).count(theirs) > 1)
+    if twice:
+        raise UserError(f"{where}: data.columns uses {', '.join(twice)} for more than one of our columns.")
+    repeated = [theirs for theirs in used.values() if f"{theirs}_duplicated_0" in names]  # the name Polars gives it
+    if repeated:
+        raise UserError(f"{where}: the header has {', '.join(repeated)} more than once; rename or remove one of them.")
 
 
 def _plain(name: str) -> str:
@@ -118,19 +160,32 @@ def _check_mapping(columns: Mapping[str, str], names: list[str], *, where: str) 
             raise UserError(f"data.columns: unknown column {ours!r}, expected {', '.join(NAMED)}{hint}.")
         if theirs not in names:
             near = close_matches(theirs, names)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            raise UserError(f"{where}: data.columns.{ours}: no column {theirs!r}{hint}; got {', '.join(names)}.")
+            hint = f" (did you mean {shown(near[:1])}?)" if near else ""
+            raise UserError(f"{where}: data.columns.{ours}: no column {theirs!r}{hint}; got {shown(names)}.")
 
 
 def _conformed(
-    frame: pl.LazyFrame, columns: Mapping[str, str] | None, *, where: str, say: Say, **options: Any
+    frame: pl.LazyFrame,
+    columns: Mapping[str, str] | None,
+    *,
+    where: str,
+    unit: str,
+    events: bool,
+    bad_rows: str,
+    say: Say,
+    first_row: int = 1,
+    why: Why = str,
 ) -> pl.LazyFrame:
-    return conform(rename(frame, columns or {}, where=where, say=say), where=where, say=say, **options)
+    named = rename(frame, columns or {}, where=where, events=events, why=why, say=say)
+    single = histories.exploded(named, where=where, first_row=first_row, why=why, say=say)
+    return conform(
+        single, where=where, unit=unit, first_row=first_row, events=events, bad_rows=bad_rows, why=why, say=say
+    )
 
 
 def _separator(file: Path) -> str:
     """What splits the columns of a text file, by its ending."""
-    if file.suffix not in SEPARATORS:
+    if ending(file) not in SEPARATORS:
         known = ", ".join([*SEPARATORS, *PARQUET, *JSON_LINES])
-        raise UserError(f"{file}: unknown ending {file.suffix!r} (known: {known}); set data.separator for text.")
-    return SEPARATORS[file.suffix]
+        raise UserError(f"{file}: unknown ending {ending(file)!r} (known: {known}); set data.separator for text.")
+    return SEPARATORS[ending(file)]

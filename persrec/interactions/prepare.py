@@ -22,6 +22,7 @@ from persrec import datasets, prepared
 from persrec.constants import PAD
 from persrec.errors import UserError
 from persrec.interactions import filters, sequences, vocabulary
+from persrec.interactions.cold import cold
 from persrec.interactions.facts import Facts, facts_of
 from persrec.interactions.schema import ITEM, TIME, USER, Say
 from persrec.interactions.split import split as split_of
@@ -31,12 +32,16 @@ LEAVE_ONE_OUT: Final = Split()
 
 logger = logging.getLogger("persrec")
 
+LATER: Final[dict[str, Any]] = {"bad_rows": "refuse", **filters.DEFAULTS}
+"""Keys that stand in the hash only where they are set, so that a log without them keeps its folder."""
+
 SECTION: Final[dict[str, Any]] = {
     "source": "synthetic",
     "path": None,
     "columns": {},
     "separator": None,
     "unit": "auto",
+    **LATER,
     "deduplicate": True,
     "min_user_events": 1,
     "min_item_events": 1,
@@ -49,7 +54,7 @@ SECTION: Final[dict[str, Any]] = {
 class Log:
     """An ordered log in numbers, its vocabularies, and what is known about it."""
 
-    events: pl.LazyFrame  # user_id Int32 0.., item_id Int32 1.., timestamp, rating
+    events: pl.LazyFrame  # user_id Int32 0.., item_id Int32 1.., timestamp, rating, event where it is filtered by
     users: pl.LazyFrame
     items: pl.LazyFrame
     facts: Facts
@@ -80,7 +85,7 @@ def prepare(
     known = _facts(folder)
     if known is not None:
         if prepared.split_files(split.name)[-1] not in known["files"]:
-            _add_split(folder, split, known)
+            _add_split(folder, split, known, say)
             say(f"{folder}: split {split.name} added.")
         else:
             say(f"{folder}: prepared already (same files, same data section).")
@@ -93,7 +98,7 @@ def prepare(
 
     log = load(section, frame=frame, say=note)
     facts = {"format": prepared.FORMAT, "hash": identity, "name": name, "source": source, "understood": notes}
-    _write(log, folder, split, facts | {"counts": log.facts.as_dict()})
+    _write(log, folder, split, facts | {"counts": log.facts.as_dict()}, note)
     say(f"{folder}: written.")
     return folder
 
@@ -118,8 +123,8 @@ def data_section(data: Any) -> dict[str, Any]:
 
 
 def load(section: Mapping[str, Any], *, frame: Any = None, say: Say = logger.info) -> Log:
-    """The log of a data section: read, numbered, ordered, without duplicates, k-core."""
-    raw = datasets.read_section(section, frame=frame, say=say)
+    """The log of a data section: read, filtered by value, numbered, ordered, without duplicates, by count, k-core."""
+    raw = filters.by_value(datasets.read_section(section, frame=frame, say=say), section, say)
     users = vocabulary.vocabulary(raw, USER, first=0).collect().lazy()
     items = vocabulary.vocabulary(raw, ITEM, first=PAD + 1).collect().lazy()
     events = sequences.ordered(vocabulary.encode(raw, {USER: users, ITEM: items})).collect().lazy()
@@ -128,6 +133,8 @@ def load(section: Mapping[str, Any], *, frame: Any = None, say: Say = logger.inf
     if section["deduplicate"]:
         events = filters.drop_duplicates(events).collect().lazy()
     distinct = _height(events)
+    events = filters.by_count(events, section, say)
+    counted = _height(events)
     events = filters.k_core(
         events, min_user_events=section["min_user_events"], min_item_events=section["min_item_events"]
     )
@@ -136,7 +143,7 @@ def load(section: Mapping[str, Any], *, frame: Any = None, say: Say = logger.inf
         events, users = vocabulary.compact(events, users, USER, first=0)
         events, items = vocabulary.compact(events, items, ITEM, first=PAD + 1)
         events, users, items = (part.collect().lazy() for part in (events, users, items))
-    facts = facts_of(events, duplicates=read - distinct, filtered=distinct - kept)
+    facts = facts_of(events, duplicates=read - distinct, filtered=counted - kept)
     return Log(events=events, users=users, items=items, facts=facts)
 
 
@@ -148,15 +155,16 @@ def hash_of(source: Mapping[str, Any]) -> str:
 
 def _origin(section: Mapping[str, Any], frame: Any) -> dict[str, Any]:
     """Where a log comes from: section, path, and name and SHA-256 of each file."""
-    settings = {key: value for key, value in section.items() if key != "path"}
+    settings = {key: value for key, value in section.items() if key != "path" and LATER.get(key, ...) != value}
     for made in MADE:
         if section["source"] != made:
             settings.pop(made)
     if frame is not None:
+        digest = datasets.frame_digest(frame, section["columns"], events=bool(section["events"]))
         return {
             "section": settings,
             "path": None,
-            "files": [{"name": "frame", "sha256": datasets.frame_digest(frame, section["columns"])}],
+            "files": [{"name": "frame", "sha256": digest}],
         }
     files = datasets.files(section["source"], section["path"])
     return {
@@ -176,7 +184,7 @@ def _facts(folder: Path) -> dict[str, Any] | None:
     return facts
 
 
-def _add_split(folder: Path, split: Split, facts: dict[str, Any]) -> None:
+def _add_split(folder: Path, split: Split, facts: dict[str, Any], say: Say) -> None:
     """A split beside what is there; the folder has it only when its files are whole."""
     lists = pl.scan_ipc(folder / prepared.SEQUENCES).with_row_index(USER)
     columns = {"items": ITEM, "times": TIME}
@@ -186,8 +194,8 @@ def _add_split(folder: Path, split: Split, facts: dict[str, Any]) -> None:
         working = folder / f".split-{os.getpid()}"
         try:
             working.mkdir()
-            _write_split(events, working, split)
-            facts = facts | {"files": facts["files"] | _files(working)}
+            found = _write_split(events, working, split, say)
+            facts = facts | {"files": facts["files"] | _files(working), "cold": facts.get("cold", {}) | found}
             for path in working.iterdir():
                 path.replace(folder / path.name)
             text = working / prepared.FACTS
@@ -197,15 +205,15 @@ def _add_split(folder: Path, split: Split, facts: dict[str, Any]) -> None:
             shutil.rmtree(working, ignore_errors=True)
 
 
-def _write(log: Log, folder: Path, split: Split, facts: dict[str, Any]) -> None:
+def _write(log: Log, folder: Path, split: Split, facts: dict[str, Any], say: Say) -> None:
     """Write under a temporary name, then rename; on any failure nothing stays."""
     working = folder.with_name(f".{folder.name}-{os.getpid()}")
     with _writing(folder, log.facts.events):
         try:
             working.mkdir(parents=True, exist_ok=True)
             _write_log(log, working)
-            _write_split(log.events, working, split)
-            facts = facts | {"files": _files(working)}
+            found = _write_split(log.events, working, split, say)
+            facts = facts | {"files": _files(working), "cold": found}
             (working / prepared.FACTS).write_text(_json(facts), encoding="utf-8")
             if folder.exists():
                 shutil.rmtree(folder)
@@ -243,10 +251,15 @@ def _write_log(log: Log, folder: Path) -> None:
     write_batch(vocabulary.item_table(log.items, log.events).collect(), folder / prepared.ITEMS)
 
 
-def _write_split(events: pl.LazyFrame, folder: Path, split: Split) -> None:
-    parts = pl.collect_all(list(split_of(events, split.model_dump(exclude_none=True))))
-    for part, name in zip(parts, prepared.split_files(split.name), strict=True):
+def _write_split(events: pl.LazyFrame, folder: Path, split: Split, say: Say) -> dict[str, Any]:
+    """Write the files of a split; what it asks of users and items that training never saw, by its name."""
+    parts = split_of(events, split.model_dump(exclude_none=True))
+    bounds, validation, test = pl.collect_all(list(parts))
+    for part, name in zip((bounds, validation, test), prepared.split_files(split.name), strict=True):
         write_batch(part, folder / name)
+    found = cold(events, bounds, test)
+    say(f"split {split.name}: {found}.")
+    return {split.name: found.as_dict()}
 
 
 def write_batch(frame: pl.DataFrame, path: Path) -> None:

@@ -1,12 +1,15 @@
 """From a recipe to modules: the only file of the models that knows settings."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from persrec.models.decoder import DecoderBackbone, decoder_of, small_decoder
 from persrec.models.hstu import HSTU
 from persrec.models.interfaces import Compressor
-from persrec.models.item_encoders import IdTable
+from persrec.models.item_encoders import IdTable, ItemEncoder, Live, TextItems, Texts
 from persrec.models.layered import Layered
 from persrec.models.model import Model
 from persrec.models.pooled import DecayedMean, MergedNeighbours, Pooled, Prototypes, SegmentMean
@@ -17,6 +20,7 @@ from persrec.models.segments import SegmentRule
 from persrec.models.softmax import Softmax
 from persrec.models.stack import Stack
 
+ENCODER = "items.encoder."  # names of a text model's weights begin so
 POOLED: dict[str, type[Pooled]] = {
     "decayed_mean": DecayedMean,
     "merged_neighbours": MergedNeighbours,
@@ -24,8 +28,20 @@ POOLED: dict[str, type[Pooled]] = {
 }
 
 
-def build(recipe: Any, *, items: int, seed: int = 0) -> Model:
-    """The model of one recipe (one history, one seed) over V items, with fresh weights drawn from `seed`."""
+def build(
+    recipe: Any,
+    *,
+    items: int,
+    seed: int = 0,
+    texts: Texts | None = None,
+    live: Live | None = None,
+    pretrained: bool = True,
+) -> Model:
+    """The model of one recipe (one history, one seed) over V items, with fresh weights drawn from `seed`.
+
+    `texts` are the items', where the recipe makes vectors of them; `live` is the text model, where that is trained.
+    A decoder that has been trained elsewhere comes with its weights, unless `pretrained` is False.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         repeat = (
@@ -34,16 +50,43 @@ def build(recipe: Any, *, items: int, seed: int = 0) -> Model:
             else None
         )
         return Model(
-            items=IdTable(items=items, width=recipe.model.width, dropout=recipe.model.dropout),
-            backbone=build_backbone(recipe),
+            items=build_items(recipe, items, texts, live),
+            backbone=build_backbone(recipe, pretrained=pretrained),
             compressor=build_compressor(recipe),
             rule=build_rule(recipe),
             cosine=recipe.model.score == "cosine",
             temperature=recipe.model.temperature,
+            learned_temperature=recipe.loss.kind == "info_nce",
             checkpointed=recipe.memory.checkpoint,
             detach_every=recipe.memory.detach_every,
+            parallel=recipe.memory.parallel if recipe.history == "compressed" else None,
             repeat=repeat,
         )
+
+
+def restored(recipe: Any, weights: Mapping[str, Tensor], *, items: int) -> Model:
+    """The model of a run, from its weights; vectors of texts are among them, and no text model is needed."""
+    texts = None if recipe.items.use == "id" else Texts(weights["items.texts"], weights["items.trained"])
+    model = build(recipe, items=items, texts=texts, pretrained=False)
+    model.load_state_dict({name: value for name, value in weights.items() if not name.startswith(ENCODER)})
+    return model
+
+
+def kept_weights(model: Model) -> dict[str, Tensor]:
+    """The state of a model that a run keeps: of a text model only what was trained."""
+    trained = {name for name, value in model.named_parameters() if value.requires_grad}
+    state = model.state_dict()
+    return {name: value for name, value in state.items() if not name.startswith(ENCODER) or name in trained}
+
+
+def build_items(recipe: Any, items: int, texts: Texts | None, live: Live | None) -> ItemEncoder:
+    """The item encoder: ids, texts or both."""
+    width, dropout = recipe.model.width, recipe.model.dropout
+    if recipe.items.use == "id":
+        return IdTable(items=items, width=width, dropout=dropout)
+    assert texts is not None
+    ids, without = recipe.items.use == "id+text", recipe.items.id_dropout
+    return TextItems(texts, width=width, dropout=dropout, ids=ids, id_dropout=without, live=live)
 
 
 def build_rule(recipe: Any) -> SegmentRule:
@@ -51,13 +94,16 @@ def build_rule(recipe: Any) -> SegmentRule:
     return SegmentRule(recipe.memory.segment, None if recipe.history == "full" else recipe.memory.recent)
 
 
-def build_backbone(recipe: Any) -> Stack:
+def build_backbone(recipe: Any, *, pretrained: bool = True) -> Stack | DecoderBackbone:
     """The backbone; bias tables and divisor come from S and R whatever the history, so that the three forms compare."""
     model, memory = recipe.model, recipe.memory
-    sizes: dict[str, Any] = {
-        "width": model.width,
-        "layers": model.layers,
-        "heads": model.heads,
+    if model.decoder is not None:
+        found = decoder_of(model.decoder, weights=pretrained, width=model.width, layers=model.layers)
+        return DecoderBackbone(found)
+    sizes: dict[str, Any] = {"width": model.width, "layers": model.layers, "heads": model.heads}
+    if model.kind == "decoder":
+        return DecoderBackbone(small_decoder(**sizes, dropout=model.dropout))
+    sizes |= {
         "exact": memory.segment + memory.recent,
         "timed": recipe.time != "none",
         "dropout": model.dropout,

@@ -29,6 +29,7 @@ class Looped(NamedTuple):
     scored: list  # results of `score`: one per fold, then one for the open blocks
     memory: Memory  # of the closed segments of every user
     trail: list[Memory]  # after each pass, of those users who had a segment in it
+    disagreement: Tensor | None = None  # () of memories made in another way, see `models.parallel`
 
 
 def loop(

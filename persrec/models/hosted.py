@@ -9,6 +9,7 @@ Shapes: B users, L rows, K tokens, M remembered rows, N layers, D width.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import metadata
 from typing import Any, Protocol
 
 import torch
@@ -38,21 +39,22 @@ class Host(Protocol):
     def run(self, rows: Rows, remembered: int, visible: Tensor) -> Tensor:
         """Hidden (B, M+L, D) of M placeholder rows and the L rows after them.
 
-        `visible`, bool (M+L, M+L), True = may attend, holds for all users; rows that are not valid stand last.
+        `visible`, bool (M+L, M+L), True = may attend, holds for all users; rows that are not valid stand last. A host
+        with masks of each user's own is given (B, M+L, M+L), which hides what is not valid.
         """
 
 
 class Hosted:
     """A backbone made of a host; see `Backbone`. The host is not changed, and hooks are there during a step only.
 
-    A host takes one mask for all users, so users are run in groups of equal memory. One that takes no mask folds in two
-    passes: events on the memory, then the tokens and what they see.
+    A host takes one mask for all users, so users are run in groups of equal memory, unless it is known to take
+    `own_masks`. One that takes no mask folds in two passes: events on the memory, then the tokens and what they see.
     """
 
     chains = False
 
-    def __init__(self, host: Host) -> None:
-        self.host = host
+    def __init__(self, host: Host, *, own_masks: bool = False) -> None:
+        self.host, self.own_masks = host, own_masks
         self.layers, self.width = len(host.layers), host.width
 
     def step(
@@ -68,6 +70,8 @@ class Hosted:
         assert chain is None
         if not rows.x.numel() and keep is None:
             return rows.x, None
+        if self.own_masks:
+            return self._pass(rows, memory, keep, visible)
         if bool((rows.valid[:, 1:] & ~rows.valid[:, :-1]).any()):
             raise ValueError(
                 "rows of a foreign host must be padded on the right: got invalid rows in front of valid ones (no "
@@ -109,11 +113,14 @@ class Hosted:
     def _pass(
         self, rows: Rows, memory: Memory | None, keep: Tensor | None, visible: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """One run of the host over users whose memories have the same number of rows, all of them valid."""
+        """One run of the host over users whose memories have the same number of rows, all of them valid or masked."""
         length, remembered = rows.x.shape[1], 0 if memory is None else memory.rows
         square = causal(remembered + length, 0, device=rows.x.device)
         if visible is not None:
             square[remembered:] &= visible[0, :, visible.shape[2] - remembered - length :]
+        if self.own_masks:
+            valid = rows.valid if memory is None else torch.cat([memory.valid, rows.valid], dim=1)
+            square = square & valid[:, None]
         kept: list[Tensor] = []
 
         def enter(layer: int, given: Tensor) -> Tensor:
@@ -181,3 +188,19 @@ def _in_front(memory: Memory, rows: Rows) -> Rows:
 
 def _of(rows: Rows, users: Tensor) -> Rows:
     return Rows(*(field[users] for field in rows))
+
+
+def installed(package: str) -> str:
+    """The installed version of a package."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not as a package"
+
+
+def too_long(what: str, limit: int, cap: str) -> UserError:
+    """The complaint about a pass that is longer than a host can take; `cap` says what sets the limit."""
+    return UserError(
+        f"{what} do not fit: the host takes at most {limit} ({cap}); use a smaller segment or recent, a `cap` on the "
+        "remembered segments, or a host built for more"
+    )

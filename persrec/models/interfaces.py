@@ -24,7 +24,7 @@ class Rows(NamedTuple):
 class Memory:
     """What is kept of the compressed events of a batch of users: a value, never changed in place."""
 
-    states: Tensor  # (B, P, M, D); layered: P = N and plane l is layer l's input at the token rows
+    states: Tensor  # (B, P, M, D); P = N: plane l is layer l's input at the rows, keys only; P = 1: rows in front
     time: Tensor  # (B, M) int64 ms
     position: Tensor  # (B, M) int64
     valid: Tensor  # (B, M) bool
@@ -71,9 +71,11 @@ class Backbone(Protocol):
     ) -> tuple[Tensor, Tensor | None]:
         """Hidden (B, L, D); with `keep`, the (K,) row indices of the tokens, also (B, N+1, K, D).
 
-        The second result holds each layer's input and the final output at the token rows. Rows are causal after the
-        memory; `visible` (B or 1, L, M+L), True = may attend, narrows this, and `valid` always applies as well. With
-        `chain` the rows are those of its E entries, `memory` is of its users, and `visible` is (E or 1, L, W+L).
+        Of a memory of one plane the rows stand in front, causal among themselves, and their outputs are dropped; a
+        chain needs N planes. The second result holds each layer's input and the final output at the token rows. Rows
+        are causal after the memory; `visible` (B or 1, L, M+L), True = may attend, narrows this, and `valid` always
+        applies as well. With `chain` the rows are those of its E entries, `memory` is of its users, and `visible` is
+        (E or 1, L, W+L).
         """
         ...
 

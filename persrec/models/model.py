@@ -4,7 +4,8 @@ Shapes: B users, L rows, N scored rows, D width, V items.
 """
 
 import hashlib
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +13,13 @@ from torch.nn import functional as F
 
 from persrec.batches import Batch, History
 from persrec.constants import PAD
+from persrec.info_nce import LARGEST_SCALE
 from persrec.losses import Bonus
 from persrec.models.compressor import Looped, Recall, Score, T, loop
 from persrec.models.interfaces import Backbone, Compressor, Memory
-from persrec.models.item_encoders import IdTable
+from persrec.models.item_encoders import ItemEncoder, ItemVectors
+from persrec.models.parallel import at_once
+from persrec.models.recurrent import Recurrent
 from persrec.models.repeat import RepeatHead
 from persrec.models.segments import SegmentRule
 
@@ -31,35 +35,53 @@ class Reading(NamedTuple):
 class Model(nn.Module):
     """Everything that turns histories into queries and items into the vectors they are matched against."""
 
-    backbone: Backbone  # a module too, as is the compressor
+    items: ItemEncoder  # a module too, as are backbone and compressor
+    backbone: Backbone
     compressor: Compressor
 
     def __init__(
         self,
         *,
-        items: IdTable,
+        items: ItemEncoder,
         backbone: Backbone,
         compressor: Compressor,
         rule: SegmentRule,
         cosine: bool,
         temperature: float,
+        learned_temperature: bool = False,
         checkpointed: bool = False,
         detach_every: int | None = None,
+        parallel: int | None = None,
         repeat: RepeatHead | None = None,
     ) -> None:
         super().__init__()
         self.items, self.backbone, self.compressor, self.repeat = items, backbone, compressor, repeat
-        self.rule, self.cosine, self.temperature = rule, cosine, temperature
-        self.checkpointed, self.detach_every = checkpointed, detach_every
+        self.rule, self.cosine, self._temperature = rule, cosine, temperature
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature))) if learned_temperature else None
+        self.checkpointed, self.detach_every, self.parallel = checkpointed, detach_every, parallel
 
     def forward(
-        self, batch: Batch, *, score: Score[T], reads_all: bool = False, recall: Recall | None = None
+        self,
+        batch: Batch,
+        *,
+        score: Score[T],
+        reads_all: bool = False,
+        recall: Recall | None = None,
+        items: ItemVectors | None = None,
     ) -> Looped:
-        """The loop over a batch; see `compressor.loop`."""
+        """The loop over a batch; see `compressor.loop`. In training, where asked for, all segments at once instead.
+
+        `items` are the vectors of a step, where they have been made.
+        """
+        encode = self.items if items is None else items
+        if self.parallel is not None and self.training:
+            assert isinstance(self.compressor, Recurrent)
+            options: dict[str, Any] = {"score": score, "reads_all": reads_all, "reach": self.parallel}
+            return at_once(self.backbone, self.compressor, encode, batch, self.rule, **options)
         return loop(
             self.backbone,
             self.compressor,
-            self.items,
+            encode,
             batch,
             self.rule,
             score=score,
@@ -69,22 +91,31 @@ class Model(nn.Module):
             detach_every=self.detach_every if self.training else None,
         )
 
+    @property
+    def temperature(self) -> float | Tensor:
+        """By which products of queries and item vectors are divided; a learned one stays above a bound."""
+        if self.log_scale is None:
+            return self._temperature
+        return (-self.log_scale.clamp(max=math.log(LARGEST_SCALE))).exp()
+
     def maker(self) -> str:
         """Fingerprint of all that a memory depends on (layers, compressor, S, encoding), the items' vectors apart."""
         digest = hashlib.sha256(repr((self.rule.segment, getattr(self.compressor, "encoding", ""))).encode())
         for name, value in sorted(self.state_dict().items()):
             if name.startswith(("backbone.", "compressor.")):
-                digest.update(repr((name, tuple(value.shape))).encode() + value.detach().cpu().float().numpy().tobytes())
+                digest.update(
+                    repr((name, tuple(value.shape))).encode() + value.detach().cpu().float().numpy().tobytes()
+                )
         return digest.hexdigest()[:16]
 
     def query(self, hidden: Tensor) -> Tensor:
         """Queries (..., D) of hidden rows; normalised where the score is a cosine."""
         return F.normalize(hidden, dim=-1) if self.cosine else hidden
 
-    def vectors(self, items: Tensor | None = None) -> Tensor:
-        """What queries are matched against: (V+1, D), or (..., D) of the given items."""
-        table = self.items.table if items is None else F.embedding(items, self.items.table)
-        return F.normalize(table, dim=-1) if self.cosine else table
+    def vectors(self, items: Tensor | None = None, *, made: ItemVectors | None = None) -> Tensor:
+        """What queries are matched against: (V+1, D), or (..., D) of the given items; `made` are those of a step."""
+        found = (self.items if made is None else made).vectors(items)
+        return F.normalize(found, dim=-1) if self.cosine else found
 
     @torch.no_grad()
     def queries(self, batch: Batch) -> Tensor:

@@ -18,9 +18,10 @@ from torch.nn import functional as F
 
 from persrec.batches import Batch
 from persrec.models.compressor import loop
+from persrec.models.hstu import HSTU, HSTULayer
 from persrec.models.layered import Layered
-from persrec.models.hstu import HSTU, HSTULayer, RowBlock
 from persrec.models.model import Model
+from persrec.models.stack import RowBlock
 
 Floats = npt.NDArray[np.float64]
 

@@ -4,12 +4,13 @@ Shapes: B users, T columns, L rows, M remembered rows, D width.
 """
 
 from collections.abc import Sequence
-from importlib import metadata
 from typing import Any
 
 from torch import Tensor, nn
 
 from persrec.errors import UserError
+from persrec.models.hosted import installed as installed
+from persrec.models.hosted import too_long as too_long
 from persrec.models.interfaces import Rows
 
 
@@ -66,19 +67,3 @@ def part(model: Any, path: str, *, known: str, package: str) -> Any:
                 f"known: {known}; installed: {package} {installed(package)}"
             )
     return found
-
-
-def installed(package: str) -> str:
-    """The installed version of a package."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not as a package"
-
-
-def too_long(what: str, limit: int, cap: str) -> UserError:
-    """The complaint about a pass that is longer than a host can take; `cap` says what sets the limit."""
-    return UserError(
-        f"{what} do not fit: the host takes at most {limit} ({cap}); use a smaller segment or recent, a `cap` on the "
-        "remembered segments, or a host built for more"
-    )

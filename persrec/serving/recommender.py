@@ -1,65 +1,87 @@
-"""The Recommender: a finished run that answers with items, in the user's own ids.
+"""The Recommender: a finished run that answers with items, in the user's own ids, and keeps users up to date.
 
-Shapes: B users, V items.
+Shapes: B users, V items, D width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import TracebackType
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from persrec import datasets
 from persrec import recipe as recipes
 from persrec import run as runs
 from persrec.batches import evaluation_windows
 from persrec.constants import PAD
-from persrec.datasets import table
 from persrec.errors import UserError
-from persrec.evaluation import Read, item_vectors, read_users
+from persrec.evaluation import item_vectors, read_users
 from persrec.indexes import INDEXES, Index
-from persrec.interactions import filters, sequences
-from persrec.interactions.schema import ITEM, TIME, USER
-from persrec.models.build import build
+from persrec.interactions.schema import ITEM, USER
+from persrec.models.build import restored
 from persrec.models.model import Model
 from persrec.prepared import Prepared
-from persrec.recipe_file import LOG_SOURCES
-from persrec.rescoring import rescored_top_k
+from persrec.rescoring import Additions, rescored_top_k
 from persrec.retrieval import top_k
 from persrec.seen import Seen
+from persrec.serving import histories as logs
+from persrec.serving import writing
+from persrec.serving.features import features
+from persrec.serving.histories import Histories, Say
+from persrec.serving.packing import Record
+from persrec.serving.states import ask
+from persrec.serving.store import DATA
+from persrec.serving.updates import Update
+from persrec.serving.users import Users, opened, parts, stats
 
-Say = Callable[[str], None]
+
+class Known(NamedTuple):
+    """What is known of some users when they are asked."""
+
+    ids: pl.Series  # (B,) the users' own
+    queries: npt.NDArray[np.float32]  # (B, D)
+    additions: Additions | None  # of a model with a repeat head
+    seen: Seen
 
 
-class Histories(NamedTuple):
-    """Users' histories in the item indices of a run; user u has events offsets[u] to offsets[u + 1]."""
-
-    ids: pl.Series  # (B,) the users' own ids
-    offsets: npt.NDArray[np.int64]  # (B+1,)
-    items: npt.NDArray[np.int32]
-    times: npt.NDArray[np.int64] | None  # ms
+def _silent(sentence: str) -> None:
+    """Say nothing."""
 
 
 class Recommender:
-    """Recommends items to the users of the log that a run was fitted on, and to anybody whose history is given."""
+    """Recommends items to the users of a store or of the log that a run was fitted on, and to anybody whose history
+    is given; with a store it also takes in new events. A Recommender that has written keeps others from writing to its
+    store until it is closed."""
 
-    def __init__(self, *, model: Model, recipe: recipes.Recipe, item_ids: pl.Series, data: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        *,
+        model: Model,
+        recipe: recipes.Recipe,
+        item_ids: pl.Series,
+        data: dict[str, Any],
+        store: str | Path | None = None,
+    ) -> None:
         """`data` says where the prepared log is (`folder`) and which one it is (`hash`)."""
         self.model, self.recipe, self.item_ids = model.eval(), recipe, item_ids
-        self.data = data
+        self.data, self.store = data, None if store is None else Path(store)
         self._index: Index | None = None
+        self._users: Users | None = None
 
     @classmethod
-    def load(cls, folder: str | Path) -> "Recommender":
-        """The recommender of a run folder; raises UserError where that is incomplete, altered or of another version."""
+    def load(cls, folder: str | Path, store: str | Path | None = None) -> Self:
+        """The recommender of a run folder; raises UserError where that is incomplete, altered or of another version.
+
+        With a `store`, a folder, users are those that it holds.
+        """
         run = runs.load(folder)
         recipe = recipes.parse(run.recipe, f"of run {folder}")
         item_ids = pl.Series(ITEM, run.item_ids())
-        model = build(recipe, items=len(item_ids))
-        model.load_state_dict(run.weights())
-        return cls(model=model, recipe=recipe, item_ids=item_ids, data=run.data)
+        model = restored(recipe, run.weights(), items=len(item_ids))
+        model.compressor.maker = model.maker()  # type: ignore[attr-defined]
+        return cls(model=model, recipe=recipe, item_ids=item_ids, data=run.data, store=store)
 
     def prepared(self) -> Prepared:
         """The prepared log of the run; see `persrec.run.open_log`."""
@@ -72,43 +94,223 @@ class Recommender:
         *,
         histories: Any = None,
         at: int | None = None,
-        say: Say = lambda sentence: None,
+        say: Say = _silent,
     ) -> pl.DataFrame:
         """The k best items of each user: `user_id, item_id, score, rank`, best first.
 
-        `users` are ids of the run's log; `histories` instead, a file or a pandas or Polars frame of events, may hold
-        users that training never saw (neither: all users of the log). `at` is when they are asked, in ms since 1970,
-        and defaults to each user's last event; only `time: next` uses it. Raises UserError for unknown users, users
-        without a known item, and k above the catalogue.
+        `users` are ids of the store, or without one of the run's log; `histories` instead, a file or a pandas or Polars
+        frame of events, may hold users that training never saw (neither: everybody). `at` is when they are asked, in ms
+        since 1970, and defaults to each user's last event; only `time: next` uses it. Raises UserError for unknown
+        users, users without a known item, and k above the catalogue.
         """
+        found = [self._best(known, k) for known in self._known(users, histories, at, say)]
+        return pl.concat(found)
+
+    def score(
+        self,
+        users: Sequence[Any] | str | int | None,
+        candidates: Sequence[Any] | Mapping[Any, Sequence[Any]],
+        *,
+        histories: Any = None,
+        at: int | None = None,
+        say: Say = _silent,
+    ) -> pl.DataFrame:
+        """Scores of candidates, the same ones for all users or by user: `user_id, item_id, score`, as they stand.
+
+        Scores are those of `recommend`, seen items or not. Raises UserError that names unknown users and items.
+        """
+        if isinstance(candidates, Mapping):
+            users, listed = list(candidates), [list(items) for items in candidates.values()]
+        else:
+            listed = None
+        catalogue = pl.Series(self.item_ids)
+        done, found = 0, []
+        for known in self._known(users, histories, at, say):
+            own = [list(candidates)] * len(known.ids) if listed is None else listed[done : done + len(known.ids)]
+            counts = np.array([len(items) for items in own], dtype=np.int64)
+            flat = [item for items in own for item in items]
+            advice = "leave them out: a model knows the items that it was fitted on"
+            item = 1 + logs.places(catalogue, flat, "candidates", "the run's catalogue", advice)
+            user = np.repeat(np.arange(len(counts)), counts)
+            frame = {USER: known.ids.gather(user), ITEM: catalogue.gather(item - 1)}
+            found.append(pl.DataFrame({**frame, "score": self._scores(known, user, item)}))
+            done += len(counts)
+        return pl.concat(found)
+
+    def memory(self, users: Sequence[Any] | str | int | None = None, *, at: int | None = None) -> pl.DataFrame:
+        """What is kept of users, as features for another model.
+
+        `user_id`; `events`, all that they have had, and `folded`, of these; `last`, ms; `query`, the D numbers that are
+        matched against item vectors; `rows`, a list of the memory's rows, oldest first, each the numbers of all stored
+        planes, one after the other.
+        """
+        found = []
+        for names, records in self._records(users):
+            queries = ask(self.model, self._open().keeping, records, at).queries
+            found.append(features(self._open().series(names), records, queries, self._open().keeping.layout))
+        return pl.concat(found)
+
+    def compress(self, log: Any = None, *, raw: bool = False, say: Say = _silent, done: writing.Done = None) -> Update:
+        """Make the store of the run's log, or of a file or frame of events; goes on where it was interrupted.
+
+        `raw` keeps the events and no memory: exact, but they are folded again at each read. `done` is told how many
+        users of how many are done. Raises UserError for a store of something else.
+        """
+        found = self._log(log, say)
+        source = self.data["hash"] if log is None else writing.source_of(log)
+        if self.store is not None and not (self.store / DATA).exists():
+            self.close()
+            user_type = found.ids.dtype
+            self._users = writing.make(self.store, self.model, self.recipe, self.item_ids, user_type, raw=raw)
+        return writing.compress(self._open(write=True), found, source, done=done)
+
+    def update(self, events: Any, *, rows: int = writing.ROWS, say: Say = _silent, done: writing.Done = None) -> Update:
+        """Put new events, a file or frame, into the store, and fold what is complete.
+
+        Of a file, `rows` events at a time are committed together with how far it has been read: a file that was
+        interrupted is gone on with, one that is done is not applied again. What became of the events is counted.
+        """
+        return writing.update(self._open(write=True), events, rows=rows, say=say, done=done)
+
+    def forget(self, user: Any) -> None:
+        """Remove all that the store has of a user; `store compact` also takes the free pages out of the file."""
+        users = self._open(write=True)
+        (name,) = users.ids([user])
+        users.known([name])
+        users.write({name: None})
+
+    def forget_event(
+        self, user: Any, item: Any, timestamp: int | None = None, *, log: Any = None, say: Say = _silent
+    ) -> None:
+        """Make a user's record anew from a log without one event (`timestamp` in ms, where the log has times).
+
+        `log`, by default the run's, must hold all that the store has taken in of the user.
+        """
+        users = self._open(write=True)
+        (name,) = users.ids([user])
+        advice = "a model knows the items that it was fitted on"
+        index = 1 + int(logs.places(self.item_ids, [item], "items", "the run's catalogue", advice)[0])
+        writing.forget_event(users, name, index, timestamp, self._named(log, [user], say))
+
+    def rebuild(self, users: Sequence[Any], log: Any = None, *, say: Say = _silent) -> None:
+        """Make the records of users anew from a log, by default the run's."""
+        writing.rebuild(self._open(write=True), self._named(log, users, say))
+
+    def stats(self) -> dict[str, Any]:
+        """Users and bytes of the store."""
+        return stats(self._open().store)
+
+    def close(self) -> None:
+        """Let go of the store."""
+        if self._users is not None:
+            self._users.store.close()
+        self._users = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _log(self, log: Any, say: Say) -> Histories:
+        """The histories of a file or frame of events, or of the run's log."""
+        if log is None:
+            return logs.of_log(self.prepared())
+        return logs.of_events(log, self.recipe, self.item_ids, say, strict=False)
+
+    def _named(self, log: Any, users: Sequence[Any], say: Say) -> Histories:
+        """Those of some users."""
+        where = "the run's log" if log is None else "the log"
+        return self._log(log, say).named(users, where, "for new users give their histories")
+
+    def _open(self, *, write: bool = False) -> Users:
+        """The users of the store; raises UserError where there is none."""
+        if self.store is None:
+            raise UserError("this needs a store: Recommender.load(RUN, store=FOLDER), or --store FOLDER")
+        if self._users is not None and write and not self._users.store.writable:
+            self.close()
+        if self._users is None:
+            self._users = opened(self.store, self.model, self.recipe, self.item_ids, write=write)
+        return self._users
+
+    def _known(self, users: Any, histories: Any, at: int | None, say: Say) -> Iterator[Known]:
+        """Some users after the other; at least one part, which may be empty."""
         if users is not None and histories is not None:
             raise UserError("recommend: got both users and histories, expected one of them")
-        if isinstance(users, str | int):
-            users = [users]
-        found = self._of_log(users) if histories is None else self._of_events(histories, say)
-        self._say_when(found, at, say)
-        read = self._read(found, at)
-        seen = Seen.from_ranges(found.items, found.offsets[:-1], found.offsets[1:])
-        if self._index is None:
-            retrieval = self.recipe.retrieval
-            self._index = INDEXES[retrieval.kind](item_vectors(self.model), **retrieval.options)
-        evaluation = self.recipe.evaluation
-        chunk = evaluation.users_per_chunk
-        if read.additions is not None:
-            items, scores = rescored_top_k(self._index, read.queries, read.additions, k, users_per_chunk=chunk)
-        else:
-            exclude = evaluation.exclude_seen
-            items, scores = top_k(self._index, read.queries, seen, k, exclude_seen=exclude, users_per_chunk=chunk)
-        return self._frame(found.ids, items, scores)
+        if self.store is None or histories is not None:
+            if histories is not None:
+                found = logs.of_events(histories, self.recipe, self.item_ids, say)
+            else:
+                listed = _listed(users)
+                found = self._log(None, say) if listed is None else self._named(None, listed, say)
+            last = None if found.times is None else found.times[found.offsets[1:] - 1]
+            self._say_when(found.ids, last, at, say)
+            yield self._of_histories(found, at)
+            return
+        told = False
+        for names, records in self._records(users):
+            last = np.array([record.last or 0 for record in records])
+            self._say_when(self._open().series(names), last, at, _silent if told else say)
+            yield self._of_records(self._open().series(names), records, at)
+            told = True
 
-    def _read(self, found: Histories, at: int | None) -> Read:
-        """The users in the order of `found`."""
+    def _records(self, users: Any) -> Iterator[tuple[Sequence[Any], list[Record]]]:
+        """Ids and records of users of the store, some after the other; at least one part."""
+        opened_users = self._open()
+        listed = _listed(users)
+        names = opened_users.all() if listed is None else opened_users.ids(listed)
+        for part in parts(names) if names else [[]]:
+            yield part, opened_users.known(part)
+
+    def _of_histories(self, found: Histories, at: int | None) -> Known:
+        """By the whole histories."""
         count = len(found.ids)
         windows = evaluation_windows(np.arange(count), np.diff(found.offsets), length=self.recipe.length)
         moment = None if at is None else np.full(count, at, dtype=np.int64)
-        return read_users(self.model, found, windows, self.recipe.time, at=moment)
+        read = read_users(self.model, found, windows, self.recipe.time, at=moment)
+        seen = Seen.from_ranges(found.items, found.offsets[:-1], found.offsets[1:])
+        return Known(found.ids, read.queries, read.additions, seen)
 
-    def _say_when(self, found: Histories, at: int | None, say: Say) -> None:
+    def _of_records(self, ids: pl.Series, records: list[Record], at: int | None) -> Known:
+        """By memories and open blocks."""
+        asked = ask(self.model, self._open().keeping, records, at)
+        seen = Seen.from_lists([np.concatenate([record.past.item, record.items]) for record in records])
+        return Known(ids, asked.queries, asked.additions, seen)
+
+    def _best(self, known: Known, k: int) -> pl.DataFrame:
+        """The k best items of each user."""
+        index, evaluation = self._catalogue(), self.recipe.evaluation
+        chunk = evaluation.users_per_chunk
+        if known.additions is not None:
+            items, scores = rescored_top_k(index, known.queries, known.additions, k, users_per_chunk=chunk)
+        else:
+            exclude = evaluation.exclude_seen
+            items, scores = top_k(index, known.queries, known.seen, k, exclude_seen=exclude, users_per_chunk=chunk)
+        return self._frame(known.ids, items, scores)
+
+    def _catalogue(self) -> Index:
+        """What searches the items; made once."""
+        if self._index is None:
+            retrieval = self.recipe.retrieval
+            self._index = INDEXES[retrieval.kind](item_vectors(self.model), **retrieval.options)
+        return self._index
+
+    def _scores(
+        self, known: Known, user: npt.NDArray[np.int64], item: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.float32]:
+        """Scores (P,) of pairs of a user and an item."""
+        vectors = self._catalogue().vectors
+        scores = np.einsum("pd,pd->p", known.queries[user], vectors[item])
+        if known.additions is None or not len(known.additions.query):
+            return scores
+        keys = known.additions.query * len(vectors) + known.additions.item
+        order = np.argsort(keys)
+        wanted = user * len(vectors) + item
+        place = np.minimum(np.searchsorted(keys[order], wanted), len(keys) - 1)
+        added = np.where(keys[order][place] == wanted, known.additions.value[order][place], 0)
+        return (scores + added).astype(np.float32)
+
+    def _say_when(self, ids: pl.Series, last: npt.NDArray[np.int64] | None, at: int | None, say: Say) -> None:
         """What `at` means for this model, and its faults."""
         if self.recipe.time != "next":
             if at is not None:
@@ -117,69 +319,12 @@ class Recommender:
         if at is None:
             say("`at` was not given: every user is asked at the time of their own last event")
             return
-        last = found.times[found.offsets[1:] - 1] if found.times is not None else np.zeros(0)
-        late = np.flatnonzero(last > at)
-        if len(late):
+        late = np.flatnonzero(np.zeros(0) if last is None else last > at)
+        if last is not None and len(late):
             raise UserError(
-                f"at: got {at}, but user {found.ids[int(late[0])]!r} has an event at {int(last[late[0]])} ms "
-                f"({len(late)} of {len(found.ids)} users have later events); expected a time after every last event"
+                f"at: got {at}, but user {ids[int(late[0])]!r} has an event at {int(last[late[0]])} ms "
+                f"({len(late)} of {len(ids)} users have later events); expected a time after every last event"
             )
-
-    def _of_log(self, users: Sequence[Any] | None) -> Histories:
-        """Histories of users of the run's log, all events included."""
-        data = self.prepared()
-        known = pl.Series(USER, data.user_ids())
-        rows = np.arange(data.users) if users is None else _rows_of(known, users)
-        starts, ends = data.offsets[rows], data.offsets[rows + 1]
-        offsets = np.concatenate([[0], np.cumsum(ends - starts)])
-        place = np.repeat(starts - offsets[:-1], ends - starts) + np.arange(offsets[-1])
-        times = None if data.times is None else data.times[place]
-        return Histories(known.gather(rows), offsets, data.items[place], times)
-
-    def _of_events(self, histories: Any, say: Say) -> Histories:
-        """Histories from a file or frame of events; events of unknown items are counted and left out."""
-        data = self.recipe.data
-        options: dict[str, Any] = {"columns": _if_table(data), "unit": data.unit, "say": say}
-        if not isinstance(histories, str | Path):
-            events = table.read_frame(histories, **options)
-        elif Path(histories).is_file():
-            source = LOG_SOURCES.get(Path(histories).suffix, "table")
-            if source == "table":
-                events = table.read(Path(histories), separator=data.separator, **options)
-            else:
-                events = datasets.read(source, histories, say=say)
-        else:
-            raise UserError(f"histories: there is no file {histories}; expected a log of their events")
-        if self.recipe.time != "none" and TIME not in events.collect_schema().names():
-            raise UserError(
-                f"histories: no timestamp column, but this model was trained with `time: {self.recipe.time}`; add the "
-                "times of the events"
-            )
-        events = sequences.ordered(events)
-        frame = self._known((filters.drop_duplicates(events) if data.deduplicate else events).collect(), say)
-        lists = sequences.grouped(frame.lazy()).collect()
-        offsets = np.concatenate([[0], lists["items"].list.len().to_numpy().astype(np.int64).cumsum()])
-        items = lists["items"].explode().to_numpy().astype(np.int32)
-        times = lists["times"].explode().to_numpy() if "times" in lists.columns else None
-        return Histories(lists[USER], offsets, items, times)
-
-    def _known(self, events: pl.DataFrame, say: Say) -> pl.DataFrame:
-        """Events of items that training knew, their ids replaced by indices."""
-        known = pl.DataFrame({ITEM: self.item_ids, "index": np.arange(1, len(self.item_ids) + 1, dtype=np.int32)})
-        events = events.with_columns(events[ITEM].cast(self.item_ids.dtype, strict=False))
-        joined = events.join(known, on=ITEM, how="left", maintain_order="left")
-        unknown = int(joined["index"].null_count())
-        if unknown:
-            say(f"{unknown:,} of {len(joined):,} events are of items that training never saw; they are left out")
-        left = joined.filter(pl.col("index").is_not_null()).drop(ITEM).rename({"index": ITEM})
-        users = events[USER].unique(maintain_order=True)
-        gone = users.filter(~users.is_in(left[USER].unique().implode()))
-        if len(gone):
-            raise UserError(
-                f"histories: user {gone[0]!r} has no event of an item that this run knows ({len(gone)} such users); "
-                "expected at least one; leave these users out"
-            )
-        return left
 
     def _frame(self, ids: pl.Series, items: npt.NDArray[np.int64], scores: npt.NDArray[np.float32]) -> pl.DataFrame:
         users, k = items.shape
@@ -194,22 +339,5 @@ class Recommender:
         return frame.filter(pl.Series(items.ravel() != PAD))
 
 
-def _if_table(data: Any) -> dict[str, str]:
-    """A table's column names hold for a file of histories too."""
-    return data.columns if data.source == "table" else {}
-
-
-def _rows_of(known: pl.Series, users: Sequence[Any]) -> npt.NDArray[np.int64]:
-    """Rows of users in the log; ids from a command line are strings whatever the log's are."""
-    names = [str(int(user)) if isinstance(user, float) and user.is_integer() else str(user) for user in users]
-    place = pl.DataFrame({USER: known.cast(pl.String), "row": np.arange(len(known))})
-    wanted = pl.DataFrame({USER: pl.Series(names, dtype=pl.String)})
-    rows = wanted.join(place, on=USER, how="left", maintain_order="left")["row"]
-    missing = [user for user, row in zip(users, rows, strict=True) if row is None]
-    if missing:
-        examples = ", ".join(repr(user) for user in missing[:5])
-        raise UserError(
-            f"recommend: {len(missing)} of {len(users)} users are not in the run's log: {examples}; expected ids such "
-            f"as {known[0]!r}; for new users give their histories"
-        )
-    return rows.to_numpy().astype(np.int64)
+def _listed(users: Any) -> Sequence[Any] | None:
+    return [users] if isinstance(users, str | int) else users

@@ -1,3 +1,6 @@
+import gzip
+import json
+
 import pytest
 
 from persrec import datasets
@@ -44,3 +47,49 @@ def test_a_row_with_too_many_fields_is_named(tmp_path):
     (tmp_path / "a.csv").write_text(ROWS_2014 + "A1,B,3.0,1355443200,9\n")
     with pytest.raises(UserError, match=r"row 3 has 5 fields, expected 4"):
         datasets.read("amazon", tmp_path / "a.csv")
+
+
+REVIEWS = {
+    "2014": {"reviewerID": "A2", "asin": "0000013714", "helpful": [2, 3], "overall": 5.0, "unixReviewTime": 1369699200},
+    "2018": {"overall": 5.0, "style": {"Size:": " XL"}, "reviewerID": "A2", "asin": "0000013714",
+             "reviewText": "good \"quotes\"", "unixReviewTime": 1369699200},
+    "2023": {"rating": 5.0, "text": "x", "images": [{"small": "u"}], "asin": "0000013714-blue",
+             "parent_asin": "0000013714", "user_id": "A2", "timestamp": 1369699200000, "verified_purchase": True},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("year", REVIEWS)
+@pytest.mark.parametrize("packed", [True, False])
+def test_reviews(tmp_path, year, packed):
+    """A second review lacks what is optional; metadata beside the reviews does not matter."""
+    short = {key: value for key, value in REVIEWS[year].items() if key not in ("style", "helpful", "images", "text")}
+    text = "".join(json.dumps(row) + "\n" for row in (REVIEWS[year], short)).encode()
+    path = tmp_path / f"Beauty.json{'.gz' * packed}"
+    path.write_bytes(gzip.compress(text) if packed else text)
+    (tmp_path / f"meta_{path.name}").write_bytes(b"{")
+    said = []
+    frame = datasets.read("amazon", tmp_path, say=said.append).collect()
+    assert frame.rows() == [("A2", "0000013714", 1_369_699_200_000, 5.0)] * 2
+    assert f"form of {'2023' if year == '2023' else '2014 and 2018'}" in said[0]
+
+
+@pytest.mark.parametrize("more", ["", ",history"])
+@pytest.mark.parametrize("packed", [True, False])
+def test_ratings_of_2023(tmp_path, more, packed):
+    text = f"user_id,parent_asin,rating,timestamp{more}\nAGK,B081TJ8YS3,4.0,1588615855070{more}\n".encode()
+    path = tmp_path / f"All_Beauty.csv{'.gz' * packed}"
+    path.write_bytes(gzip.compress(text) if packed else text)
+    assert datasets.read("amazon", tmp_path).collect().rows() == [("AGK", "B081TJ8YS3", 1_588_615_855_070, 4.0)]
+
+
+def test_metadata_are_no_reviews(tmp_path):
+    (tmp_path / "meta_Beauty.jsonl").write_text('{"parent_asin": "B081TJ8YS3", "title": "Soap"}\n')
+    with pytest.raises(UserError, match=r"missing columns user_id, rating, timestamp; got parent_asin, title"):
+        datasets.read("amazon", tmp_path / "meta_Beauty.jsonl")
+
+
+def test_a_review_that_is_cut_off_is_named(tmp_path):
+    line = json.dumps(REVIEWS["2023"])
+    (tmp_path / "a.jsonl").write_text(f"{line}\n{line[:40]}")
+    with pytest.raises(UserError, match=r"a.jsonl: cannot be read: row 2 is not JSON"):
+        datasets.read("amazon", tmp_path)

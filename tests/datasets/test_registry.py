@@ -1,14 +1,21 @@
+from typing import get_args
+
 import polars as pl
 import pytest
 
 from persrec import datasets
 from persrec.errors import UserError
+from persrec.sections import Data
 
 
 def test_every_source_has_files_and_read():
     for module in datasets.SOURCES.values():
         assert callable(module.files)
         assert callable(module.read)
+
+
+def test_recipes_know_the_sources():
+    assert set(get_args(Data.model_fields["source"].annotation)) == set(datasets.SOURCES)
 
 
 def test_unknown_source_suggests_a_known_one():
@@ -35,6 +42,13 @@ def test_synthetic_takes_no_path(tmp_path):
 def test_an_option_of_another_source(tmp_path):
     with pytest.raises(UserError, match=r"data.columns does not apply to source 'movielens'.*use source: table"):
         datasets.read("movielens", tmp_path, columns={"user_id": "u"})
+
+
+def test_types_of_events_where_a_source_has_none(tmp_path):
+    (tmp_path / "a.txt").write_text("1 2\n")
+    section = Data(source="sasrec", path=str(tmp_path), events=["buy"]).model_dump()
+    with pytest.raises(UserError, match=r"data.events does not apply to source 'sasrec' \(it takes bad_rows\)"):
+        datasets.read_section(section)
 
 
 def test_path_with_variables(tmp_path, monkeypatch):

@@ -1,3 +1,4 @@
+import gzip
 import json
 
 import pandas as pd
@@ -46,9 +47,60 @@ def test_recbole_header(tmp_path):
     assert datasets.read("table", tmp_path).collect().rows() == [(1, 7, 1_500_000_000_000, 4.0)]
 
 
-def test_recbole_history_lists_are_refused(tmp_path):
-    (tmp_path / "a.inter").write_text("user_id:token\titem_id_list:token_seq\titem_id:token\n1\t7 8\t9\n")
-    with pytest.raises(UserError, match="item_id_list holds whole histories; expected one event per row"):
+def test_recbole_values_have_no_quotes(tmp_path):
+    (tmp_path / "a.inter").write_text('user_id:token\titem_id:token\nu"1\t"x\n')
+    assert datasets.read("table", tmp_path).collect().rows() == [('u"1', '"x')]
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl"])
+def test_packed_text(tmp_path, ending):
+    write(tmp_path / f"log.{ending}")
+    packed = gzip.compress((tmp_path / f"log.{ending}").read_bytes())
+    (tmp_path / f"log.{ending}").unlink()
+    (tmp_path / f"log.{ending}.gz").write_bytes(packed)
+    assert datasets.read("table", tmp_path).collect().rows() == ROWS
+
+
+def test_packed_text_cut_short(tmp_path):
+    rows = b"user_id,item_id\n" + b"".join(b"%d,%d\n" % (row, row * 7919) for row in range(20_000))
+    packed = gzip.compress(rows)
+    (tmp_path / "log.csv.gz").write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(UserError, match=r"log.csv.gz: cannot be (read|unpacked): .*may be truncated"):
+        datasets.read("table", tmp_path)
+
+
+def test_a_header_that_names_a_column_twice(tmp_path):
+    (tmp_path / "log.csv").write_text("user_id,item_id,user_id\n1,2,3\n")
+    with pytest.raises(UserError, match=r"log.csv: the header has user_id more than once; rename or remove"):
+        datasets.read("table", tmp_path)
+
+
+def test_types_of_events_by_mapping(tmp_path):
+    (tmp_path / "log.csv").write_text("user_id,item_id,kind\n1,2,view\n")
+    frame = datasets.read("table", tmp_path, columns={"event": "kind"}, events=True)
+    assert frame.collect().rows() == [(1, 2, "view")]
+
+
+def test_json_lines_whose_keys_differ(tmp_path):
+    lines = ['{"who": "a", "what": 7, "extra": {"x": 1}}', "", '{"what": 8.0, "who": "b", "more": [1]}']
+    (tmp_path / "log.jsonl").write_text("\n".join(lines))
+    frame = datasets.read("table", tmp_path, columns={"user_id": "who", "item_id": "what"})
+    assert frame.collect().rows() == [("a", 7), ("b", 8)]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (['{"user_id": 1, "item_id": 2}', '{"user_id": 1, "it'], r"row 2 is not JSON \('{\"user_id\": 1, \"it'"),
+        (['{"user_id": 1, "item_id": 2}', "[1, 2]"], r"row 2 is not a JSON object \('\[1, 2\]'\)"),
+        (['{"user_id": 1, "item_id": NaN}'], r"row 1 is not JSON .*NaN is no JSON number"),
+        (['{"user_id": 1, "item_id": {"a": 2}}'], r"item_id has 1 null \(empty\) value: row 1"),
+        (['{"user_id": 1, "item_id": 2}'] * 1500 + ["{}}"], r"row 1501 is not JSON"),
+    ],
+)
+def test_json_lines_that_are_none(tmp_path, lines, message):
+    (tmp_path / "log.jsonl").write_text("\n".join(lines))
+    with pytest.raises(UserError, match=rf"log.jsonl: .*{message}"):
         datasets.read("table", tmp_path)
 
 
@@ -157,6 +209,14 @@ def test_byte_order_mark(tmp_path):
     assert datasets.read("table", tmp_path).collect().rows() == [(1, 2)]
 
 
-@pytest.mark.parametrize(("name", "events"), [("amazon-beauty", 198_502), ("ml-1m/interactions.parquet", 999_611)])
+@pytest.mark.parametrize(
+    ("name", "events"),
+    [
+        ("amazon-beauty", 198_502),
+        ("amazon-games", 440_264),
+        ("amazon-sports", 296_337),
+        ("ml-1m/interactions.parquet", 999_611),
+    ],
+)
 def test_real(name, events):
     assert datasets.read("table", real(name)).collect().height == events

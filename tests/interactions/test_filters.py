@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from persrec.errors import UserError
-from persrec.interactions.filters import drop_duplicates, k_core
+from persrec.interactions.filters import DEFAULTS, by_count, by_value, drop_duplicates, k_core
 from persrec.interactions.sequences import ordered
 
 EVENTS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 3)), min_size=1, max_size=60)
@@ -67,3 +67,72 @@ def test_nothing_left():
         UserError, match=r"data.min_user_events: 3 and data.min_item_events: 1 leave none of the 2 events"
     ):
         k_core(log([(1, 2, 3), (2, 2, 3)]), min_user_events=3)
+
+
+WHOLE = ("user_id", "item_id", "timestamp", "rating", "event")
+DAY = 86_400_000
+ROWS = [(1, 7, 0, 5.0, "buy"), (1, 8, DAY, 4.0, "view"), (2, 8, 2 * DAY, 3.5, "buy"), (3, 9, 3 * DAY, 1.0, "like")]
+
+
+@pytest.mark.parametrize(
+    ("section", "left", "sentence"),
+    [
+        ({"events": ["buy"]}, [0, 2], "data.events: [buy] leaves 2 of 4 events; 1 users and 1 items have none."),
+        ({"events": ("like", "view")}, [1, 3], "data.events: [like, view] leaves 2 of 4"),
+        ({"min_rating": 3.5}, [0, 1, 2], "data.min_rating: 3.5 leaves 3 of 4 events; 1 users and 1 items have none."),
+        ({"since": "1970-01-02 00:00:00"}, [1, 2, 3], "data.since: 1970-01-02 00:00:00 leaves 3 of 4 events"),
+        ({"until": "1970-01-02 00:00:00"}, [0], "data.until: 1970-01-02 00:00:00 leaves 1 of 4 events"),
+        ({"since": "1970-01-02", "until": "1970-01-03"}, [1], "data.until: 1970-01-03 leaves 1 of 3 events"),
+        ({}, [0, 1, 2, 3], None),
+    ],
+)
+def test_by_value(section, left, sentence):
+    said = []
+    kept = by_value(log(ROWS, WHOLE), DEFAULTS | section, said.append).collect()
+    assert kept.rows() == [ROWS[index] for index in left]
+    assert said[-1].startswith(sentence) if sentence else not said
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"events": ["bye"]}, r"data.events: \[bye\] leaves none of the 4 events \(there are buy, like, view\)"),
+        ({"min_rating": 6}, r"data.min_rating: 6 leaves none of the 4 events \(there are 1.0 to 5.0\); change it"),
+        ({"since": "2024-01-01"}, r"data.since: 2024-01-01 leaves none .*there are 1970-01-01 00:00:00 to 1970-01-04"),
+    ],
+)
+def test_values_that_leave_nothing_show_what_there_is(section, message):
+    with pytest.raises(UserError, match=message):
+        by_value(log(ROWS, WHOLE), DEFAULTS | section)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "column"), [("min_rating", 3, "rating"), ("since", "2024-01-01", "timestamp")]
+)
+def test_values_that_the_log_has_not(key, value, column):
+    with pytest.raises(UserError, match=rf"data.{key}: the log has no {column}; name its column by data.columns"):
+        by_value(log([(1, 2)], ("user_id", "item_id")), DEFAULTS | {key: value})
+
+
+def test_users_and_items_with_too_many_events_go_before_histories_are_cut():
+    rows = [(1, 5, 1), (1, 6, 2), (1, 5, 3), (2, 5, 1), (2, 7, 2)]
+    said = []
+    kept = by_count(log(rows), DEFAULTS | {"max_user_events": 2, "max_history": 1}, said.append).collect()
+    assert kept.rows() == [(2, 7, 2)]
+    assert said[0] == "data.max_user_events: 2 leaves 2 of 5 events; 1 users and 1 items have none."
+    assert by_count(log(rows), DEFAULTS | {"max_item_events": 2}).collect().rows() == [(1, 6, 2), (2, 7, 2)]
+
+
+def test_counts_that_leave_nothing():
+    with pytest.raises(UserError, match=r"data.max_user_events: 1 leaves none of the 2 events; change it"):
+        by_count(log([(1, 2, 3), (1, 2, 4)]), DEFAULTS | {"max_user_events": 1})
+
+
+@given(EVENTS, st.integers(1, 4))
+@settings(deadline=None, max_examples=40)
+def test_the_newest_events_of_each_user(rows, newest):
+    in_order = ordered(log(rows)).collect().rows()
+    expected = [
+        row for user in sorted({row[0] for row in rows}) for row in [r for r in in_order if r[0] == user][-newest:]
+    ]
+    assert by_count(ordered(log(rows)), DEFAULTS | {"max_history": newest}).collect().rows() == expected

@@ -1,5 +1,6 @@
 import errno
 import json
+from datetime import date
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +12,7 @@ from persrec.errors import UserError
 from persrec.interactions import prepare as module
 from persrec.interactions.prepare import check, prepare
 from persrec.prepared import open_prepared, split_files
-from persrec.sections import Split
+from persrec.sections import Data, Split
 from tests.datasets.real import real
 
 CSV = """user_id,item_id,timestamp,rating
@@ -133,7 +134,7 @@ def test_a_full_disk_leaves_nothing(data, tmp_path, monkeypatch, step):
     log = module.load(section)
     monkeypatch.setattr(module.prepared if folder else module, name, full)
     with pytest.raises(UserError, match=r"cannot be written: No space left on device.*free space.*Nothing was left"):
-        module._write(log, tmp_path / "prepared" / "small-0", Split(), {})
+        module._write(log, tmp_path / "prepared" / "small-0", Split(), {}, print)
     assert list((tmp_path / "prepared").iterdir()) == []
 
 
@@ -158,7 +159,16 @@ def test_a_new_split_is_put_beside(data, tmp_path):
     written = (folder / "sequences.arrow").stat().st_mtime_ns
     basket = Split(kind="next-basket", gap_hours=0.0001, test=0.5, validation=0.4)
     assert prepare(data, "small", tmp_path / "a", basket, say=said.append) == folder
-    assert said == [f"{folder}: split {basket.name} added."]
+    assert said == [
+        f"split {basket.name}: 2 test queries; 2 of the 2 users asked are cold (no event in training), and 3 of 3 "
+        "targets are 2 cold items.",
+        f"{folder}: split {basket.name} added.",
+    ]
+    facts = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))
+    assert {name: counts["cold_users"] for name, counts in facts["cold"].items()} == {
+        "leave-one-out": 0,
+        basket.name: 2,
+    }
     assert (folder / "sequences.arrow").stat().st_mtime_ns == written
     added = open_prepared(folder, basket.name)
     fresh = open_prepared(prepare(data, "small", tmp_path / "b", basket), basket.name)
@@ -175,6 +185,97 @@ def test_a_split_that_asks_for_times_the_log_has_not(tmp_path):
     with pytest.raises(UserError, match="split: got after-break, which asks for times, but the log has none"):
         prepare(section, "small", tmp_path / "prepared", Split(kind="after-break"))
     assert list((tmp_path / "prepared").iterdir()) == []
+
+
+def test_the_keys_are_those_of_a_recipe():
+    assert set(module.SECTION) == set(Data.model_fields)
+    defaults = Data().model_dump(mode="json")
+    assert {key: defaults[key] for key in module.LATER} == module.LATER
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"since": "last May"}, "got 'last May', expected a date such as 2024-03-01 or 2024-03-01 12:00"),
+        ({"events": []}, "at least 1 item"),
+        ({"max_history": 0}, "greater than or equal to 1"),
+        ({"bad_rows": "ignore"}, "'refuse' or 'skip'"),
+    ],
+)
+def test_filters_that_cannot_be(values, message):
+    with pytest.raises(ValueError, match=message):
+        Data(**values)
+
+
+def test_filters_as_people_write_them():
+    data = Data(since=date(2024, 3, 1), until="2024-04-01T12:00", events="buy")
+    assert (data.since, data.until, data.events) == ("2024-03-01 00:00:00", "2024-04-01 12:00:00", ("buy",))
+
+
+FILTERS = {"max_history": 1, "events": ["buy"], "min_rating": 2.0, "since": "2017-07-15", "bad_rows": "skip"}
+
+
+@pytest.mark.parametrize("key", FILTERS)
+def test_a_filter_is_other_data_and_its_default_is_not(tmp_path, key):
+    """The hash is that of a section that does not know the key, so folders of earlier recipes are found again."""
+    path = tmp_path / "log.csv"
+    path.write_text("user_id,item_id,rating,timestamp,event\n1,1,5,1600000000,buy\n1,2,1,1500000000,view\n")
+    data = {"source": "table", "path": str(path)}
+    identity = module.hash_of(module._origin(module.data_section(data), None))
+    unset = module._origin(module.data_section(data | {key: module.SECTION[key]}), None)
+    assert unset["section"] == {
+        "source": "table",
+        "columns": {},
+        "separator": None,
+        "unit": "auto",
+        "deduplicate": True,
+        "min_user_events": 1,
+        "min_item_events": 1,
+    }
+    assert module.hash_of(unset) == identity
+    assert prepare(data | {key: FILTERS[key]}, "small", tmp_path) != prepare(data, "small", tmp_path)
+
+
+def test_filters_by_value_then_duplicates_then_counts_then_k_core(tmp_path):
+    """Item 7 goes: the newest two events of user 1 are of item 9. With it goes user 2, and item 6."""
+    rows = [
+        "1,7,100,buy", "1,7,100,buy", "1,8,200,view", "1,9,300,buy", "1,9,400,buy",
+        "2,7,100,buy", "2,9,900,buy",
+        "3,9,100,buy", "3,6,200,buy",
+    ]  # fmt: skip
+    path = tmp_path / "log.csv"
+    path.write_text("\n".join(["user_id,item_id,timestamp,event", *rows]) + "\n")
+    said = []
+    section = {"source": "table", "path": str(path), "events": ["buy"], "until": "1970-01-01 00:10:00"}
+    section |= {"max_history": 2, "min_user_events": 1, "min_item_events": 2}
+    log = module.load(module.data_section(section), say=said.append)
+    assert log.users.collect()["user_id"].to_list() == [1, 3]
+    assert log.items.collect()["item_id"].to_list() == [9]
+    assert [sentence for sentence in said if sentence.startswith("data.")] == [
+        "data.events: [buy] leaves 8 of 9 events; 0 users and 1 items have none.",
+        "data.until: 1970-01-01 00:10:00 leaves 7 of 8 events; 0 users and 0 items have none.",
+        "data.max_history: 2 leaves 5 of 6 events; 0 users and 0 items have none.",
+    ]
+    assert (log.facts.duplicates_dropped, log.facts.filtered_dropped) == (1, 2)
+
+
+def test_bad_rows_are_skipped_where_the_recipe_allows(tmp_path):
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\n1,1,5\n1,,6\n1,2,x\n1,3,7\n")
+    section = {"source": "table", "path": str(tmp_path / "log.csv")}
+    with pytest.raises(UserError, match=r"item_id has 1 null .*row 3; .*row 4 \('x'\).*data.bad_rows: skip"):
+        prepare(section, "small", tmp_path)
+    log = open_prepared(prepare(section | {"bad_rows": "skip"}, "small", tmp_path))
+    assert log.item_ids().to_pylist() == [1, 3]
+    assert any("2 of 4 rows skipped" in sentence for sentence in log.facts["understood"])
+
+
+def test_a_frame_with_types_of_events(tmp_path):
+    frame = pl.DataFrame({"user_id": [1, 1, 1], "item_id": [5, 6, 7], "kind": ["buy", "view", "buy"]})
+    section = {"columns": {"event": "kind"}, "events": ["buy"]}
+    log = open_prepared(prepare(section, "frame", tmp_path, frame=frame))
+    assert log.item_ids().to_pylist() == [5, 7]
+    other = prepare(section, "frame", tmp_path, frame=frame.with_columns(kind=pl.lit("buy")))
+    assert open_prepared(other).item_ids().to_pylist() == [5, 6, 7]
 
 
 def test_unknown_key(tmp_path):

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from persrec.errors import UserError
-from persrec.interactions.schema import check_columns, close_matches, conform
+from persrec.interactions.schema import ROW, check_columns, close_matches, conform
 
 
 def frame(**columns):
@@ -105,6 +105,11 @@ def test_order_numbers_are_taken_as_seconds():
     [
         ({"item_id": ["a", None, "b"]}, r"^log: column item_id has 1 null \(empty\) value: row 2\. Correct or remove"),
         ({"item_id": [None] * 7}, r"item_id has 7 null \(empty\) values: row 1, row 2, row 3, row 4, row 5, \.\.\."),
+        ({"item_id": ["a", "", " \t"]}, r"item_id has 2 null \(empty\) values: row 2, row 3"),
+        (
+            {"item_id": ["a", "b\nc", "\x00"]},
+            r"item_id has 2 unprintable \(line breaks or zero bytes.*row 2 \('b\\nc'\)",
+        ),
         ({"user_id": [3, -1]}, r"user_id has 1 negative \(-1 often marks a missing id.*: row 2 \(-1\)"),
         ({"user_id": ["3", "-1"]}, r"user_id has 1 negative .*: row 2 \(-1\)"),
         ({"user_id": [3.0, 1.5]}, r"user_id has 1 fractional value: row 2 \(1.5\)"),
@@ -115,8 +120,10 @@ def test_order_numbers_are_taken_as_seconds():
         ({"timestamp": ["5", "soon"]}, r"timestamp has 1 unparsable .*: row 2 \('soon'\)"),
         ({"timestamp": ["2020-01-01", "2020-13-01"]}, r"timestamp has 1 unparsable .*: row 2 \('2020-13-01'\)"),
         ({"timestamp": [1.0, np.inf]}, r"timestamp has 1 unparsable .*: row 2 \(inf\)"),
+        ({"timestamp": [1.0, np.nan]}, r"timestamp has 1 null \(empty\) value: row 2"),
         ({"timestamp": [True]}, r"column timestamp is Boolean; times are numbers, dates or text"),
         ({"rating": ["5", "good"]}, r"rating has 1 unparsable value: row 2 \('good'\)"),
+        ({"rating": [5.0, np.inf, np.nan]}, r"rating has 2 unparsable values: row 2 \(inf\), row 3 \(nan\)"),
         ({"rating": [5.0, None]}, r"rating has 1 null \(empty\) value: row 2"),
         ({"rating": [True]}, r"column rating is Boolean; ratings are numbers"),
     ],
@@ -131,14 +138,91 @@ def test_all_faults_at_once():
         conform(frame(item_id=[None], timestamp=[-1], rating=["x"]), where="log")
 
 
+def test_bad_rows_are_skipped_counted_and_said():
+    said = []
+    log = frame(item_id=["a", None, "b", "c"], timestamp=["5", "6", "soon", "7"])
+    kept = conform(log, where="log", bad_rows="skip", say=said.append).collect()
+    assert kept["item_id"].to_list() == ["a", "c"]
+    assert kept["timestamp"].to_list() == [5000, 7000]
+    assert said[0] == (
+        "log: 2 of 4 rows skipped (data.bad_rows: skip): column item_id has 1 null (empty) value: row 2; column "
+        "timestamp has 1 unparsable (understood are numbers and text such as 2024-01-31 12:00:00) value: row 3 "
+        "('soon')."
+    )
+
+
+def test_ids_are_numbers_where_those_that_are_left_are():
+    """A header in the middle of a file is skipped by its time, and leaves no trace in the type of the ids."""
+    log = frame(item_id=["7", "item_id", "-1", "8"], timestamp=["5", "timestamp", "6", "7"])
+    said = []
+    assert conform(log, where="log", bad_rows="skip", say=said.append).collect()["item_id"].to_list() == [7, 8]
+    assert "log: 2 of 4 rows skipped" in said[0]
+    assert "item_id has 1 negative (-1 often marks a missing id" in said[0]
+
+
+def test_a_log_of_bad_rows_only():
+    with pytest.raises(UserError, match=r"log: none of the 2 rows can be used: .*item_id has 2 null"):
+        conform(frame(item_id=[None, None]), where="log", bad_rows="skip")
+
+
+def test_a_wrong_column_cannot_be_skipped():
+    with pytest.raises(UserError, match=r"column user_id is Boolean; .*Correct or remove these rows\."):
+        conform(frame(user_id=[True, False]), where="log", bad_rows="skip")
+
+
+def test_types_of_events_are_read_where_asked_for():
+    log = frame(event=["view", "buy"])
+    assert conform(log, where="log").collect().columns == ["user_id", "item_id"]
+    assert conform(log, where="log", events=True).collect()["event"].to_list() == ["view", "buy"]
+    assert conform(frame(event=[1, 2]), where="log", events=True).collect()["event"].to_list() == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            {"kind": ["view"]},
+            r"data.events asks .*no column event; got user_id, item_id, kind\. Name it by data.columns",
+        ),
+        ({"event": ["view", None]}, r"event has 1 null \(empty\) value: row 2"),
+        ({"event": [1.5]}, r"column event is Float64; types of events are text or whole numbers"),
+    ],
+)
+def test_types_that_are_not_there(columns, message):
+    with pytest.raises(UserError, match=message):
+        conform(frame(**columns), where="log", events=True)
+
+
+def test_rows_of_a_file_that_hold_several_events():
+    with pytest.raises(UserError, match=r"item_id has 2 null \(empty\) values: row 2, row 5"):
+        conform(frame(item_id=[1, None, None], **{ROW: [0, 0, 3]}), where="log", first_row=2)
+
+
 def test_rows_are_counted_from_the_first_data_row():
     with pytest.raises(UserError, match="row 2"):
         conform(frame(item_id=[None]), where="log.csv", first_row=2)
 
 
 def test_unit_that_cannot_be():
-    with pytest.raises(UserError, match=r"reaches 1500000000000, which in s is after the year 9999; set data.unit"):
+    message = (
+        r"timestamp has 1 too late \(after the year 2199, read as s; see data.unit\) value: row 1 \(1500000000000\)"
+    )
+    with pytest.raises(UserError, match=message):
         times([1_500_000_000_000], unit="s")
+
+
+@pytest.mark.parametrize("wild", [2**62, 1_500_000_000_000_000, 10**11])
+def test_a_wild_time_does_not_decide_the_unit(wild):
+    """One time in microseconds among seconds is that row's fault; it does not turn the others into January 1970."""
+    values = [1_500_000_000, 1_500_000_060, wild]
+    with pytest.raises(UserError, match=rf"1 too late \(after the year 2199, read as s; .*: row 3 \({wild}\)"):
+        times(values)
+    assert times(values, bad_rows="skip") == [1_500_000_000_000, 1_500_000_060_000]
+
+
+def test_dates_that_are_too_late():
+    with pytest.raises(UserError, match=r"1 too late \(after the year 2199\) value: row 1 \('2999-01-01'\)"):
+        times(["2999-01-01"])
 
 
 def test_unknown_unit():

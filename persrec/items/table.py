@@ -1,0 +1,131 @@
+"""The items table of a recipe: a row per item, with its id and what is known of it, every field as text.
+
+| file                                     | fields                                                          |
+|------------------------------------------|-----------------------------------------------------------------|
+| csv, tsv, also .gz; RecBole's .item      | those of the header (RecBole's without `:type`, and no quotes)  |
+| parquet; jsonl, also .gz                 | its columns; the texts of a list one after the other            |
+| MovieLens: movies.dat, u.item            | item_id, title, genres; item_id, title, release_date            |
+| any other .dat, and text of a separator  | without a header by number: 1, 2, 3, ...                        |
+| of more than one sign                    |                                                                 |
+
+`item_id` may be movieId (MovieLens), parent_asin or asin (Amazon), or what `items.columns` says.
+"""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import polars as pl
+
+from persrec.datasets.files import bad_json, ending, opened, scan_json, uneven_row
+from persrec.datasets.table import JSON_LINES, PARQUET
+from persrec.errors import UserError
+from persrec.interactions.schema import ITEM, close_matches, reading, shown
+
+RECBOLE: Final = ".item"
+SEPARATORS: Final = {".csv": ",", ".tsv": "\t", RECBOLE: "\t", ".dat": "::"}
+KNOWN_FILES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {  # separator, names of the first fields; all Latin-1
+    "movies.dat": ("::", (ITEM, "title", "genres")),
+    "u.item": ("|", (ITEM, "title", "release_date")),
+}
+IDS: Final = ("movieId", "parent_asin", "asin")
+
+
+def read(section: Any) -> pl.DataFrame:
+    """The items table of a recipe's `items` section, `item_id` first; empty fields are null.
+
+    Raises:
+        UserError: the file is missing, empty or of an unknown kind, a row cannot be read (named), or there are no ids.
+    """
+    file = Path(section.path)
+    if not file.is_file():
+        there = [entry.name for entry in file.parent.iterdir()] if file.parent.is_dir() else []
+        hint = f" There is {', '.join(close_matches(file.name, there))}." if close_matches(file.name, there) else ""
+        raise UserError(f"items.path: {file} is no file (looked from {Path.cwd()}); expected an items table.{hint}")
+    if ending(file) in PARQUET:
+        with reading(str(file)):
+            frame = pl.read_parquet(file)
+    elif ending(file) in JSON_LINES:
+        with reading(str(file), lambda: bad_json(file)):
+            frame = scan_json(file).collect()
+    else:
+        frame = _text(file, section)
+    if frame.is_empty():
+        raise UserError(f"{file}: no rows; expected one per item")
+    return _named(frame, section.columns, str(file))
+
+
+def _text(file: Path, section: Any) -> pl.DataFrame:
+    known = KNOWN_FILES.get(file.name)
+    separator = section.separator or (known[0] if known else SEPARATORS.get(ending(file)))
+    if separator is None:
+        kinds = ", ".join([*SEPARATORS, *PARQUET, *JSON_LINES, *KNOWN_FILES])
+        raise UserError(f"{file}: unknown ending {ending(file)!r} (known: {kinds}); set items.separator for text")
+    text = _decoded(file, section.charset or ("latin-1" if known else "utf-8"))
+    if not text.strip():
+        raise UserError(f"{file}: the file is empty; expected an items table with one row per item")
+    if known or len(separator) > 1:
+        return _fields(text, separator, known[1] if known else (), file)
+    quoted = ending(file) != RECBOLE
+    with reading(str(file), lambda: uneven_row(file, separator, quoted=quoted)):
+        return pl.read_csv(
+            io.BytesIO(text.encode()), separator=separator, infer_schema=False, quote_char='"' if quoted else None
+        )
+
+
+def _decoded(file: Path, charset: str) -> str:
+    with opened(file) as lines:
+        contents = lines.read()
+    try:
+        return contents.decode("utf-8-sig" if charset == "utf-8" else charset)
+    except UnicodeDecodeError as error:
+        row = contents[: error.start].count(b"\n") + 1
+        sign = contents[error.start : error.end]
+        raise UserError(
+            f"{file}: row {row} is not UTF-8 ({sign!r}); save the file as UTF-8, or set items.charset: latin-1"
+        ) from None
+
+
+def _fields(text: str, separator: str, names: tuple[str, ...], file: Path) -> pl.DataFrame:
+    """Text without a header or quotes; fields without a name are numbered from 1 on."""
+    rows = [line.rstrip("\r").split(separator) for line in text.split("\n") if line.strip("\r")]
+    width = len(rows[0])
+    for number, row in enumerate(rows, start=1):
+        if len(row) != width or width < len(names):
+            expected = max(width, len(names))
+            raise UserError(f"{file}: row {number} has {len(row)} fields, expected {expected}; correct or remove it")
+    every = [*names, *map(str, range(len(names) + 1, width + 1))]
+    return pl.DataFrame(rows, schema=dict.fromkeys(every, pl.String()), orient="row")
+
+
+def _named(frame: pl.DataFrame, columns: Mapping[str, str], where: str) -> pl.DataFrame:
+    """Fields by our names, as text."""
+    found = {name.strip().partition(":")[0]: name for name in reversed(frame.columns)}
+    alias = next((name for name in IDS if name in found), None)
+    if alias and ITEM not in found:
+        found[ITEM] = found[alias]
+    for ours, theirs in columns.items():
+        if theirs not in frame.columns:
+            near = close_matches(theirs, frame.columns)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise UserError(f"{where}: items.columns.{ours}: no column {theirs!r}{hint}; got {shown(frame.columns)}")
+    found |= columns
+    if ITEM not in found:
+        raise UserError(
+            f"{where}: no column {ITEM}; got {shown(frame.columns)}; name it, as in items.columns: "
+            f"{{{ITEM}: {shown(frame.columns[:1])}}}"
+        )
+    order = [ITEM, *(name for name in found if name != ITEM)]
+    return frame.select(_as_text(found[name], frame.schema[found[name]]).alias(name) for name in order)
+
+
+def _as_text(name: str, kind: pl.DataType) -> pl.Expr:
+    """A column as text without spaces around it, null where that is empty."""
+    column = pl.col(name)
+    if isinstance(kind, pl.List):
+        column = column.cast(pl.List(pl.String)).list.join(" ", ignore_nulls=True)
+    elif isinstance(kind, pl.Struct | pl.Object):
+        column = pl.lit(None, pl.String)
+    text = column.cast(pl.String).str.strip_chars()
+    return pl.when(text != "").then(text)

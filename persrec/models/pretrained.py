@@ -1,0 +1,172 @@
+"""Text models of Hugging Face: where they are, whether they are whole, and loading one without running foreign code."""
+
+import hashlib
+import json
+import re
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from persrec.errors import UserError
+
+PACKAGE: Final = "package:"  # a folder of an installed Python package, package:NAME/FOLDER
+HUB_NAME: Final = r"[\w.\-]+/[\w.\-]+"
+CONFIG: Final = "config.json"
+WEIGHTS: Final = "model.safetensors"
+SHARDS: Final = "model.safetensors.index.json"
+TOKENIZERS: Final = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model")
+NO_PART: Final = (".md", ".bin", ".h5", ".msgpack", ".onnx", ".ot")  # of what a model computes, as it is loaded here
+EXTRA: Final = "install persrec with its extra: pip install 'persrec[text]'"
+
+
+def locate(name: str) -> Path:
+    """The folder of a text model, which is whole: a folder, `package:NAME/FOLDER`, or a name on the hub.
+
+    Raises:
+        UserError: it is not there, cannot be fetched, or lacks a part.
+    """
+    if name.startswith(PACKAGE):
+        folder = _of_package(name)
+    elif Path(name).is_dir():
+        folder = Path(name)
+    elif re.fullmatch(HUB_NAME, name) and not Path(name).parent.is_dir():
+        folder = _of_hub(name)
+    else:
+        raise UserError(f"items.encoder: {name} is no folder (looked from {Path.cwd()}); expected that of a text model")
+    _check_whole(folder)
+    return folder
+
+
+def _of_package(name: str) -> Path:
+    package, _, inside = name.removeprefix(PACKAGE).partition("/")
+    found = find_spec(package) if package.isidentifier() else None
+    if found is None or not found.submodule_search_locations:
+        hint = package.replace("_", "-")
+        raise UserError(
+            f"items.encoder: {name}: no package {package} is installed; pip install {hint}, or give a folder"
+        )
+    folder = Path(found.submodule_search_locations[0]) / inside
+    if not folder.is_dir():
+        raise UserError(f"items.encoder: {name}: the package {package} has no folder {inside!r}")
+    return folder
+
+
+def _of_hub(name: str) -> Path:
+    """The folder of a name on the hub: from the local cache, else fetched."""
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise UserError(f"items.encoder: {name} is a name on the hub; to fetch it, {EXTRA}") from error
+    wanted = [
+        CONFIG,
+        "*.safetensors",
+        SHARDS,
+        "tokenizer*",
+        "vocab*",
+        "merges.txt",
+        "special_tokens_map.json",
+        "*.model",
+    ]
+    try:
+        return Path(snapshot_download(name, allow_patterns=wanted, local_files_only=True))
+    except OSError:
+        pass
+    try:
+        return Path(snapshot_download(name, allow_patterns=wanted))
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"items.encoder: {name} is neither a folder nor in the hub's local cache, and cannot be fetched "
+            f"({reason}). Without a network: on a machine that has one run `hf download {name} --local-dir FOLDER`, "
+            f"copy FOLDER ({CONFIG}, {WEIGHTS}, tokenizer.json and what else is in it) here, "
+            "and set items.encoder to its path"
+        ) from None
+
+
+def _check_whole(folder: Path) -> None:
+    if not (folder / CONFIG).is_file():
+        raise UserError(
+            f"items.encoder: {folder} has no {CONFIG}; expected the folder of a text model, as saved by save_pretrained"
+        )
+    try:
+        config(folder)
+        shards = [WEIGHTS]
+        if (folder / SHARDS).is_file():
+            shards = sorted(set(json.loads((folder / SHARDS).read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"items.encoder: {folder}: {CONFIG} or {SHARDS} is damaged ({error}); copy it again") from error
+    absent = [shard for shard in shards if not (folder / shard).is_file()]
+    if absent:
+        pickled = list(folder.glob("*.bin"))
+        advice = (
+            f"its weights are pickled ({pickled[0].name}), and no pickle is loaded: save the model anew by "
+            "save_pretrained, which writes safetensors"
+            if pickled
+            else "copy the whole folder again"
+        )
+        raise UserError(f"items.encoder: {folder} is incomplete: no {', '.join(absent)}; {advice}")
+    if not any((folder / name).is_file() for name in TOKENIZERS):
+        raise UserError(
+            f"items.encoder: {folder} is incomplete: none of {', '.join(TOKENIZERS)}; save the tokenizer beside the "
+            "model"
+        )
+
+
+def config(folder: Path) -> dict[str, Any]:
+    """The configuration of a model folder."""
+    return dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 of all files of a model folder that it computes with, names included."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.is_file() and not file.name.startswith(".") and file.suffix not in NO_PART:
+            with file.open("rb") as contents:
+                digest.update(file.name.encode() + hashlib.file_digest(contents, "sha256").digest())
+    return digest.hexdigest()
+
+
+def load(name: str, *, remote_code: str | None = None) -> tuple[Any, Any]:
+    """Model and tokenizer, in float32; `remote_code` is the name once more where its own code may run.
+
+    Raises:
+        UserError: see `locate`; or it asks for code of its own, or is of a kind that cannot be used.
+    """
+    folder = locate(name)
+    own_code = "auto_map" in config(folder)
+    if own_code and remote_code != name:
+        raise UserError(
+            f"items.encoder: {name} comes with code of its own, which is not run unasked; read it, then set "
+            f"items.remote_code: {name}"
+        )
+    try:
+        from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging
+    except ImportError as error:
+        raise UserError(f"items.encoder: to load text models, {EXTRA}") from error
+    kind = config(folder).get("model_type")
+    bars, logging_level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        model = AutoModel.from_pretrained(
+            folder, trust_remote_code=own_code, use_safetensors=True, dtype=torch.float32, local_files_only=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=own_code, local_files_only=True)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"items.encoder: {folder}: cannot be loaded as a text model of kind {kind!r}: {reason}; expected an "
+            "encoder (BERT family) or decoder (Llama, Qwen, Mistral families) that the installed transformers knows"
+        ) from error
+    finally:
+        logging.set_verbosity(logging_level)
+        if bars:
+            logging.enable_progress_bar()
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise UserError(f"items.encoder: {folder}: got an encoder-decoder ({kind}), expected an encoder or a decoder")
+    model.config.use_cache = False
+    return model, tokenizer

@@ -1,0 +1,149 @@
+"""Histories in the item indices of a run: of users of its log, or of a file or frame of events.
+
+Shapes: B users, E events.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from persrec import datasets
+from persrec.datasets import table
+from persrec.errors import UserError
+from persrec.interactions import filters, sequences
+from persrec.interactions.schema import EVENT, ITEM, RATING, TIME, USER
+from persrec.prepared import Prepared
+from persrec.recipe import Recipe
+from persrec.recipe_file import LOG_SOURCES
+
+Say = Callable[[str], None]
+Ints = npt.NDArray[np.int64]
+
+
+class Histories(NamedTuple):
+    """Users' histories; user u has events offsets[u] to offsets[u + 1]."""
+
+    ids: pl.Series  # (B,) the users' own ids
+    offsets: Ints  # (B+1,)
+    items: npt.NDArray[np.int32]  # (E,) 1..V
+    times: Ints | None  # (E,) ms
+
+    def of(self, user: int) -> tuple[Ints, Ints | None]:
+        """Items and times of one user."""
+        part = slice(self.offsets[user], self.offsets[user + 1])
+        return self.items[part].astype(np.int64), None if self.times is None else self.times[part]
+
+    def take(self, users: Ints) -> "Histories":
+        """Those of some users."""
+        starts, ends = self.offsets[users], self.offsets[users + 1]
+        offsets = np.concatenate([[0], np.cumsum(ends - starts)])
+        place = np.repeat(starts - offsets[:-1], ends - starts) + np.arange(offsets[-1])
+        times = None if self.times is None else self.times[place]
+        return Histories(self.ids.gather(users), offsets, self.items[place], times)
+
+    def named(self, users: Sequence[Any], where: str, advice: str) -> "Histories":
+        """Those of the users of these ids; raises UserError for ids that are not among them."""
+        return self.take(places(self.ids, users, "users", where, advice))
+
+
+def of_log(data: Prepared) -> Histories:
+    """Histories of all users of a prepared log, all events included."""
+    return Histories(pl.Series(USER, data.user_ids()), data.offsets, data.items, data.times)
+
+
+def of_events(source: Any, recipe: Recipe, item_ids: pl.Series, say: Say, *, strict: bool = True) -> Histories:
+    """Histories from a file or frame of events; events of unknown items are counted and left out.
+
+    Users who have no other ones are left out too, or where it is `strict` a UserError is raised.
+    """
+    ordered = read(source, recipe, "histories", say)
+    events = (filters.drop_duplicates(ordered) if recipe.data.deduplicate else ordered).collect()
+    known = numbered(events, item_ids, say).filter(pl.col(ITEM).is_not_null())
+    users = events[USER].unique(maintain_order=True)
+    gone = users.filter(~users.is_in(known[USER].unique().implode()))
+    if strict and len(gone):
+        raise UserError(
+            f"histories: user {gone[0]!r} has no event of an item that this run knows ({len(gone)} such users); "
+            "expected at least one; leave these users out"
+        )
+    return grouped(known)
+
+
+def grouped(events: pl.DataFrame) -> Histories:
+    """Events in item indices, ordered by user, as histories."""
+    lists = sequences.grouped(events.lazy()).collect()
+    offsets = np.concatenate([[0], lists["items"].list.len().to_numpy().astype(np.int64).cumsum()])
+    items = lists["items"].explode().to_numpy().astype(np.int32)
+    times = lists["times"].explode().to_numpy() if "times" in lists.columns else None
+    return Histories(lists[USER], offsets, items, times)
+
+
+def read(source: Any, recipe: Recipe, what: str, say: Say) -> pl.LazyFrame:
+    """The events of a file or frame in our schema, ordered by user and time.
+
+    Raises UserError for what cannot be read, and where times are absent that the model asks for.
+    """
+    data = recipe.data
+    options: dict[str, Any] = {"columns": data.columns if data.source == "table" else {}, "unit": data.unit, "say": say}
+    options |= {"events": bool(data.events), "bad_rows": data.bad_rows}
+    if not isinstance(source, str | Path):
+        events = table.read_frame(source, **options)
+    elif Path(source).is_file():
+        kind = LOG_SOURCES.get(Path(source).suffix, "table")
+        if kind == "table":
+            events = table.read(Path(source), separator=data.separator, **options)
+        else:
+            events = datasets.read(kind, source, say=say)
+    else:
+        raise UserError(f"{what}: there is no file {source}; expected a log of their events")
+    if recipe.time != "none" and TIME not in events.collect_schema().names():
+        raise UserError(
+            f"{what}: no timestamp column, but this model was trained with `time: {recipe.time}`; add the times of the "
+            "events"
+        )
+    asked = {EVENT: "events", RATING: "min_rating"}  # of the keys that filter, these hold for later events too
+    there = [asked[name] for name in events.collect_schema().names() if name in asked]
+    section = {**filters.DEFAULTS, **{key: getattr(data, key) for key in there}}
+    return sequences.ordered(filters.by_value(events, section, say).drop(EVENT, RATING, strict=False))
+
+
+def numbered(events: pl.DataFrame, item_ids: pl.Series, say: Say) -> pl.DataFrame:
+    """The events with their items' indices, null where training never saw the item; how many these are is said."""
+    known = pl.DataFrame({ITEM: item_ids, "index": np.arange(1, len(item_ids) + 1, dtype=np.int32)})
+    events = events.with_columns(events[ITEM].cast(item_ids.dtype, strict=False))
+    joined = events.join(known, on=ITEM, how="left", maintain_order="left").drop(ITEM).rename({"index": ITEM})
+    unknown = int(joined[ITEM].null_count())
+    if unknown:
+        say(f"{unknown:,} of {len(joined):,} events are of items that training never saw; they are left out")
+    return joined
+
+
+def plain_id(user: Any) -> str:
+    """An id as text; a whole float, as pandas has them, is a whole number."""
+    return str(int(user)) if isinstance(user, float) and user.is_integer() else str(user)
+
+
+def places(known: pl.Series, wanted: Sequence[Any], what: str, where: str, advice: str) -> Ints:
+    """Where the ids stand among those that are known; ids from a command line are strings whatever those are.
+
+    Raises UserError that names what is unknown: `where` says where it was looked for.
+    """
+    place = pl.DataFrame({USER: known.cast(pl.String), "row": np.arange(len(known))})
+    asked = pl.DataFrame({USER: pl.Series([plain_id(one) for one in wanted], dtype=pl.String)})
+    rows = asked.join(place, on=USER, how="left", maintain_order="left")["row"]
+    missing = [one for one, row in zip(wanted, rows, strict=True) if row is None]
+    if missing:
+        raise UserError(
+            f"recommend: {len(missing)} of {len(wanted)} {what} are not in {where}: {examples(missing)}; expected ids "
+            f"such as {known[0]!r}; {advice}"
+        )
+    return rows.to_numpy().astype(np.int64)
+
+
+def examples(ids: Iterable[Any]) -> str:
+    """A few ids for a message."""
+    return ", ".join(repr(one) for one in list(ids)[:5])

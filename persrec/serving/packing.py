@@ -1,0 +1,226 @@
+"""One user's record as bytes: whole numbers as varints, then strengths and rows of the memory, then a checksum.
+
+Times and positions count backwards from the last event's, in the largest unit of time that fits all of them; rows of
+a memory that agree in position, time and weight are one run. Shapes: M rows, G runs, W open events, J items.
+"""
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from persrec.models.encodings import row_bytes
+from persrec.serving import varints
+from persrec.serving.past import NOTHING, Past, of_items
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+Codes = npt.NDArray[np.uint8]
+Keeps = Literal["none", "items", "counts"]
+
+FORMAT: Final = 1
+CHECKSUM: Final = 4  # bytes
+PARTS: Final = ("memory", "open", "seen", "other")
+
+
+class Layout(NamedTuple):
+    """What a record holds: a function of the run and of how its store was made."""
+
+    planes: int  # stored for each row of a memory
+    width: int
+    encoding: str
+    timed: bool  # whether events keep their times
+    keeps: Keeps  # of the events that are no longer open
+
+    @property
+    def row_bytes(self) -> int:
+        """Of one row of a memory, all planes."""
+        return self.planes * row_bytes(self.width, self.encoding)
+
+
+def no_rows(layout: Layout) -> "Rows":
+    """The memory of a user of whom nothing is folded."""
+    none = np.zeros(0, dtype=np.int64)
+    return Rows(np.zeros((0, layout.row_bytes), np.uint8), none, none, np.zeros(0, np.float32))
+
+
+class Rows(NamedTuple):
+    """The rows of a memory, oldest first."""
+
+    states: Codes  # (M, row_bytes)
+    position: Ints  # (M,) never falls
+    time: Ints  # (M,) never falls; zeros in a layout without times
+    weight: Floats  # (M,)
+
+
+@dataclass
+class Record:
+    """What is kept of one user."""
+
+    rows: Rows
+    count: int = 0  # events that are no longer open
+    items: Ints = field(default_factory=lambda: np.zeros(0, np.int64))  # (W,) of the open events
+    times: Ints | None = None  # (W,) ms; None in a layout without times
+    last: int | None = None  # time of the last event; None in a log without times
+    folded: int = 0  # time of the last event that is no longer open; 0 where there is none, or events keep no times
+    ties: int = 0  # open events at the time of the last one, where events keep no times
+    past: Past = NOTHING  # of the events that are no longer open
+
+    @property
+    def events(self) -> int:
+        """All that the user has had."""
+        return self.count + len(self.items)
+
+
+def pack(record: Record, layout: Layout) -> bytes:
+    """The record as bytes; raises ValueError for positions or times that fall."""
+    numbers = np.concatenate([part for _, part in _numbers(record, layout)])
+    coded = varints.encode(_unsigned(numbers))
+    strengths = record.past.strength[record.past.frequency > 1] if layout.keeps == "counts" else np.zeros(0, np.float32)
+    body = (
+        varints.encode(np.array([len(coded)], np.uint64)) + coded + strengths.tobytes() + record.rows.states.tobytes()
+    )
+    return body + zlib.crc32(body).to_bytes(CHECKSUM, "little")
+
+
+def sizes(record: Record, layout: Layout) -> dict[str, int]:
+    """Bytes of the record by what they are for."""
+    found = dict.fromkeys(PARTS, 0)
+    for part, numbers in _numbers(record, layout):
+        found[part] += int(varints.lengths(_unsigned(numbers)).sum())
+    found["memory"] += record.rows.states.nbytes
+    if layout.keeps == "counts":
+        found["seen"] += 4 * int((record.past.frequency > 1).sum())
+    found["other"] += len(pack(record, layout)) - sum(found.values())
+    return found
+
+
+def _numbers(record: Record, layout: Layout) -> Iterator[tuple[str, Ints]]:
+    """The whole numbers of a record in their order, and the part that they belong to."""
+    rows, past, end = record.rows, record.past, record.last or 0
+    counts = layout.keeps == "counts"
+    starts = _runs(rows)
+    unit = _unit(record, layout)
+    yield "other", np.array([record.count, len(record.items), len(starts), _kept(layout, past), unit])
+    yield "other", np.array([0 if record.last is None else record.last + 1])
+    if layout.timed:
+        yield "other", np.array([(end - record.folded) // unit if record.count else 0])
+    else:
+        yield "other", np.array([record.ties])
+    yield "memory", np.diff(np.append(starts, len(rows.position)))
+    yield "memory", _backwards(rows.position[starts], record.count - 1)
+    if layout.timed:
+        yield "memory", _backwards(rows.time[starts], record.folded) // unit
+    yield "memory", _weights(rows.weight[starts])
+    yield "open", record.items
+    if layout.timed and record.times is not None:
+        yield "open", _backwards(record.times, end) // unit
+    if layout.keeps != "none":
+        yield "seen", np.diff(past.item, prepend=0)
+    if counts:
+        yield "seen", past.frequency
+        yield "seen", record.count - 1 - past.position
+        if layout.timed:
+            yield "seen", (end - past.time) // unit
+
+
+def unpack(data: bytes, layout: Layout) -> Record:
+    """What `pack` wrote; raises ValueError for anything else."""
+    body, stated = data[:-CHECKSUM], data[-CHECKSUM:]
+    if len(data) <= CHECKSUM or zlib.crc32(body).to_bytes(CHECKSUM, "little") != stated:
+        raise ValueError("the checksum is not that of the bytes")
+    start = next(index for index, byte in enumerate(body) if byte < 128) + 1
+    end = start + int(varints.decode(body[:start])[0])
+    taken = _Taken(varints.decode(body[start:end]).view(np.int64))
+    count, opened, runs, items, unit, last = taken(6).tolist()
+    record = Record(no_rows(layout), count=count, last=last - 1 if last else None)
+    moment = last - 1 if last else 0
+    (own,) = taken(1).tolist()
+    if layout.timed:
+        record.folded = moment - own * unit if count else 0
+    else:
+        record.ties = own
+    lengths = taken(runs)
+    position = _forwards(taken(runs), count - 1)
+    time = _forwards(taken(runs) * unit, record.folded) if layout.timed else np.zeros(runs, np.int64)
+    weight = _unweighted(taken(runs))
+    record.items = taken(opened)
+    record.times = _forwards(taken(opened) * unit, moment) if layout.timed else None
+    strengths = 0
+    if layout.keeps != "none":
+        record.past = of_items(np.cumsum(taken(items)))
+    if layout.keeps == "counts":
+        counts, places = taken(items), count - 1 - taken(items)
+        times = moment - taken(items) * unit if layout.timed else np.zeros(items, np.int64)
+        strengths = 4 * int((counts > 1).sum())
+        strength = np.ones(items, np.float32)
+        strength[counts > 1] = np.frombuffer(body[end : end + strengths], np.float32)
+        record.past = Past(record.past.item, counts, places, times, strength)
+    states = np.frombuffer(body[end + strengths :], np.uint8).reshape(int(lengths.sum()), layout.row_bytes)
+    record.rows = Rows(states, *(np.repeat(each, lengths) for each in (position, time, weight)))
+    return record
+
+
+class _Taken:
+    """Numbers that are taken off the front, so many at a time."""
+
+    def __init__(self, numbers: Ints) -> None:
+        self.numbers, self.place = numbers, 0
+
+    def __call__(self, count: int) -> Ints:
+        self.place += count
+        if self.place > len(self.numbers):
+            raise ValueError("there are fewer numbers than the record says")
+        return self.numbers[self.place - count : self.place]
+
+
+def _kept(layout: Layout, past: Past) -> int:
+    return 0 if layout.keeps == "none" else len(past.item)
+
+
+def _runs(rows: Rows) -> Ints:
+    """Where a row differs from the one before in position, time or weight."""
+    change = np.ones(len(rows.position), dtype=bool)
+    for each in rows[1:]:
+        change[1:] &= each[1:] == each[:-1]
+    change[1:] = ~change[1:]
+    return np.flatnonzero(change)
+
+
+def _unit(record: Record, layout: Layout) -> int:
+    """The largest number of ms of which all distances of times from the last one are multiples; at least 1."""
+    if not layout.timed or record.last is None:
+        return 1
+    times = [record.rows.time, record.past.time if layout.keeps == "counts" else NOTHING.time]
+    times += [] if record.times is None else [record.times]
+    times += [np.array([record.folded])] if record.count else []
+    return int(np.gcd.reduce(record.last - np.concatenate(times))) or 1
+
+
+def _backwards(numbers: Ints, end: int) -> Ints:
+    """Distances from each number to the next, the last one's to `end`."""
+    return np.diff(numbers, append=end)
+
+
+def _forwards(distances: Ints, end: int) -> Ints:
+    return end - np.cumsum(distances[::-1])[::-1]
+
+
+def _unsigned(numbers: Ints) -> npt.NDArray[np.uint64]:
+    if len(numbers) and numbers.min() < 0:
+        raise ValueError("positions and times of a record must not fall")
+    return numbers.astype(np.uint64)
+
+
+def _weights(weights: Floats) -> Ints:
+    """float32 as whole numbers: the bits that differ from the last weight, the high ones lowest, so that few are set
+    in the upper bytes."""
+    bits = weights.astype(np.float32).view(np.uint32)
+    return (bits ^ np.append(np.uint32(0), bits[:-1])).byteswap().astype(np.int64)
+
+
+def _unweighted(numbers: Ints) -> Floats:
+    return np.bitwise_xor.accumulate(numbers.astype(np.uint32).byteswap()).view(np.float32)

@@ -1,0 +1,247 @@
+"""Records through the model: closed segments are folded into their memories, open blocks are read on them.
+
+Shapes: B users, P planes, M remembered rows, S events of a segment, D width.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from persrec.batches import Batch, History, collate, evaluation_windows
+from persrec.consumption import Consumed
+from persrec.models import memory as memories
+from persrec.models.compressor import read
+from persrec.models.encodings import pack, unpack
+from persrec.models.interfaces import Memory
+from persrec.models.model import Model
+from persrec.models.rows import rows_of
+from persrec.recipe import Recipe
+from persrec.rescoring import Additions
+from persrec.serving.packing import Keeps, Layout, Record, Rows
+from persrec.serving.past import joined
+
+Ints = npt.NDArray[np.int64]
+
+BUDGET = 1 << 15  # rows of a batch: users times the most of memory and events that one of them has
+
+
+class Keeping(NamedTuple):
+    """How the users of a run are kept."""
+
+    layout: Layout
+    time: str  # the recipe's
+    raw: bool  # events are kept as they are, and folded at each read
+    newest: int | None  # raw: so many of them; None: all
+
+
+def keeping_of(model: Model, recipe: Recipe, *, raw: bool) -> Keeping:
+    """How a run's users are kept: `raw`, or where nothing is folded, or `length` moves all segments with each event."""
+    folds = model.rule.recent is not None and recipe.length is None and not raw
+    start = model.compressor.start(1).states
+    planes = 0 if model.compressor.rows == 0 else max(1, start.shape[1] - 1)  # plane 0 of several is the shared tokens
+    keeps: Keeps = "counts" if model.repeat is not None else "items" if recipe.evaluation.exclude_seen else "none"
+    encoding = getattr(model.compressor, "encoding", "float32")
+    layout = Layout(planes if folds else 0, start.shape[3], encoding, recipe.time != "none", keeps)
+    return Keeping(layout, recipe.time, not folds, recipe.length)
+
+
+class Asked(NamedTuple):
+    """What is known of users after their last event."""
+
+    queries: npt.NDArray[np.float32]  # (B, D)
+    additions: Additions | None  # of a model with a repeat head
+
+
+@torch.no_grad()
+def fold(model: Model, keeping: Keeping, records: Sequence[Record]) -> int:
+    """Close all segments that are complete, in place, and say how many there were."""
+    if keeping.raw:
+        return _drop(keeping, records)
+    opened = np.array([len(record.items) for record in records], dtype=np.int64)
+    closed = model.rule.closed(torch.from_numpy(opened)).numpy()
+    rows = _rows(records)
+    todo = np.flatnonzero(closed)
+    order = todo[np.lexsort((-rows[todo], -closed[todo]))]
+    for part in _batches(order, rows + opened):
+        _fold(model, keeping, [records[index] for index in part], closed[part])
+    return int(closed.sum())
+
+
+def _drop(keeping: Keeping, records: Sequence[Record]) -> int:
+    """Nothing is folded; of raw events the newest are kept."""
+    for record in records:
+        excess = 0 if keeping.newest is None else len(record.items) - keeping.newest
+        if excess > 0:
+            _leave(record, excess, keeping.layout)
+    return 0
+
+
+def _fold(model: Model, keeping: Keeping, records: list[Record], closed: Ints) -> None:
+    """Users in descending order of segments to close."""
+    segment = model.rule.segment
+    if model.compressor.rows:
+        batch = _opened(records, keeping, None, device=_device(model))
+        memory = memory_of(model, keeping.layout, records)
+        for index in range(int(closed[0])):
+            users = int((closed > index).sum())
+            events = rows_of(batch.history.part(users, index * segment, (index + 1) * segment), model.items)
+            _, grown = model.compressor.fold(model.backbone, events, memories.take(memory, slice(0, users)))
+            memory = memories.join(grown, memories.take(memory, slice(users, None)))
+        for record, kept in zip(records, rows_of_memory(memory, keeping.layout), strict=True):
+            record.rows = kept
+    for record, count in zip(records, closed.tolist(), strict=True):
+        _leave(record, count * segment, keeping.layout)
+
+
+def _leave(record: Record, count: int, layout: Layout) -> None:
+    """The first events of the open block are open no longer."""
+    items, times = record.items[:count], None if record.times is None else record.times[:count]
+    if layout.keeps != "none":
+        record.past = record.past.after(items, record.count, times)
+    if times is not None and record.times is not None:
+        record.folded, record.times = int(times[-1]), record.times[count:]
+    record.items = record.items[count:]
+    record.ties = min(record.ties, len(record.items))
+    record.count += count
+
+
+@torch.no_grad()
+def ask(model: Model, keeping: Keeping, records: Sequence[Record], at: int | None) -> Asked:
+    """Queries after the last event of each, asked at `at` ms where the time signal is `next`; no record is empty."""
+    opened = np.array([len(record.items) for record in records], dtype=np.int64)
+    rows = _rows(records)
+    hidden = torch.zeros(len(records), model.backbone.width, device=_device(model))
+    for part in _batches(np.lexsort((-opened, -rows)), rows + opened):
+        hidden[torch.from_numpy(part)] = _read(model, keeping, [records[index] for index in part], at)
+    queries = model.query(hidden).float().cpu().numpy()
+    return Asked(queries, None if model.repeat is None else _additions(model, keeping, records, hidden, at))
+
+
+def _read(model: Model, keeping: Keeping, records: list[Record], at: int | None) -> Tensor:
+    """Hidden rows (B, D) after the last event of each."""
+    batch = _opened(records, keeping, at, device=_device(model))
+    if keeping.raw:
+        return model(batch, score=_last).scored[-1]
+    none_closed = torch.zeros_like(batch.events)
+    memory = memory_of(model, keeping.layout, records)
+    return _last(*read(model.backbone, model.items, batch, none_closed, model.rule, memory))
+
+
+def _last(hidden: Tensor, history: History) -> Tensor:
+    """Of right-padded rows (B, L, D) the last one that exists."""
+    return hidden[torch.arange(len(hidden), device=hidden.device), history.valid.sum(dim=1) - 1]
+
+
+def _additions(model: Model, keeping: Keeping, records: Sequence[Record], hidden: Tensor, at: int | None) -> Additions:
+    """What the repeat head adds for the items that each user has had."""
+    assert model.repeat is not None
+    count = np.array([record.count for record in records], dtype=np.int64)
+    times = [record.times for record in records if record.times is not None] if keeping.layout.timed else None
+    user, had = joined([record.past for record in records], [record.items for record in records], count, times)
+    events = np.array([record.events for record in records], dtype=np.int64)
+    elapsed = np.zeros_like(had.time)
+    if times is not None:
+        asked = np.array([own[-1] if at is None or keeping.time != "next" else at for own in times])
+        elapsed = asked[user] - had.time
+    fields = (user, had.item, had.frequency, had.strength, events[user] - 1 - had.position, elapsed)
+    consumed = Consumed(*(torch.from_numpy(each).to(hidden.device) for each in fields))
+    value = model.repeat(hidden, consumed) * model.temperature
+    return Additions(user, had.item, value.float().cpu().numpy())
+
+
+def _opened(records: Sequence[Record], keeping: Keeping, at: int | None, *, device: torch.device) -> Batch:
+    """The open blocks of some users, at their positions in the whole histories."""
+    lengths = np.array([len(record.items) for record in records], dtype=np.int64)
+    times = [record.times for record in records if record.times is not None]
+    blocks = _Blocks(
+        np.concatenate([[0], np.cumsum(lengths)]),
+        np.concatenate([record.items for record in records]),
+        np.concatenate(times) if times else None,
+    )
+    windows = evaluation_windows(np.arange(len(records)), lengths, length=None)
+    asked = None if at is None else np.full(len(records), at, dtype=np.int64)
+    batch = collate(blocks, windows, time=keeping.time, at=asked)
+    first = torch.tensor([record.count for record in records], dtype=torch.int64)
+    history = batch.history._replace(position=batch.history.position + first[:, None])
+    return batch._replace(history=history).to(device)
+
+
+class _Blocks(NamedTuple):
+    """Open blocks one after the other; see `persrec.batches.Sequences`."""
+
+    offsets: Ints
+    items: Ints
+    times: Ints | None
+
+
+def memory_of(model: Model, layout: Layout, records: Sequence[Record]) -> Memory:
+    """The memories (B, P, M, D) of some users, right-aligned, with the shared tokens in the plane not stored."""
+    empty = model.compressor.start(len(records))
+    counts = _rows(records)
+    most = int(counts.max(initial=0))
+    if not most:
+        return replace(empty, count=torch.tensor([record.count for record in records], device=empty.count.device))
+    valid = torch.from_numpy(np.arange(most) >= (most - counts)[:, None]).to(empty.valid.device)  # (B, M)
+    flat = np.concatenate([record.rows.states for record in records])
+    stored = unpack(flat.reshape(len(flat) * layout.planes, -1), layout.width, layout.encoding)
+    stored = stored.to(empty.states).reshape(len(flat), layout.planes, layout.width)
+    planes = empty.states.shape[1]
+    states = empty.states.new_zeros(len(records), most, planes, layout.width)
+    states[valid] = torch.cat([_tokens(model, counts), stored], dim=1) if planes > 1 else stored
+
+    def placed(name: str, like: Tensor) -> Tensor:
+        field = like.new_zeros(len(records), most)
+        field[valid] = torch.from_numpy(np.concatenate([getattr(record.rows, name) for record in records])).to(like)
+        return field
+
+    return replace(
+        empty,
+        states=states.transpose(1, 2),
+        time=placed("time", empty.time),
+        position=placed("position", empty.position),
+        valid=valid,
+        weight=placed("weight", empty.weight),
+        count=torch.tensor([record.count for record in records], device=empty.count.device),
+    )
+
+
+def _tokens(model: Model, counts: Ints) -> Tensor:
+    """The token behind each row of memories of so many rows: (n, 1, D)."""
+    tokens = model.compressor.get_parameter("tokens")  # type: ignore[attr-defined]
+    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    return tokens[torch.from_numpy(within % len(tokens)).to(tokens.device)][:, None]
+
+
+def rows_of_memory(memory: Memory, layout: Layout) -> list[Rows]:
+    """What is stored of each user's memory."""
+    planes = memory.states.shape[1]
+    stored = memory.states[:, planes - layout.planes :].transpose(1, 2)[memory.valid]  # (n, P', D)
+    flat = pack(stored.flatten(0, 1), layout.encoding).reshape(len(stored), -1)
+    fields = [each[memory.valid].cpu().numpy() for each in (memory.position, memory.time, memory.weight)]
+    ends = np.cumsum(memory.valid.sum(dim=1).cpu().numpy())[:-1]
+    return [Rows(*parts) for parts in zip(*(np.split(each, ends) for each in (flat, *fields)), strict=True)]
+
+
+def _rows(records: Sequence[Record]) -> Ints:
+    return np.array([len(record.rows.weight) for record in records], dtype=np.int64)
+
+
+def _batches(order: Ints, sizes: Ints) -> Iterator[Ints]:
+    """Parts of `order` whose users times the largest of their sizes stay within the budget, or of one user."""
+    begin, largest = 0, 0
+    for index, size in enumerate(sizes[order].tolist()):
+        largest = max(largest, size)
+        if index > begin and (index + 1 - begin) * largest > BUDGET:
+            yield order[begin:index]
+            begin, largest = index, size
+    if len(order):
+        yield order[begin:]
+
+
+def _device(model: Model) -> torch.device:
+    return next(model.parameters()).device

@@ -1,0 +1,153 @@
+"""The users of a store as records of a run: which store is the run's, whose key is whose, what is written together."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import polars as pl
+
+from persrec.errors import UserError
+from persrec.interactions.schema import USER
+from persrec.models.model import Model
+from persrec.recipe import Recipe
+from persrec.serving.histories import examples, plain_id
+from persrec.serving.packing import PARTS, Layout, Record, pack, sizes, unpack
+from persrec.serving.states import Keeping, keeping_of
+from persrec.serving.store import Store, cursor_key, key_of, user_of
+
+LIMITS: Final = {"Int64": 1 << 63, "UInt64": 1 << 64}  # of the whole numbers that ids may be
+CHUNK: Final = 4096  # users who are in memory at a time
+
+Ids = int | str
+
+
+def about(model: Model, recipe: Recipe, item_ids: pl.Series, keeping: Keeping) -> dict[str, Any]:
+    """What the records of a run's store depend on; a store that differs in any of it is another run's."""
+    catalogue = hashlib.sha256("\0".join(item_ids.cast(pl.String)).encode()).hexdigest()[:16]
+    return {
+        "maker": model.maker(),
+        "catalogue": catalogue,
+        "history": recipe.history,
+        "kind": recipe.memory.kind,
+        "encoding": recipe.memory.encoding,
+        "segment": recipe.memory.segment,
+        "recent": recipe.memory.recent,
+        "time": recipe.time,
+        "length": recipe.length,
+        "repeat": recipe.repeat,
+        "exclude_seen": recipe.evaluation.exclude_seen,
+        "raw": keeping.raw,
+        "layout": keeping.layout._asdict(),
+    }
+
+
+class Users:
+    """The records of an open store."""
+
+    def __init__(self, store: Store, model: Model, recipe: Recipe, item_ids: pl.Series) -> None:
+        """Raises UserError for the store of another run."""
+        self.store, self.model, self.recipe, self.item_ids = store, model, recipe, item_ids
+        got = store.about()
+        self.keeping = keeping_of(model, recipe, raw=bool(got.get("raw")))
+        expected = about(model, recipe, item_ids, self.keeping)
+        differing = [name for name, value in expected.items() if got.get(name) != value]
+        if differing:
+            shown = ", ".join(f"{name}: got {got.get(name)!r}, expected {expected[name]!r}" for name in differing)
+            raise UserError(
+                f"store {store.path}: was made by another model or for another catalogue ({shown}); give the run that "
+                "it was made with, or make a store for this one: `persrec compress RUN --store ANOTHER`"
+            )
+        self.dtype: pl.DataType = getattr(pl, got["users"])()
+
+    def ids(self, users: Iterable[Any]) -> list[Ids]:
+        """Ids as the store has them: where the log's are whole numbers, "7" is 7, and other text is text."""
+        named = [plain_id(user) for user in users]
+        limit = LIMITS.get(str(self.dtype), 0)
+        return [
+            int(name) if name.isdecimal() and name == str(int(name)) and int(name) < limit else name for name in named
+        ]
+
+    def find(self, users: Sequence[Ids]) -> list[Record | None]:
+        """The records of users, None where there is none; raises UserError for a damaged one."""
+        found = self.store.get([key_of(user) for user in users])
+        return [
+            None if data is None else _unpacked(self.store, user, data, self.keeping.layout)
+            for user, data in zip(users, found, strict=True)
+        ]
+
+    def known(self, users: Sequence[Ids]) -> list[Record]:
+        """The records of users; raises UserError for those who have none."""
+        found = self.find(users)
+        missing = [user for user, record in zip(users, found, strict=True) if record is None]
+        if missing:
+            raise UserError(
+                f"store {self.store.path}: {len(missing)} of {len(users)} users are not in it: {examples(missing)}; "
+                "`update` with their events first, or give their histories"
+            )
+        return [record for record in found if record is not None]
+
+    def all(self) -> list[Ids]:
+        """Everybody, in the order of their keys."""
+        return [user_of(key) for key in self.store.every()]
+
+    def series(self, users: Sequence[Ids]) -> pl.Series:
+        """Ids as a column, of text where some of them are no numbers."""
+        if all(isinstance(user, int) for user in users):
+            return pl.Series(USER, users, dtype=self.dtype)
+        return pl.Series(USER, [str(user) for user in users], dtype=pl.String)
+
+    def write(self, records: Mapping[Ids, Record | None], cursors: Mapping[str, Any] | None = None) -> None:
+        """Records (None: remove) and how far sources have been read, in one transaction."""
+        layout = self.keeping.layout
+        packed = {key_of(user): None if one is None else pack(one, layout) for user, one in records.items()}
+        also = {cursor_key(source): json.dumps(value).encode() for source, value in (cursors or {}).items()}
+        self.store.write(packed, also)
+
+
+def stats(store: Store) -> dict[str, Any]:
+    """Users, events, and bytes of their keys and records by part, beside the size of the file."""
+    layout = Layout(**store.about()["layout"])
+    found = dict.fromkeys((*PARTS, "keys"), 0)
+    users = events = opened = 0
+    for key, data in store.records():
+        record = _unpacked(store, user_of(key), data, layout)
+        for part, count in sizes(record, layout).items():
+            found[part] += count
+        found["keys"] += len(key)
+        users, events, opened = users + 1, events + record.events, opened + len(record.items)
+    return {
+        "users": users,
+        "events": events,
+        "open_events": opened,
+        **{f"{part}_bytes": count for part, count in found.items()},
+        "payload_bytes": sum(found.values()),
+        "file_bytes": store.file_bytes(),
+    }
+
+
+def _unpacked(store: Store, user: Ids, data: bytes, layout: Layout) -> Record:
+    try:
+        return unpack(data, layout)
+    except (ValueError, StopIteration, IndexError) as error:
+        raise UserError(
+            f"store {store.path}: the record of user {user!r} is damaged ({error}); make it anew by "
+            "Recommender.rebuild, or restore a copy of the store"
+        ) from error
+
+
+def opened(path: Path, model: Model, recipe: Recipe, item_ids: pl.Series, *, write: bool) -> Users:
+    """The users of a store that is there."""
+    store = Store.open(path, write=write)
+    try:
+        return Users(store, model, recipe, item_ids)
+    except BaseException:
+        store.close()
+        raise
+
+
+def parts(users: Sequence[Any], size: int = CHUNK) -> Iterator[Sequence[Any]]:
+    """So many at a time."""
+    for start in range(0, len(users), size):
+        yield users[start : start + size]

@@ -1,0 +1,179 @@
+"""What changes a store: made of a log, updated with new events, rebuilt for some users, freed of an event."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from persrec import datasets
+from persrec.errors import UserError
+from persrec.interactions import filters
+from persrec.interactions.schema import ITEM, TIME, USER
+from persrec.models.model import Model
+from persrec.recipe import Recipe
+from persrec.serving import histories as logs
+from persrec.serving.histories import Histories, Say
+from persrec.serving.packing import Record
+from persrec.serving.states import fold, keeping_of
+from persrec.serving.store import Store
+from persrec.serving.updates import Update, fresh, take
+from persrec.serving.users import CHUNK, LIMITS, Ids, Users, about
+
+Ints = npt.NDArray[np.int64]
+Done = Callable[[int, int], None] | None  # is told how much of how much is done
+
+ROWS: Final = 20_000  # events of an update that are committed together
+EVENTS: Final = 1 << 18  # events of a log that are in memory at a time, or those of one user
+LOG: Final = "log"  # the cursor of the log that a store was made of
+
+
+def make(path: Path, model: Model, recipe: Recipe, item_ids: pl.Series, user_type: pl.DataType, *, raw: bool) -> Users:
+    """An empty store for the users of a run."""
+    numbers = user_type if str(user_type) in LIMITS else pl.Int64() if user_type.is_integer() else pl.String()
+    keeping = keeping_of(model, recipe, raw=raw)
+    store = Store.create(path, {**about(model, recipe, item_ids, keeping), "users": str(numbers)})
+    return Users(store, model, recipe, item_ids)
+
+
+def compress(users: Users, log: Histories, source: str, done: Done = None) -> Update:
+    """Put the histories of a log into a store that is made of it; `source` says which log it is."""
+    cursor = users.store.cursor(LOG) or {"source": source, "users": 0, "of": len(log.ids)}
+    if cursor["source"] != source:
+        raise UserError(
+            f"store {users.store.path}: was made of another log; choose another folder, or `update` it with new events"
+        )
+    found = Update(already=int(log.offsets[cursor["users"]]))
+    at = int(cursor["users"])
+    while at < len(log.ids):
+        end = _reach(log.offsets, at)
+        part = log.take(np.arange(at, end))
+        records = [fresh(*part.of(row), users.keeping.layout) for row in range(end - at)]
+        found.applied += sum(record.events for record in records)
+        found.folded += fold(users.model, users.keeping, records)
+        found.new_users += len(records)
+        entry = {"source": source, "users": end, "of": len(log.ids)}
+        users.write(dict(zip(users.ids(part.ids), records, strict=True)), {LOG: entry})
+        at = end
+        if done is not None:
+            done(at, len(log.ids))
+    return found
+
+
+def _reach(offsets: Ints, start: int) -> int:
+    """The end of the users who are in memory together."""
+    within = int(np.searchsorted(offsets, offsets[start] + EVENTS, side="right")) - 1
+    return min(max(within, start + 1), start + CHUNK, len(offsets) - 1)
+
+
+def update(users: Users, events: Any, *, rows: int, say: Say, done: Done = None) -> Update:
+    """Put new events into the records; see `Recommender.update`."""
+    _check_complete(users.store)
+    frame = logs.read(events, users.recipe, "update", say).collect()
+    source = f"file {_digest(Path(events))}" if isinstance(events, str | Path) else None
+    found = Update()
+    if users.recipe.data.deduplicate:
+        height, frame = frame.height, filters.drop_duplicates(frame.lazy()).collect()
+        found.duplicates += height - frame.height
+    if TIME in frame.columns:
+        frame = frame.sort(TIME, maintain_order=True)
+    frame = logs.numbered(frame, users.item_ids, say)
+    cursor = None if source is None else users.store.cursor(source)
+    if cursor is not None and cursor["rows_at_a_time"] != rows and cursor["rows"] < cursor["of"]:
+        rows = cursor["rows_at_a_time"]  # the parts of an interrupted update are those that it began with
+    start = 0 if cursor is None else int(cursor["rows"])
+    found.already = start
+    for at in range(start, frame.height, rows):
+        part = frame.slice(at, rows)
+        entry = {"rows": at + part.height, "of": frame.height, "rows_at_a_time": rows}
+        found += _applied(users, part, {} if source is None else {source: entry})
+        if done is not None:
+            done(at + part.height, frame.height)
+    return found
+
+
+def _applied(users: Users, events: pl.DataFrame, cursors: Mapping[str, Any]) -> Update:
+    """Some events, committed together."""
+    known = events.filter(pl.col(ITEM).is_not_null())
+    found = Update(unknown_items=events.height - known.height)
+    layout, once = users.keeping.layout, users.recipe.data.deduplicate
+    part = logs.grouped(known.sort(USER, maintain_order=True)) if known.height else None
+    names = users.ids(part.ids) if part is not None else []
+    changed: dict[Ids, Record] = {}
+    for row, (name, there) in enumerate(zip(names, users.find(names), strict=True)):
+        assert part is not None
+        items, times = part.of(row)
+        none = items[:0]
+        record = there or fresh(none, None if times is None else times[:0], layout)
+        entered = take(record, items.tolist(), None if times is None else times.tolist(), once=once)
+        found += entered
+        if entered.applied:
+            changed[name] = record
+            found.new_users += there is None
+    found.folded += fold(users.model, users.keeping, list(changed.values()))
+    users.write(changed, cursors)
+    return found
+
+
+def rebuild(users: Users, log: Histories) -> None:
+    """The records of a log's users made anew."""
+    for start in range(0, len(log.ids), CHUNK):
+        part = log.take(np.arange(start, min(start + CHUNK, len(log.ids))))
+        records = [fresh(*part.of(row), users.keeping.layout) for row in range(len(part.ids))]
+        fold(users.model, users.keeping, records)
+        users.write(dict(zip(users.ids(part.ids), records, strict=True)))
+
+
+def forget_event(users: Users, user: Ids, item: int, timestamp: int | None, log: Histories) -> None:
+    """A user's record made anew of the log, which is of the user alone, without an event."""
+    (record,) = users.known([user])
+    items, times = log.of(0)
+    if len(items) < record.events:
+        raise UserError(
+            f"forget_event: the log has {len(items)} events of user {user!r}, but the store has taken in "
+            f"{record.events}; give a log of all of them"
+        )
+    gone = items == item
+    if times is not None and timestamp is not None:
+        gone &= times == timestamp
+    if not gone.any() or (times is not None and timestamp is None):
+        raise UserError(
+            f"forget_event: the log has no such event of user {user!r}: got timestamp {timestamp}, expected that of an "
+            f"event with this item{_moments(items, times, item)}"
+        )
+    if times is None:
+        gone &= np.cumsum(gone) == 1
+    left = fresh(items[~gone], None if times is None else times[~gone], users.keeping.layout)
+    fold(users.model, users.keeping, [left])
+    users.write({user: left if left.events else None})
+
+
+def _moments(items: Ints, times: Ints | None, item: int) -> str:
+    """When the user had an item, for a message."""
+    found = [] if times is None else times[items == item].tolist()
+    return f", as {', '.join(map(str, found[:5]))} ms" if found else ""
+
+
+def _check_complete(store: Store) -> None:
+    cursor = store.cursor(LOG)
+    if cursor is None or cursor["users"] < cursor["of"]:
+        done = 0 if cursor is None else cursor["users"]
+        raise UserError(
+            f"store {store.path}: is not complete ({done:,} users are in it), as `compress` was interrupted: "
+            "run `persrec compress` with the same run and store again, it goes on from there"
+        )
+
+
+def source_of(log: Any) -> str:
+    """Which log it is: by the contents of a file, or of a frame."""
+    return _digest(Path(log)) if isinstance(log, str | Path) else str(datasets.frame_digest(log, {}))
+
+
+def _digest(path: Path) -> str:
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

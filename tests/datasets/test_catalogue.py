@@ -1,0 +1,47 @@
+from urllib.parse import urlparse
+
+import pytest
+
+from persrec.datasets import SOURCES, catalogue, download
+from persrec.datasets.catalogue import DATA_SETS
+from persrec.errors import UserError
+from tests.datasets.real import FOLDER, real
+
+
+def test_names_are_known_once_and_sources_exist():
+    assert len({data.name for data in DATA_SETS}) == len(DATA_SETS)
+    assert {data.source for data in DATA_SETS} <= set(SOURCES)
+
+
+@pytest.mark.parametrize("data", DATA_SETS, ids=lambda data: data.name)
+def test_each_can_be_had_or_says_how(data, tmp_path):
+    assert (data.url is None) == bool(data.by_hand)
+    assert data.terms
+    assert urlparse(data.page).scheme == "https"
+    assert str(data.path(tmp_path)) in data.advice(tmp_path)
+    assert not data.members or data.file in data.members
+
+
+def test_sizes():
+    assert catalogue.find("ml-100k").size == "943 users, 1,682 items, 100,000 events"
+    assert catalogue.find("merrec").size == "counts not stated"
+
+
+def test_an_unknown_name():
+    with pytest.raises(UserError, match=r"datasets get ml-1n: unknown; did you mean ml-1m.*`persrec datasets` lists"):
+        catalogue.find("ml-1n")
+
+
+def test_the_folder_of_all(monkeypatch):
+    monkeypatch.delenv("PERSREC_DATASETS", raising=False)
+    assert str(catalogue.root()) == "data/raw"
+    monkeypatch.setenv("PERSREC_DATASETS", "/some/where")
+    assert str(catalogue.root()) == "/some/where"
+
+
+@pytest.mark.parametrize("name", ["ml-100k", "ml-1m-sasrec", "ml-latest-small", "online-retail", "amazon-games"])
+def test_real_counts(name):
+    """What is said of a data set holds for the files that are here."""
+    data = catalogue.find(name)
+    real(str(data.path(FOLDER).relative_to(FOLDER)))
+    assert download.get(data, FOLDER).exists()
