@@ -15,8 +15,8 @@ import polars as pl
 from rich.console import Console, Group
 from rich.text import Text
 
+from persrec import ranks, report, sheets
 from persrec import recipe as recipes
-from persrec import report, sheets
 from persrec.errors import UserError
 from persrec.interactions import prepare as preparing
 from persrec.interactions.facts import Facts
@@ -54,7 +54,9 @@ class Table:
 
 
 def say(sentence: str) -> None:
-    """Tell the person at the terminal what was understood."""
+    """Tell the person at the terminal what was understood; where several processes run, one does."""
+    if ranks.rank():
+        return
     console.print(sentence, style="dim", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -83,12 +85,14 @@ def fit(
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
+    start: str | Path | None = None,
 ) -> Table:
     """From raw log to metrics: prepare, train, evaluate, one run folder per history and seed.
 
     `recipe` is a shipped name, a file of a recipe or log, a Recipe, or a pandas or Polars frame of events; `frame`,
     beside a recipe, takes the place of its data. With `resume`, complete runs of the grid are kept and an interrupted
-    one goes on from its last checkpoint. Raises UserError for what a person can put right.
+    one goes on from its last checkpoint; with `start`, training starts from the weights of that run. Raises UserError
+    for what a person can put right.
     """
     from persrec import cells
     from persrec import run as runs
@@ -103,7 +107,9 @@ def fit(
     for place in places.values():
         if not resume:
             runs.check_free(place, overwrite=overwrite)
-    data = open_prepared(prepare(loaded, frame=frame), loaded.split.name)
+    ranks.check(loaded.training.devices, loaded.training.nodes)
+    with ranks.first_rank_first():
+        data = open_prepared(prepare(loaded, frame=frame), loaded.split.name)
     _check_fits(data, loaded)
     _warn_of_short_histories(data, loaded)
     rows = []
@@ -113,7 +119,10 @@ def fit(
             f"history {cell.history}, seed {cell.seeds[0]}" if cell.histories else f"baseline {cell.baselines[0].name}"
         )
         say(f"{loaded.name}: {what} -> {place}")
-        rows.append(cells.fit(cell, data, place, resume=resume, overwrite=overwrite, progress=progress, say=say))
+        options: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "progress": progress}
+        rows.append(cells.fit(cell, data, place, start=start, say=say, **options))
+    if ranks.rank():  # has only trained
+        return Table([], Group(), folder)
     return _results(loaded, rows, list(places.values()), folder)
 
 
@@ -273,11 +282,13 @@ def recommend(
     histories: Any = None,
     k: int = 10,
     at: int | None = None,
+    store: str | Path | None = None,
 ) -> pl.DataFrame:
-    """The k best items of each user of a run; see `Recommender.recommend`."""
+    """The k best items of each user of a run, or of its `store`; see `Recommender.recommend`."""
     from persrec.serving.recommender import Recommender
 
-    return Recommender.load(run).recommend(users, k, histories=histories, at=at, say=say)
+    with Recommender.load(run, store) as recommender:
+        return recommender.recommend(users, k, histories=histories, at=at, say=say)
 
 
 def _recipe(recipe: Any, overrides: Sequence[str], frame: Any) -> tuple[Recipe, Any]:

@@ -220,6 +220,7 @@ class Plan(Dataset, Sampler):
         self.random_first_segment = random_first_segment
         self.trainable = np.flatnonzero(data.train_end >= 2)
         self.epoch, self.first = 0, 0
+        self.rank, self.ranks = 0, 1
         self._batches = self._cut(self._windows(0), self._random(0, 1))
 
     def at(self, epoch: int, batch: int = 0) -> None:
@@ -228,12 +229,26 @@ class Plan(Dataset, Sampler):
             self._batches = self._cut(self._windows(epoch), self._random(epoch, 1))
         self.epoch, self.first = epoch, batch
 
+    def share(self, rank: int, ranks: int) -> None:
+        """Give out one device's batches only: those numbered rank, rank + ranks, ... of each epoch.
+
+        Where they do not come out even, devices that have none left are given an event that nothing follows.
+        """
+        self.rank, self.ranks = rank, ranks
+
     def __len__(self) -> int:
-        """Batches of the present epoch."""
-        return len(self._batches)
+        """Batches of the present epoch that are given out."""
+        return -(-len(self._batches) // self.ranks)
 
     def __iter__(self) -> Iterator[Windows]:
-        yield from self._batches[self.first :]
+        own = self._batches[self.rank :: self.ranks]
+        yield from (own + [self._nothing()] * (len(self) - len(own)))[self.first :]
+
+    def _nothing(self) -> Windows:
+        """A user's last event, which has no target: no loss, and no gradient."""
+        user = self.trainable[:1]
+        end = np.diff(self.data.offsets)[user]
+        return Windows(user, end - 1, end, np.zeros_like(end))
 
     def __getitem__(self, windows: Windows) -> Batch:
         batch = collate(self.data, windows, time=self.time, repeats=self.repeats)

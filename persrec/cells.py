@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
+from persrec import ranks, training
 from persrec import recommendations as lists
 from persrec import run as runs
-from persrec import training
 from persrec.baselines import BASELINES
 from persrec.errors import UserError
 from persrec.evaluation import LIST, Evaluation, EvaluationSettings, evaluate_baseline, list_metrics, seen_share
@@ -28,6 +29,7 @@ from persrec.objective import LossSettings
 from persrec.prepared import ITEMS, Prepared
 from persrec.recipe import Recipe, parse
 from persrec.serving.recommender import Recommender
+from persrec.starting import start_from
 from persrec.targets import targets_of
 from persrec.token_objectives import SetWeights
 
@@ -40,27 +42,24 @@ def name_of(cell: Recipe) -> str:
 
 
 def fit(
-    cell: Recipe, data: Prepared, folder: Path, *, resume: bool, overwrite: bool, progress: bool, say: Say = log
+    cell: Recipe,
+    data: Prepared,
+    folder: Path,
+    *,
+    resume: bool,
+    overwrite: bool,
+    progress: bool,
+    start: str | Path | None = None,
+    say: Say = log,
 ) -> dict[str, Any]:
-    """Train and evaluate one history and seed; the row of its results."""
+    """Train (from the weights of the run `start`) and evaluate one history and seed; the row of its results."""
     if resume and (folder / runs.MANIFEST).exists():
         return row(cell, _same_run(runs.load(folder), cell, data).metrics)
     if not cell.histories:
-        return _fit_baseline(cell, data, folder, overwrite=overwrite)
-    known = None
-    if cell.items.use != "id":
-        known = item_texts.load(cell.items, data, accelerator=cell.training.accelerator, say=say)
-    checkpoints = folder / runs.CHECKPOINTS
-    goes_on = resume and (checkpoints / training.LAST).exists()
-    if goes_on:
-        _check_same(checkpoints / STARTED, cell, data)
-    else:
-        _start(checkpoints, cell, data)
-    if cell.training.threads is not None:
-        torch.set_num_threads(cell.training.threads)
-    texts, live, counts = (None, None, None) if known is None else known
-    model = build(cell, items=data.items_count, seed=cell.seeds[0], texts=texts, live=live)
-    fitted = training.fit(model, data, _loss(cell), _settings(cell), folder=folder, resume=goes_on, progress=progress)
+        return {} if ranks.rank() else _fit_baseline(cell, data, folder, overwrite=overwrite)
+    model, fitted, notes = train(cell, data, folder, resume=resume, progress=progress, start=start, say=say)
+    if ranks.rank():  # one process evaluates and saves
+        return {}
     found, summary = evaluate(model, data, cell)
     metrics = {
         "history": cell.history,
@@ -71,10 +70,57 @@ def fit(
         "best_epoch": fitted.best_epoch,
         "epochs": fitted.epochs,
         "seconds": fitted.seconds,
-        **({} if counts is None else {"items": counts}),
+        **notes,
         **summary,
     }
     return _save(cell, data, folder, found, metrics, model, overwrite=overwrite)
+
+
+def train(
+    cell: Recipe,
+    data: Prepared,
+    folder: Path,
+    *,
+    resume: bool = False,
+    progress: bool = False,
+    start: str | Path | None = None,
+    minutes: float | None = None,
+    say: Say = log,
+) -> tuple[Model, training.Fitted, dict[str, Any]]:
+    """A trained model of one history and seed, and notes on its items; the test targets are not looked at.
+
+    After `minutes` training ends wherever it is.
+    """
+    checkpoints = folder / runs.CHECKPOINTS
+    goes_on = resume and (checkpoints / training.LAST).exists()
+    if cell.training.threads is not None:
+        torch.set_num_threads(cell.training.threads)
+    model, notes = fresh(cell, data, say)
+    if start is not None:
+        notes["start"] = started = start_from(model, start, data, load=not goes_on)
+        say(
+            f"--from {start}: {started['matched']:,} items are known by their ids, {started['new']:,} are new and "
+            f"start fresh, {started['vanished']:,} have vanished and are dropped."
+        )
+    with ranks.first_rank_first():
+        if goes_on:
+            _check_same(checkpoints / STARTED, cell, data)
+        elif not ranks.rank():
+            _start(checkpoints, cell, data)
+    settings = replace(training_settings(cell), minutes=minutes)
+    fitted = training.fit(model, data, loss_settings(cell), settings, folder=folder, resume=goes_on, progress=progress)
+    return model, fitted, notes
+
+
+def fresh(cell: Recipe, data: Prepared, say: Say = log) -> tuple[Model, dict[str, Any]]:
+    """An untrained model, and notes on its items' texts where it reads these."""
+    known = None
+    if cell.items.use != "id":
+        with ranks.first_rank_first():
+            known = item_texts.load(cell.items, data, accelerator=cell.training.accelerator, say=say)
+    texts, live, counts = (None, None, None) if known is None else known
+    model = build(cell, items=data.items_count, seed=cell.seeds[0], texts=texts, live=live)
+    return model, {} if counts is None else {"items": counts}
 
 
 def _fit_baseline(cell: Recipe, data: Prepared, folder: Path, *, overwrite: bool) -> dict[str, Any]:
@@ -191,7 +237,8 @@ def _break_ms(cell: Recipe) -> int | None:
     return None if cell.loss.break_hours is None else round(cell.loss.break_hours * 3_600_000)
 
 
-def _loss(cell: Recipe) -> LossSettings:
+def loss_settings(cell: Recipe) -> LossSettings:
+    """What the loss needs of a recipe."""
     loss, memory = cell.loss, cell.memory
     learned = cell.history == "compressed" and memory.kind in ("layered", "recurrent")
     asked = SetWeights(memory.past_set, memory.future_set, memory.future_events) if learned else SetWeights()
@@ -200,6 +247,7 @@ def _loss(cell: Recipe) -> LossSettings:
         sampler=loss.sampler or "uniform",
         corrected=loss.corrected,
         calibration=loss.binary,
+        info_nce=loss.kind == "info_nce",
         full_from=loss.full_from,
         negatives=loss.negatives,
         per_row=loss.per == "row",
@@ -211,7 +259,7 @@ def _loss(cell: Recipe) -> LossSettings:
     )
 
 
-def _settings(cell: Recipe) -> training.TrainingSettings:
+def training_settings(cell: Recipe) -> training.TrainingSettings:
     """What training needs of a recipe."""
     reads = {"all": 1.0, "none": 0.0}.get(str(cell.memory.reads), cell.memory.reads)
     keys = cell.training.model_dump(exclude={"threads"})

@@ -14,7 +14,9 @@ import click
 
 from persrec import __version__
 from persrec.cli_datasets import datasets
+from persrec.cli_serve import serve
 from persrec.cli_store import compress, stores, update
+from persrec.cli_training import export, tune
 from persrec.errors import UserError
 
 if TYPE_CHECKING:
@@ -112,14 +114,17 @@ def probe(log: str, overrides: tuple[str, ...], gap_hours: float, json_file: Pat
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/<name of the recipe>]")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint of an interrupted fit.")
 @click.option("--overwrite", is_flag=True, help="Replace a complete run.")
-def fit(recipe: str, overrides: tuple[str, ...], out: Path | None, resume: bool, overwrite: bool) -> None:
+@click.option("--from", "start", metavar="RUN", type=click.Path(path_type=Path), help="Start from a run's weights.")
+def fit(
+    recipe: str, overrides: tuple[str, ...], out: Path | None, resume: bool, overwrite: bool, start: Path | None
+) -> None:
     """Do everything from the raw log to the metrics, and leave a run folder.
 
     RECIPE is a shipped name (see `persrec recipes`) or a .yaml file; a log as FILE is fitted with the default recipe.
     """
     from persrec import api
 
-    _print(api.fit(recipe, overrides, out=out, resume=resume, overwrite=overwrite))
+    _print(api.fit(recipe, overrides, out=out, resume=resume, overwrite=overwrite, start=start))
 
 
 @commands.command()
@@ -184,22 +189,30 @@ def report_page(runs: tuple[Path, ...], out: Path, titles: Path | None) -> None:
 @commands.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("users", nargs=-1)
+@click.option("--store", type=click.Path(path_type=Path), help="Users of this store.")
 @click.option("--histories", type=click.Path(path_type=Path), help="A log of users who may be new, instead of USERS.")
 @click.option("--k", default=10, show_default=True, type=click.IntRange(min=1), help="Items per user.")
 @click.option("--at", metavar="TIME", help="When they are asked: ISO 8601 or ms.  [default: the user's last event]")
 @click.option("--out", type=click.Path(path_type=Path), help="A .csv, .parquet or .jsonl file.  [default: print csv]")
 def recommend(
-    run: Path, users: tuple[str, ...], histories: Path | None, k: int, at: str | None, out: Path | None
+    run: Path,
+    users: tuple[str, ...],
+    histories: Path | None,
+    store: Path | None,
+    k: int,
+    at: str | None,
+    out: Path | None,
 ) -> None:
-    """Recommend items to USERS (ids of the log that RUN was fitted on) or to the users of a file of histories."""
-    if bool(users) == (histories is not None):
-        raise UserError("recommend: expected either user ids or --histories FILE, and one of them")
+    """Recommend items to USERS (ids of the log that RUN was fitted on, or of a store; of a store all, if none is named)
+    or to the users of a file of histories."""
+    if (users and histories is not None) or not (users or histories is not None or store is not None):
+        raise UserError("recommend: expected either user ids or --histories FILE, and one of them (or --store)")
     if out is not None:
         check_format(out)
     moment = None if at is None else milliseconds(at)
     from persrec import api
 
-    frame = api.recommend(run, users=list(users) or None, histories=histories, k=k, at=moment)
+    frame = api.recommend(run, users=list(users) or None, histories=histories, k=k, at=moment, store=store)
     write(frame, out)
 
 
@@ -211,7 +224,7 @@ def recipes(context: click.Context) -> None:
         context.invoke(list_recipes)
 
 
-for command in (compress, update, stores, datasets):
+for command in (compress, update, stores, datasets, serve, tune, export):
     commands.add_command(command)
 
 

@@ -20,7 +20,12 @@ run_folder = click.argument("run", type=click.Path(path_type=Path))
 @folder
 @click.option("--log", type=click.Path(path_type=Path), help="Another log.  [default: the one that RUN was fitted on]")
 @click.option("--raw", is_flag=True, help="Keep the events and no memory: exact, but folded again at each read.")
-def compress(run: Path, store: Path, log: Path | None, raw: bool) -> None:
+@click.option(
+    "--seen-rate",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Keep seen items as a filter that takes this share of others for seen; for millions of items.",
+)
+def compress(run: Path, store: Path, log: Path | None, raw: bool, seen_rate: float | None) -> None:
     """Fold the histories of everybody in a log into memories, and keep them in a store.
 
     An interrupted command goes on where it was when it is repeated.
@@ -29,7 +34,7 @@ def compress(run: Path, store: Path, log: Path | None, raw: bool) -> None:
     from persrec.serving.recommender import Recommender
 
     with Recommender.load(run, store) as recommender, _bar("users") as done:
-        found = recommender.compress(log, raw=raw, say=say, done=done)
+        found = recommender.compress(log, raw=raw, seen_rate=seen_rate, say=say, done=done)
     say(f"{store}: {found.new_users:,} users, {found.applied:,} events, {found.folded:,} segments folded.")
 
 

@@ -328,6 +328,8 @@ def _read_together(
 ) -> Read:
     """Every user once, with a row for each window, which ends at it."""
     queries, stored = np.zeros((len(windows.user), model.backbone.width), np.float32), 0.0
+    if not len(queries):
+        return Read(queries, None, stored)
     order = np.lexsort((windows.end, windows.user))
     last = np.append(np.flatnonzero(np.diff(windows.user[order])), len(order) - 1)
     first = np.append(0, last[:-1] + 1)

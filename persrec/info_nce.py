@@ -23,8 +23,8 @@ def info_nce(
 ) -> Tensor:
     """Cross-entropy of each target against its negatives, times `weight` (N,): (N,).
 
-    Shapes are those of `losses.sampled_softmax`: `positive` (N, D), `negative` (J, D) or (N, J, D). Masked is a negative
-    that is the row's own target, or whose vector has a cosine above `same` with the target's.
+    Shapes are those of `losses.sampled_softmax`: `positive` (N, D), `negative` (J, D) or (N, J, D). Masked are
+    negatives that are the row's own target, or whose vector has a cosine above `same` with the target's.
     """
     shared = negative.dim() == 2
     right = (queries * positive).sum(dim=1, keepdim=True)

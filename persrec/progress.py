@@ -36,7 +36,8 @@ class TrainingProgress(ProgressBar):
             transient=True,
             disable=not self.console.is_terminal,
         )
-        total = (trainer.max_epochs or 1) * int(trainer.num_training_batches)
+        steps = -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches)
+        total = (trainer.max_epochs or 1) * steps
         self._task = self._bar.add_task("", total=total, completed=trainer.global_step, now="")
         self._bar.start()
         self._started = time.monotonic()

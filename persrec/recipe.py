@@ -136,6 +136,9 @@ def conflicts(recipe: Recipe) -> Iterator[Fault]:
     if recipe.training.batch_events is None and recipe.training.batch_users is None:
         text = "got null for both, expected a limit on events or on users of a batch"
         yield Fault(("training.batch_events", "training.batch_users"), text)
+    if recipe.training.precision == "16-mixed" and recipe.training.accelerator == "cpu":
+        text = "got 16-mixed on a cpu, expected bf16-mixed there, or training.accelerator: gpu"
+        yield Fault(("training.precision", "training.accelerator"), text)
     if recipe.training.validate_every > recipe.training.epochs:
         text = f"got {recipe.training.validate_every}, expected at most training.epochs = {recipe.training.epochs}"
         yield Fault(("training.validate_every", "training.epochs"), text)
@@ -157,6 +160,13 @@ def _item_conflicts(recipe: Recipe) -> Iterator[Fault]:
     if items.train != "frozen" and items.whiten:
         text = f"got true, expected false: whitened are vectors that stay, and items.train is {items.train}"
         yield Fault(("items.whiten", "items.train"), text)
+    loss = recipe.loss
+    if items.train != "frozen" and (loss.kind == "full" or loss.full_from is not None or loss.per == "row"):
+        text = (
+            f"got {items.train} with a loss that asks for all items, which would be read by the text model in every "
+            "step; expected loss.kind sampled or info_nce with loss.per batch and without loss.full_from"
+        )
+        yield Fault(("items.train", "loss.kind"), text)
 
 
 def _decoder_conflicts(recipe: Recipe) -> Iterator[Fault]:

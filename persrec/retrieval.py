@@ -66,19 +66,28 @@ def top_k(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Items (B, k) and scores (B, k) of each user, best first, ties by item.
 
-    Where fewer than k items are left to a user, the rest of the row is PAD with the score -inf. Raises UserError for k
-    above V and for queries that are not finite.
+    k candidates and as many more as the user has seen items are enough; of an exact index first 4 k, then twice as many
+    until k others are there. Where fewer than k items are left to a user, the rest of the row is PAD with the score
+    -inf. Raises UserError for k above V and for queries that are not finite.
     """
     check(index, queries, k)
     seen = as_seen(seen)
     items, scores = np.zeros((len(queries), k), np.int64), np.full((len(queries), k), -np.inf, np.float32)
-    for rows, depth in _groups(_depths(index, seen, k, exclude_seen), users_per_chunk):
-        found, candidates = index.search(queries[rows], depth)
-        hidden = seen.contains(rows, candidates) if exclude_seen else np.zeros(candidates.shape, bool)
-        found = np.where(hidden, -np.inf, found)
-        best = np.lexsort((candidates, -found))[:, :k]  # hidden ones last
-        scores[rows] = np.take_along_axis(found, best, axis=1)
-        items[rows] = np.where(np.isneginf(scores[rows]), 0, np.take_along_axis(candidates, best, axis=1))
+    enough = _depths(index, seen, k, exclude_seen)
+    todo, depth = np.arange(len(queries)), 4 * k if isinstance(index, ExactIndex) else len(index.vectors)
+    while len(todo):
+        short = []
+        for rows, common in _groups(np.minimum(depth, enough[todo]), users_per_chunk):
+            asked = todo[rows]
+            found, candidates = index.search(queries[asked], common)
+            last = found[:, -1].copy()
+            if exclude_seen:
+                found[seen.contains(asked, candidates)] = -np.inf
+            best = np.lexsort((candidates, -found))[:, :k]  # hidden ones last
+            scores[asked] = np.take_along_axis(found, best, axis=1)
+            items[asked] = np.where(np.isneginf(scores[asked]), 0, np.take_along_axis(candidates, best, axis=1))
+            short.append(asked[(scores[asked, -1] <= last) & (common < enough[asked])])
+        todo, depth = np.concatenate(short), 2 * depth
     return items, scores
 
 

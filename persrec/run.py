@@ -14,7 +14,7 @@ import json
 import platform
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -89,7 +89,7 @@ def save(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as temporary:
-            _write_targets(Path(temporary), targets)
+            _write_table(Path(temporary) / TARGETS, targets)
             _write(Path(temporary), recipe, weights, data, Path(items), metrics)
             _move(Path(temporary), folder)
     except (OSError, SafetensorError) as error:
@@ -99,6 +99,27 @@ def save(
         ) from error
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     return load(folder)
+
+
+def with_items(run: Run, *, weights: Mapping[str, Tensor], item_ids: Sequence[Any]) -> Run:
+    """The run with other weights and a longer vocabulary (items behind those of the log have no events)."""
+    before = _read_table(run.folder / ITEMS)
+    added = len(item_ids) - len(before)
+    ids = pa.array(item_ids, before.schema.field("item_id").type)
+    events = pa.concat_arrays([before.column("events").combine_chunks(), pa.array([0] * added, pa.int64())])
+    try:
+        with tempfile.TemporaryDirectory(prefix=".saving-", dir=run.folder) as temporary:
+            working = Path(temporary)
+            save_file({name: tensor.contiguous().clone() for name, tensor in weights.items()}, working / WEIGHTS)
+            _write_table(working / ITEMS, pa.table({"item_id": ids, "events": events}))
+            manifest = _manifest(run.folder)
+            manifest["files"] |= {path.name: _fingerprint(path) for path in working.iterdir()}
+            (working / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+            _move(working, run.folder)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"run folder {run.folder}: cannot be written ({reason}); make room") from error
+    return load(run.folder)
 
 
 def check_free(folder: str | Path, *, overwrite: bool = False) -> None:
@@ -146,9 +167,9 @@ def open_log(data: Mapping[str, Any], split: str) -> Prepared:
     return found
 
 
-def _write_targets(folder: Path, targets: pa.Table) -> None:
-    with pa.OSFile(str(folder / TARGETS), "wb") as file, pa.ipc.new_file(file, targets.schema) as writer:
-        writer.write_table(targets)
+def _write_table(path: Path, table: pa.Table) -> None:
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
 
 
 def _read_table(path: Path) -> pa.Table:

@@ -328,7 +328,7 @@ BASELINE_KEYS: dict[str, tuple[str, ...]] = {
 
 
 class Loss(Section):
-    kind: Literal["sampled", "full", "bce", "gbce"] = "sampled"  # softmax over draws or over all, or cross-entropies
+    kind: Literal["sampled", "full", "bce", "gbce", "info_nce"] = "sampled"  # softmax over draws or all, or others
     negatives: Count = 512
     per: Literal["batch", "row"] = "batch"
     sampler: Literal["uniform", "popularity", "in-batch", "mixed"] | None = None  # null: uniform
@@ -362,6 +362,7 @@ LOSS_KEYS: dict[str, tuple[str, ...]] = {
     "full": (),
     "bce": ("sampler", "full_from"),
     "gbce": ("calibration", "full_from"),
+    "info_nce": ("sampler",),
 }
 
 
@@ -381,6 +382,11 @@ class Training(Section):
     threads: Count | None = None
     workers: int = Field(0, ge=0)
     accelerator: Literal["cpu", "auto", "gpu"] = "cpu"
+    devices: Count = 1  # of a machine, each with a process; a step's batches are shared out among all
+    nodes: Count = 1  # machines, on each of which a launcher such as torchrun starts the command
+    accumulate: Count = 1  # batches of each device whose mean loss a step minimises
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"  # of the layers; scores and losses are float32
+    logger: Literal["csv", "tensorboard", "mlflow", "wandb"] = "csv"  # csv is always written
 
 
 class Evaluation(Section):

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from persrec.batches import Batch
 from persrec.constants import PAD
 from persrec.models.compressor import Looped
+from persrec.models.item_encoders import ItemVectors
 from persrec.models.model import Model
 
 
@@ -36,11 +37,19 @@ class Slots(NamedTuple):
     grown: bool  # each holds what the earlier ones held, too
 
 
-def set_loss(model: Model, batch: Batch, looped: Looped, weights: SetWeights, negatives: Tensor | None) -> Tensor:
+def set_loss(
+    model: Model,
+    batch: Batch,
+    looped: Looped,
+    weights: SetWeights,
+    negatives: Tensor | None,
+    made: ItemVectors | None = None,
+) -> Tensor:
     """Weighted mean cross-entropy () of the sets of items given the tokens, the best token per item scoring it.
 
     Scored is the cosine of what each stored plane holds and the items, divided by the temperature, against the whole
     catalogue, or against `negatives` (J,) and the items of all sets. Without a segment it is zero.
+    `made` are the vectors of a step, where they have been made.
     """
     slots = _slots(model, batch, looped)
     if slots is None or not bool((slots.segment >= 0).any()):
@@ -52,7 +61,7 @@ def set_loss(model: Model, batch: Batch, looped: Looped, weights: SetWeights, ne
         first = model.rule.segment + (model.rule.recent or 0)
         sets.append((weights.future, _events(batch, slots, model.rule.segment, first, weights.horizon), False))
     candidates = _candidates([items for _, items, _ in sets], negatives, model.items.count)
-    vectors = F.normalize(model.items.vectors(candidates), dim=-1)
+    vectors = F.normalize((model.items if made is None else made).vectors(candidates), dim=-1)
     scores = (F.normalize(slots.states, dim=-1) @ vectors.T / model.temperature).amax(dim=3)  # (B, G, P, C)
     chances = F.log_softmax(scores, dim=-1).mean(dim=2)  # (B, G, C)
     losses = []

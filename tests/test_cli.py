@@ -96,7 +96,7 @@ def test_evaluate(monkeypatch: pytest.MonkeyPatch, calls: list) -> None:
 def test_recommend_prints_csv(monkeypatch: pytest.MonkeyPatch, calls: list, capsys: pytest.CaptureFixture) -> None:
     assert call(monkeypatch, "recommend", "runs/x", "ü", "b", "--k", "3", "--at", "2024-05-31T12:00") == 0
     assert calls == [
-        ("recommend", (Path("runs/x"),), {"users": ["ü", "b"], "histories": None, "k": 3, "at": 1717156800000})
+        ("recommend", (Path("runs/x"),), {"users": ["ü", "b"], "histories": None, "k": 3, "at": 1717156800000, "store": None})
     ]
     assert capsys.readouterr().out == "user_id,item_id,score,rank\nü,7,0.5,1\nb,8,0.25,1\n"
 
@@ -109,7 +109,7 @@ def test_recommend_writes_files(
 ) -> None:
     out = tmp_path / f"out.{ending}"
     assert call(monkeypatch, "recommend", "runs/x", "--histories", "new.csv", "--out", str(out)) == 0
-    assert calls[0][2] == {"users": None, "histories": Path("new.csv"), "k": 10, "at": None}
+    assert calls[0][2] == {"users": None, "histories": Path("new.csv"), "k": 10, "at": None, "store": None}
     assert read(out).equals(FRAME)
     assert list(tmp_path.iterdir()) == [out]
 

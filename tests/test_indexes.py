@@ -95,8 +95,24 @@ def test_a_rank_is_the_place_in_the_list_that_the_user_would_get(kind: str) -> N
     assert 0 < np.isinf(ranks).sum() < len(ranks)
 
 
+class NotingExact(ExactIndex):
+    """What it is asked for."""
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        self.depths = [*getattr(self, "depths", []), k]
+        return super().search(queries, k)
+
+
+def test_of_an_exact_index_seen_items_cost_more_only_where_they_are_among_the_best() -> None:
+    best = BruteForce(VECTORS).search(QUERIES[:1], ITEMS)[1][0]
+    for seen, depths in ((best[:37], [40, 47]), (best[:20], [30]), (best[:30], [40]), (best[-137:], [40])):
+        index = NotingExact(VECTORS)
+        top_k(index, QUERIES[:1], [seen], 10)
+        assert index.depths == depths
+
+
 @pytest.mark.parametrize("kind", APPROXIMATE)
-def test_seen_items_cost_exactly_as_many_candidates_more(kind: str) -> None:
+def test_of_others_seen_items_cost_exactly_as_many_candidates_more(kind: str) -> None:
     class Noting:
         def __init__(self, index: TopK) -> None:
             self.index, self.vectors, self.depths = index, index.vectors, []

@@ -22,9 +22,9 @@ from persrec.recipe import load, parse
         ),
         ("loss.full_from=1", "loss.full_from: got 1, expected less than 1"),
         ("loss.sampler=mixd", "loss.sampler: got 'mixd', expected 'uniform', 'popularity', 'in-batch' or 'mixed'"),
-        ("loss.kind=softmax", "loss.kind: got 'softmax', expected 'sampled', 'full', 'bce' or 'gbce'"),
+        ("loss.kind=softmax", "loss.kind: got 'softmax', expected 'sampled', 'full', 'bce', 'gbce' or 'info_nce'"),
         ("loss.sampled=mixed", "loss.sampled: unknown key; did you mean loss.sampler?"),
-        ("model.kind=sasrek", "model.kind: got 'sasrek', expected 'hstu', 'sasrec' or 'ligr'"),
+        ("model.kind=sasrek", "model.kind: got 'sasrek', expected 'hstu', 'sasrec', 'ligr' or 'decoder'"),
     ],
 )
 def test_a_key_of_another_kind_is_a_fault_that_names_it(setting: str, fault: str) -> None:

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from persrec.batches import Batch, History
+from persrec.models.item_encoders import IdTable
 from persrec.models.model import Model
 from persrec.negatives import Sampler
 from persrec.objective import LossSettings, objective
@@ -15,12 +16,12 @@ LENGTHS, SHIFT = [23, 19, 9, 3, 1], [2, 0, 0, 0, 0]
 SEGMENT, RECENT = 5, 4
 
 
-class Table(torch.nn.Module):
+class Table(IdTable):
     """The items of a world."""
 
     def __init__(self, world: World) -> None:
-        super().__init__()
-        self.table, self.count = torch.nn.Parameter(world.table.detach()), ITEMS
+        super().__init__(items=ITEMS, width=world.table.shape[1], dropout=0.0)
+        self.table = torch.nn.Parameter(world.table.detach())
 
     def forward(self, items: Tensor) -> Tensor:
         return self.table[items]

@@ -14,10 +14,13 @@ from persrec.recipe_file import LOG_SOURCES, shipped
 
 NAMES = [
     "amazon-beauty",
+    "amazon-games-text",
     "ml-100k",
     "ml-1m",
+    "ml-1m-text",
     "ml-1m-time",
     "online-retail",
+    "online-retail-text",
     "quickstart",
     "synthetic-causes",
     "synthetic-old-signal",

@@ -22,7 +22,8 @@ time: last
 model: {layers: 2, width: 16, heads: 2, dropout: 0.2}
 memory: {segment: 8, recent: 8, tokens: 2, reads: 0.5}
 loss: {kind: sampled, negatives: 32}
-training: {epochs: 4, batch_events: 400, warmup_steps: 5, ema: 0.9, patience: 3, checkpoint_minutes: 0.0005, threads: 1}
+training: {epochs: 4, batch_events: 400, warmup_steps: 5, ema: 0.9, patience: 3, checkpoint_minutes: 0.0005, threads: 1,
+  accumulate: 2}
 evaluation: {k: [5, 10], length_buckets: [20, 50]}
 """
 

@@ -41,13 +41,13 @@ def catalogue(table: pl.DataFrame, item_ids: pl.Series, template: str, *, where:
     counted = texts.group_by(ITEM, TEXT).agg(pl.len().alias("rows"), pl.col("row").min())
     filled = counted.sort(pl.col(TEXT).is_null(), -pl.col("rows").cast(pl.Int64), "row")
     best = filled.group_by(ITEM, maintain_order=True).agg(
-        pl.col(TEXT).first(), pl.col("rows").sum(), pl.len().alias("versions")
+        pl.col(TEXT).first(), pl.col("rows").sum(), pl.col(TEXT).count().alias("versions")
     )
     log = item_ids.alias(ITEM).to_frame().with_columns(pl.col(ITEM).cast(pl.String))
     joined = log.join(best, on=ITEM, how="left", maintain_order="left")
     if joined["rows"].null_count() == len(joined):
         raise UserError(
-            f"{where}: has no item of the log: its {ITEM} are such as {best[ITEM][0]!r}, those of the log such as "
+            f"{where}: has no item of the log: its {ITEM} are such as {table[ITEM][0]!r}, those of the log such as "
             f"{log[ITEM][0]!r}; give the table of this log, or name the column of its ids, as in items.columns: "
             f"{{{ITEM}: ...}}"
         )

@@ -12,12 +12,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from persrec.interactions.schema import ITEM, Say
-from persrec.items import encode, table
+from persrec.items import encode, table, whitening
 from persrec.items.catalogue import Catalogue, catalogue
-from persrec.items.whitening import whitened
 from persrec.models import pretrained
 from persrec.models.item_encoders import Live, Texts
-from persrec.models.text import TextEncoder, limit_of, tokenize, with_adapters
+from persrec.models.text import TextEncoder, Tokens, limit_of, recomputing, tokenize, with_adapters
 from persrec.prepared import ROOT, Prepared
 
 VECTORS: Final = ROOT / "texts"  # where the vectors of texts are kept
@@ -38,12 +37,15 @@ def load(section: Any, data: Prepared, *, accelerator: str, say: Say, root: Path
     there = torch.tensor([False, *map(bool, found.texts)])
     if section.train != "frozen":
         live = _live(section, found, there, say)
-        vectors = torch.zeros(len(there), live.encoder.width)
-        return Known(Texts(vectors, trained), live, {**found.counts, "cut texts": int(live.tokens.cut.sum())})
+        unread = torch.zeros(len(there), live.encoder.width)
+        return Known(Texts(unread, trained), live, {**found.counts, "cut texts": int(live.tokens.cut.sum())})
     vectors, counts = encoded(section, found.texts, accelerator=accelerator, say=say, root=root)
+    how = None
     if section.whiten:
-        vectors = whitened(vectors, np.flatnonzero((trained & there).numpy()), there.numpy())
-    return Known(Texts(torch.from_numpy(vectors), trained), None, {**found.counts, **counts})
+        how = whitening.fitted(vectors, np.flatnonzero((trained & there).numpy()))
+        vectors = whitening.whitened(vectors, how)
+    texts = Texts(torch.from_numpy(vectors), trained, None if how is None else torch.from_numpy(how))
+    return Known(texts, None, {**found.counts, **counts})
 
 
 def catalogue_of(section: Any, item_ids: pl.Series, say: Say) -> Catalogue:
@@ -67,14 +69,18 @@ def encoded(
     return vectors, found.counts
 
 
+def live_encoder(section: Any, texts: list[str]) -> tuple[TextEncoder, Tokens]:
+    """The text model of a section, to be trained, and the tokens of texts."""
+    model, tokenizer = pretrained.load(section.encoder, remote_code=section.remote_code)
+    tokens = tokenize(texts, tokenizer, limit_of(model, tokenizer, section.max_tokens, section.pooling))
+    model = with_adapters(model, section.lora_rank) if section.train == "lora" else model
+    recomputing(model)
+    return TextEncoder(model, pooling=section.pooling, batch_tokens=section.batch_tokens).train(), tokens
+
+
 def _live(section: Any, found: Catalogue, there: torch.Tensor, say: Say) -> Live:
     """The text model, to be trained, and the tokens of all items."""
-    model, tokenizer = pretrained.load(section.encoder, remote_code=section.remote_code)
-    limit = limit_of(model, tokenizer, section.max_tokens, section.pooling)
-    tokens = tokenize(["", *found.texts], tokenizer, limit)
-    model = with_adapters(model, section.lora_rank) if section.train == "lora" else model
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    encoder = TextEncoder(model, pooling=section.pooling, batch_tokens=section.batch_tokens)
+    encoder, tokens = live_encoder(section, ["", *found.texts])
     trained = sum(parameter.numel() for parameter in encoder.parameters() if parameter.requires_grad)
     cut = int(tokens.cut.sum())
     say(f"{section.encoder}: {trained:,} of its numbers are trained; {cut:,} texts have lost their end.")

@@ -101,7 +101,9 @@ def _fields(text: str, separator: str, names: tuple[str, ...], file: Path) -> pl
 
 def _named(frame: pl.DataFrame, columns: Mapping[str, str], where: str) -> pl.DataFrame:
     """Fields by our names, as text."""
-    found = {name.strip().partition(":")[0]: name for name in reversed(frame.columns)}
+    found: dict[str, str] = {}
+    for name in frame.columns:
+        found.setdefault(name.strip().partition(":")[0], name)
     alias = next((name for name in IDS if name in found), None)
     if alias and ITEM not in found:
         found[ITEM] = found[alias]

@@ -98,9 +98,9 @@ def _scale(visible: Tensor, divisor: Tensor, like: Tensor) -> Tensor:
 def _scores(q: Tensor, k: Tensor, position_table: Tensor, time_table: Tensor | None, buckets: Buckets) -> Tensor:
     """q k^T + bias: (B, H, L, C)."""
     scores = q @ k.transpose(-1, -2)
-    scores += _lookup(position_table, buckets.position)
+    scores += _lookup(position_table.to(scores.dtype), buckets.position)
     if time_table is not None and buckets.time is not None:
-        scores += _lookup(time_table, buckets.time)
+        scores += _lookup(time_table.to(scores.dtype), buckets.time)
     return scores
 
 
@@ -112,11 +112,16 @@ def _lookup(table: Tensor, bucket: Tensor) -> Tensor:
 def _table_gradient(grad: Tensor, bucket: Tensor, table: Tensor) -> Tensor:
     """Sum of (B, H, L, C) gradients per bucket: (H, P)."""
     if bucket.shape[0] == 1:
-        grad = grad.sum(dim=0, keepdim=True)
+        grad = grad.sum(dim=0, keepdim=True, dtype=table.dtype)
     flat = bucket.reshape(-1)
-    entries = table.shape[1]
-    heads = [torch.bincount(flat, weights=part.reshape(-1), minlength=entries) for part in grad.unbind(dim=1)]
-    return torch.stack(heads).to(table.dtype)
+    parts = (part.reshape(-1).to(table.dtype) for part in grad.unbind(dim=1))
+    return torch.stack([torch.bincount(flat, weights=part, minlength=table.shape[1]) for part in parts])
+
+
+def _of_one_type(*parts: Tensor) -> list[Tensor]:
+    """Queries, keys and values in the type of the autocast around, if there is one: products want them alike."""
+    kind = parts[0].device.type
+    return [part.to(torch.get_autocast_dtype(kind)) for part in parts] if torch.is_autocast_enabled(kind) else [*parts]
 
 
 def pointwise_attention(
@@ -132,7 +137,9 @@ def pointwise_attention(
     recompute: bool = False,
 ) -> Tensor:
     """Attended values (B, H, L, E) of queries (B, H, L, E) over keys and values (B, H, C, E)."""
-    return _PointwiseAttention.apply(q, k, v, position_table, time_table, buckets, visible, divisor, recompute)
+    q, k, v = _of_one_type(q, k, v)
+    with torch.autocast(q.device.type, enabled=False):
+        return _PointwiseAttention.apply(q, k, v, position_table, time_table, buckets, visible, divisor, recompute)
 
 
 class _SoftmaxAttention(torch.autograd.Function):
@@ -202,7 +209,9 @@ def softmax_attention(
     recompute: bool = False,
 ) -> Tensor:
     """Attended values (B, H, L, E) of queries (B, H, L, E) over keys and values (B, H, C, E); 0 where none is seen."""
-    return _SoftmaxAttention.apply(q, k, v, position_table, time_table, buckets, visible, recompute)
+    q, k, v = _of_one_type(q, k, v)
+    with torch.autocast(q.device.type, enabled=False):
+        return _SoftmaxAttention.apply(q, k, v, position_table, time_table, buckets, visible, recompute)
 
 
 def reference_attention(

@@ -109,7 +109,7 @@ def decoder_of(name: str, *, weights: bool, width: int, layers: int) -> Any:
     ):
         if wanted != got:
             raise UserError(f"model.{key}: got {wanted}, expected {got}, that of the decoder {name}")
-    return decoder
+    return decoder.train()  # it comes as it is used elsewhere, without dropout
 
 
 def _transformers(*names: str) -> list[Any]:

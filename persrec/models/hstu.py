@@ -60,7 +60,7 @@ class HSTULayer(nn.Module):
         gate, value, query, key = F.silu(self.inner(norm(x))).chunk(4, dim=-1)  # each (B, L, D)
         gain = self.token_gain.repeat_interleave(x.shape[-1] // self.heads)  # (D,)
         if keep is not None:
-            value = value.index_copy(1, keep, value[:, keep] * gain)
+            value = value.index_copy(1, keep, (value[:, keep] * gain).to(value.dtype))
         if remembered is not None and remembered.shape[1]:
             old_value, old_key = self._value_key(remembered)
             value, key = with_remembered(old_value * gain, value, pick), with_remembered(old_key, key, pick)

@@ -31,6 +31,10 @@ class ItemEncoder(ItemVectors, Protocol):
     def count(self) -> int:
         """V, the number of items."""
 
+    @property
+    def fitted(self) -> int:
+        """How many items there were when the model was fitted; those that were added since come after them."""
+
     def during_step(self, items: Tensor | None) -> ItemVectors:
         """The vectors of one training step, made once; of items (U,) and no others, or of all where they are None."""
 
@@ -50,6 +54,11 @@ class IdTable(nn.Module):
     def count(self) -> int:
         """V, the number of items."""
         return len(self.table) - 1
+
+    @property
+    def fitted(self) -> int:
+        """All of them; none can be added."""
+        return self.count
 
     def during_step(self, items: Tensor | None) -> "IdTable":
         """Nothing has to be made."""
@@ -72,6 +81,7 @@ class Texts(NamedTuple):
 
     vectors: Tensor  # (V+1, E) of their texts, of any float type; zeros where there is no text
     trained: Tensor  # (V+1,) bool, items that occur in training; others go without an id
+    whitening: Tensor | None = None  # (E+1, E) how vectors of further texts are made like these
 
 
 class Live(NamedTuple):
@@ -92,6 +102,7 @@ class TextItems(nn.Module):
 
     texts: Tensor
     trained: Tensor
+    at_fit: Tensor  # () int64
 
     def __init__(
         self,
@@ -106,6 +117,8 @@ class TextItems(nn.Module):
         super().__init__()
         self.register_buffer("texts", texts.vectors)
         self.register_buffer("trained", texts.trained)
+        self.register_buffer("whitening", texts.whitening)
+        self.register_buffer("at_fit", torch.tensor(len(texts.vectors) - 1))
         size = texts.vectors.shape[1]
         self.project = nn.Linear(size, width, bias=False)
         nn.init.normal_(self.project.weight, std=size**-0.5)
@@ -119,13 +132,17 @@ class TextItems(nn.Module):
         """V, the number of items."""
         return len(self.texts) - 1
 
+    @property
+    def fitted(self) -> int:
+        """See `ItemEncoder.fitted`."""
+        return int(self.at_fit)
+
     def during_step(self, items: Tensor | None) -> "Made":
         """See `ItemEncoder.during_step`."""
         if items is None:
-            every = torch.arange(len(self.texts), device=self.texts.device)
-            return Made(self._vectors(every), None, self.dropout)
+            return Made(self._vectors(self._every(), step=True), None, self.dropout)
         items = items.unique()
-        return Made(self._vectors(items), items, self.dropout)
+        return Made(self._vectors(items, step=True), items, self.dropout)
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -134,14 +151,13 @@ class TextItems(nn.Module):
             return
         training = self.encoder.training
         self.encoder.eval()
-        every = torch.arange(len(self.texts), device=self.texts.device)
-        self.texts.copy_(self._encoded(every))
+        self.texts.copy_(self._encoded(self._every()))
         self.encoder.train(training)
 
     def vectors(self, items: Tensor | None = None) -> Tensor:
-        """See `ItemVectors.vectors`."""
+        """See `ItemVectors.vectors`; with the texts as they were read last, and all ids."""
         if items is None:
-            return self.during_step(None).vectors()
+            return self._vectors(self._every())
         different, place = items.unique(return_inverse=True)
         return F.embedding(place, self._vectors(different))
 
@@ -149,9 +165,13 @@ class TextItems(nn.Module):
         """See `ItemVectors.__call__`."""
         return self.dropout(self.vectors(items) * self.width**0.5)
 
-    def _vectors(self, items: Tensor) -> Tensor:
-        """(U, D) of different items (U,)."""
-        if self.encoder is not None and self.training:
+    def _every(self) -> Tensor:
+        return torch.arange(len(self.texts), device=self.texts.device)
+
+    def _vectors(self, items: Tensor, *, step: bool = False) -> Tensor:
+        """(U, D) of different items (U,); in a `step` of training texts are read and ids left out."""
+        step = step and self.training
+        if self.encoder is not None and step:
             texts = self._encoded(items)
         else:
             texts = F.embedding(items, self.texts).to(self.project.weight.dtype)
@@ -159,7 +179,7 @@ class TextItems(nn.Module):
         if self.ids is None:
             return vectors
         kept = self.trained[items]
-        if self.training and self.id_dropout:
+        if step and self.id_dropout:
             kept = kept & (torch.rand(len(items), device=items.device) >= self.id_dropout)
         return vectors + F.embedding(items, self.ids) * kept[:, None]
 
@@ -186,7 +206,7 @@ class Made:
         if items is None:
             assert self.items is None
             return self.rows
-        place = items if self.items is None else torch.searchsorted(self.items, items)
+        place = items if self.items is None else torch.searchsorted(self.items, items.contiguous())
         return F.embedding(place, self.rows)
 
     def __call__(self, items: Tensor) -> Tensor:

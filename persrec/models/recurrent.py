@@ -82,7 +82,7 @@ class Recurrent(Keeper):
         if not memory.rows:
             return new
         old = self._old(memory)
-        share = torch.sigmoid(self.gate(torch.cat([old, new], dim=-1)))
+        share = torch.sigmoid(self.gate(torch.cat([old, new], dim=-1))).to(old.dtype)
         return torch.where(memory.valid[:, :, None], torch.lerp(old, new, share), new)
 
     def _old(self, memory: Memory) -> Tensor:

@@ -140,6 +140,8 @@ def _behind(memory: Memory, rows: Rows, visible: Tensor | None) -> tuple[Rows, T
 
 def _shared(position: Tensor, valid: Tensor) -> Tensor:
     """Relative positions (B, C), or (1, C) where they are the same for all users wherever these have valid columns."""
+    if torch.compiler.is_compiling():  # a program that is exported does not depend on the values of one batch
+        return position
     fullest = valid.sum(dim=1).argmax()
     one = position[fullest, None]
     return one if bool(((position == one) | ~valid).all()) else position

@@ -129,7 +129,14 @@ class TextEncoder(nn.Module):
 
 def with_adapters(model: Any, rank: int) -> Any:
     """The model with LoRA adapters (arXiv 2106.09685) in all its linear layers; only these are trained."""
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig, inject_adapter_in_model
 
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="FEATURE_EXTRACTION")
-    return get_peft_model(model, config)
+    return inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"), model)
+
+
+def recomputing(model: Any) -> None:
+    """Let the model keep no activations of its layers, and compute them again in the backward pass."""
+    if hasattr(model, "activation_checkpointing_enable"):  # the name of it in newer transformers
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    else:
+        model.gradient_checkpointing_enable({"use_reentrant": False})

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from persrec.models.interfaces import Memory, Rows
 from persrec.models.layered import Layered
 from persrec.models.rows import rows_of
-from persrec.models.interfaces import Memory, Rows
 from persrec.models.segments import causal
 from persrec.plug.compressed import Events, Plugged, since
 

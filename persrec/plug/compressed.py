@@ -17,11 +17,11 @@ from persrec.constants import PAD
 from persrec.errors import UserError
 from persrec.models import memory as memories
 from persrec.models.compressor import loop, read
+from persrec.models.hosted import Hosted
+from persrec.models.interfaces import Memory
 from persrec.models.layered import Layered
 from persrec.models.recent import Recent
 from persrec.models.rows import rows_of
-from persrec.models.hosted import Hosted
-from persrec.models.interfaces import Memory
 from persrec.models.segments import SegmentRule
 from persrec.plug.adapter import Adapter
 

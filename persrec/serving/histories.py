@@ -88,7 +88,7 @@ def read(source: Any, recipe: Recipe, what: str, say: Say) -> pl.LazyFrame:
     Raises UserError for what cannot be read, and where times are absent that the model asks for.
     """
     data = recipe.data
-    options: dict[str, Any] = {"columns": data.columns if data.source == "table" else {}, "unit": data.unit, "say": say}
+    options: dict[str, Any] = {"columns": columns_of(recipe), "unit": data.unit, "say": say}
     options |= {"events": bool(data.events), "bad_rows": data.bad_rows}
     if not isinstance(source, str | Path):
         events = table.read_frame(source, **options)
@@ -109,6 +109,11 @@ def read(source: Any, recipe: Recipe, what: str, say: Say) -> pl.LazyFrame:
     there = [asked[name] for name in events.collect_schema().names() if name in asked]
     section = {**filters.DEFAULTS, **{key: getattr(data, key) for key in there}}
     return sequences.ordered(filters.by_value(events, section, say).drop(EVENT, RATING, strict=False))
+
+
+def columns_of(recipe: Recipe) -> dict[str, str]:
+    """The names of a table's columns, which hold for later tables too."""
+    return recipe.data.columns if recipe.data.source == "table" else {}
 
 
 def numbered(events: pl.DataFrame, item_ids: pl.Series, say: Say) -> pl.DataFrame:

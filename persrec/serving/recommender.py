@@ -6,7 +6,7 @@ Shapes: B users, V items, D width.
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,6 @@ import polars as pl
 from persrec import recipe as recipes
 from persrec import run as runs
 from persrec.batches import evaluation_windows
-from persrec.constants import PAD
 from persrec.errors import UserError
 from persrec.evaluation import item_vectors, read_users
 from persrec.indexes import INDEXES, Index
@@ -23,27 +22,18 @@ from persrec.interactions.schema import ITEM, USER
 from persrec.models.build import restored
 from persrec.models.model import Model
 from persrec.prepared import Prepared
-from persrec.rescoring import Additions, rescored_top_k
-from persrec.retrieval import top_k
 from persrec.seen import Seen
 from persrec.serving import histories as logs
 from persrec.serving import writing
+from persrec.serving.answers import Known, best, scores, together
+from persrec.serving.disk import DATA
 from persrec.serving.features import features
+from persrec.serving.filters import Filtered
 from persrec.serving.histories import Histories, Say
 from persrec.serving.packing import Record
 from persrec.serving.states import ask
-from persrec.serving.store import DATA
 from persrec.serving.updates import Update
 from persrec.serving.users import Users, opened, parts, stats
-
-
-class Known(NamedTuple):
-    """What is known of some users when they are asked."""
-
-    ids: pl.Series  # (B,) the users' own
-    queries: npt.NDArray[np.float32]  # (B, D)
-    additions: Additions | None  # of a model with a repeat head
-    seen: Seen
 
 
 def _silent(sentence: str) -> None:
@@ -103,8 +93,8 @@ class Recommender:
         since 1970, and defaults to each user's last event; only `time: next` uses it. Raises UserError for unknown
         users, users without a known item, and k above the catalogue.
         """
-        found = [self._best(known, k) for known in self._known(users, histories, at, say)]
-        return pl.concat(found)
+        parts_known = self._known(users, histories, at, say)
+        return together([best(one, k, self._catalogue(), self.recipe, self.item_ids) for one in parts_known])
 
     def score(
         self,
@@ -120,6 +110,8 @@ class Recommender:
         Scores are those of `recommend`, seen items or not. Raises UserError that names unknown users and items.
         """
         if isinstance(candidates, Mapping):
+            if users is not None:
+                raise UserError("score: got both users and candidates by user, expected None for the users")
             users, listed = list(candidates), [list(items) for items in candidates.values()]
         else:
             listed = None
@@ -133,9 +125,9 @@ class Recommender:
             item = 1 + logs.places(catalogue, flat, "candidates", "the run's catalogue", advice)
             user = np.repeat(np.arange(len(counts)), counts)
             frame = {USER: known.ids.gather(user), ITEM: catalogue.gather(item - 1)}
-            found.append(pl.DataFrame({**frame, "score": self._scores(known, user, item)}))
+            found.append(pl.DataFrame({**frame, "score": scores(known, user, item, self._catalogue().vectors)}))
             done += len(counts)
-        return pl.concat(found)
+        return together(found)
 
     def memory(self, users: Sequence[Any] | str | int | None = None, *, at: int | None = None) -> pl.DataFrame:
         """What is kept of users, as features for another model.
@@ -146,23 +138,41 @@ class Recommender:
         """
         found = []
         for names, records in self._records(users):
+            self._say_when(self._open().series(names), _last(records), at, _silent)
             queries = ask(self.model, self._open().keeping, records, at).queries
             found.append(features(self._open().series(names), records, queries, self._open().keeping.layout))
-        return pl.concat(found)
+        return together(found)
 
-    def compress(self, log: Any = None, *, raw: bool = False, say: Say = _silent, done: writing.Done = None) -> Update:
+    def compress(
+        self,
+        log: Any = None,
+        *,
+        raw: bool = False,
+        seen_rate: float | None = None,
+        say: Say = _silent,
+        done: writing.Done = None,
+    ) -> Update:
         """Make the store of the run's log, or of a file or frame of events; goes on where it was interrupted.
 
-        `raw` keeps the events and no memory: exact, but they are folded again at each read. `done` is told how many
-        users of how many are done. Raises UserError for a store of something else.
+        `raw` keeps the events and no memory: exact, but they are folded again at each read. With `seen_rate` seen
+        items are kept as a filter, which takes such a share of other items for seen. `done` is told how many users of
+        how many are done. Raises UserError for a store of something else.
         """
         found = self._log(log, say)
-        source = self.data["hash"] if log is None else writing.source_of(log)
+        source = self.data["hash"] if log is None else writing.source_of(log, logs.columns_of(self.recipe))
         if self.store is not None and not (self.store / DATA).exists():
             self.close()
             user_type = found.ids.dtype
-            self._users = writing.make(self.store, self.model, self.recipe, self.item_ids, user_type, raw=raw)
-        return writing.compress(self._open(write=True), found, source, done=done)
+            options: dict[str, Any] = {"raw": raw, "seen_rate": seen_rate}
+            self._users = writing.make(self.store, self.model, self.recipe, self.item_ids, user_type, **options)
+        users = self._open(write=True)
+        kept = users.keeping
+        if (raw and not kept.raw) or (seen_rate or kept.layout.rate) != kept.layout.rate:
+            raise UserError(
+                f"store {self.store}: was made without raw={raw}, seen_rate={seen_rate}; leave these out to go on with "
+                "it, or choose another folder"
+            )
+        return writing.compress(users, found, source, done=done)
 
     def update(self, events: Any, *, rows: int = writing.ROWS, say: Say = _silent, done: writing.Done = None) -> Update:
         """Put new events, a file or frame, into the store, and fold what is complete.
@@ -249,8 +259,7 @@ class Recommender:
             return
         told = False
         for names, records in self._records(users):
-            last = np.array([record.last or 0 for record in records])
-            self._say_when(self._open().series(names), last, at, _silent if told else say)
+            self._say_when(self._open().series(names), _last(records), at, _silent if told else say)
             yield self._of_records(self._open().series(names), records, at)
             told = True
 
@@ -274,19 +283,12 @@ class Recommender:
     def _of_records(self, ids: pl.Series, records: list[Record], at: int | None) -> Known:
         """By memories and open blocks."""
         asked = ask(self.model, self._open().keeping, records, at)
-        seen = Seen.from_lists([np.concatenate([record.past.item, record.items]) for record in records])
-        return Known(ids, asked.queries, asked.additions, seen)
-
-    def _best(self, known: Known, k: int) -> pl.DataFrame:
-        """The k best items of each user."""
-        index, evaluation = self._catalogue(), self.recipe.evaluation
-        chunk = evaluation.users_per_chunk
-        if known.additions is not None:
-            items, scores = rescored_top_k(index, known.queries, known.additions, k, users_per_chunk=chunk)
+        if self._open().keeping.layout.keeps == "filter":
+            filters = [record.filter for record in records if record.filter is not None]
+            seen: Seen = Filtered(filters, [record.items for record in records])
         else:
-            exclude = evaluation.exclude_seen
-            items, scores = top_k(index, known.queries, known.seen, k, exclude_seen=exclude, users_per_chunk=chunk)
-        return self._frame(known.ids, items, scores)
+            seen = Seen.from_lists([np.concatenate([record.past.item, record.items]) for record in records])
+        return Known(ids, asked.queries, asked.additions, seen)
 
     def _catalogue(self) -> Index:
         """What searches the items; made once."""
@@ -294,21 +296,6 @@ class Recommender:
             retrieval = self.recipe.retrieval
             self._index = INDEXES[retrieval.kind](item_vectors(self.model), **retrieval.options)
         return self._index
-
-    def _scores(
-        self, known: Known, user: npt.NDArray[np.int64], item: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.float32]:
-        """Scores (P,) of pairs of a user and an item."""
-        vectors = self._catalogue().vectors
-        scores = np.einsum("pd,pd->p", known.queries[user], vectors[item])
-        if known.additions is None or not len(known.additions.query):
-            return scores
-        keys = known.additions.query * len(vectors) + known.additions.item
-        order = np.argsort(keys)
-        wanted = user * len(vectors) + item
-        place = np.minimum(np.searchsorted(keys[order], wanted), len(keys) - 1)
-        added = np.where(keys[order][place] == wanted, known.additions.value[order][place], 0)
-        return (scores + added).astype(np.float32)
 
     def _say_when(self, ids: pl.Series, last: npt.NDArray[np.int64] | None, at: int | None, say: Say) -> None:
         """What `at` means for this model, and its faults."""
@@ -326,18 +313,11 @@ class Recommender:
                 f"({len(late)} of {len(ids)} users have later events); expected a time after every last event"
             )
 
-    def _frame(self, ids: pl.Series, items: npt.NDArray[np.int64], scores: npt.NDArray[np.float32]) -> pl.DataFrame:
-        users, k = items.shape
-        frame = pl.DataFrame(
-            {
-                USER: ids.gather(np.repeat(np.arange(users), k)),
-                ITEM: self.item_ids.gather(np.maximum(items.ravel() - 1, 0)),
-                "score": scores.ravel(),
-                "rank": np.tile(np.arange(1, k + 1), users),
-            }
-        )
-        return frame.filter(pl.Series(items.ravel() != PAD))
-
 
 def _listed(users: Any) -> Sequence[Any] | None:
     return [users] if isinstance(users, str | int) else users
+
+
+def _last(records: Sequence[Record]) -> npt.NDArray[np.int64]:
+    """When each user had the last event; 0 in a log without times."""
+    return np.array([record.last or 0 for record in records], dtype=np.int64)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from persrec.batches import Batch, History, collate, evaluation_windows
 from persrec.consumption import Consumed
+from persrec.errors import UserError
 from persrec.models import memory as memories
 from persrec.models.compressor import read
 from persrec.models.encodings import pack, unpack
@@ -39,14 +40,25 @@ class Keeping(NamedTuple):
     newest: int | None  # raw: so many of them; None: all
 
 
-def keeping_of(model: Model, recipe: Recipe, *, raw: bool) -> Keeping:
-    """How a run's users are kept: `raw`, or where nothing is folded, or `length` moves all segments with each event."""
+def keeping_of(model: Model, recipe: Recipe, *, raw: bool, seen_rate: float | None) -> Keeping:
+    """How a run's users are kept: `raw`, or where nothing is folded, or `length` moves all segments with each event.
+
+    With `seen_rate`, seen items are kept as a filter that takes this share of others for seen.
+    """
     folds = model.rule.recent is not None and recipe.length is None and not raw
     start = model.compressor.start(1).states
     planes = 0 if model.compressor.rows == 0 else max(1, start.shape[1] - 1)  # plane 0 of several is the shared tokens
-    keeps: Keeps = "counts" if model.repeat is not None else "items" if recipe.evaluation.exclude_seen else "none"
+    keeps: Keeps = "items" if recipe.evaluation.exclude_seen else "none"
+    if model.repeat is not None:
+        keeps = "counts"
+    if seen_rate is not None:
+        if keeps != "items":
+            raise UserError("seen_rate: only a run that excludes seen items (evaluation.exclude_seen) can filter them")
+        if not 0 < seen_rate < 1:
+            raise UserError(f"seen_rate: got {seen_rate}, expected a share between 0 and 1, as 0.01")
+        keeps = "filter"
     encoding = getattr(model.compressor, "encoding", "float32")
-    layout = Layout(planes if folds else 0, start.shape[3], encoding, recipe.time != "none", keeps)
+    layout = Layout(planes if folds else 0, start.shape[3], encoding, recipe.time != "none", keeps, seen_rate or 0.0)
     return Keeping(layout, recipe.time, not folds, recipe.length)
 
 
@@ -101,7 +113,9 @@ def _fold(model: Model, keeping: Keeping, records: list[Record], closed: Ints) -
 def _leave(record: Record, count: int, layout: Layout) -> None:
     """The first events of the open block are open no longer."""
     items, times = record.items[:count], None if record.times is None else record.times[:count]
-    if layout.keeps != "none":
+    if record.filter is not None:
+        record.filter = record.filter.after(items)
+    elif layout.keeps != "none":
         record.past = record.past.after(items, record.count, times)
     if times is not None and record.times is not None:
         record.folded, record.times = int(times[-1]), record.times[count:]

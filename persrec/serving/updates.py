@@ -2,11 +2,12 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
 
+from persrec.serving.filters import none
 from persrec.serving.packing import Layout, Record, no_rows
 
 Ints = npt.NDArray[np.int64]
@@ -28,14 +29,10 @@ class Update:
     def __add__(self, other: "Update") -> "Update":
         return Update(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))
 
-    def __str__(self) -> str:
-        named = [f"{name.replace('_', ' ')} {value:,}" for name, value in asdict(self).items()]
-        return ", ".join(named)
-
 
 def fresh(items: Ints, times: Ints | None, layout: Layout) -> Record:
     """The record of a user with these events, in order of time, all of them open."""
-    record = Record(no_rows(layout), items=items)
+    record = Record(no_rows(layout), items=items, filter=none(layout.rate) if layout.keeps == "filter" else None)
     if times is not None and len(times):
         record.last = int(times[-1])
         if layout.timed:
@@ -48,7 +45,11 @@ def fresh(items: Ints, times: Ints | None, layout: Layout) -> Record:
 
 
 def take(record: Record, items: Sequence[int], times: Sequence[int] | None, *, once: bool) -> Update:
-    """Put events, in order of time, into the open block; with `once` duplicates are dropped."""
+    """Put events, in order of time, into the open block; with `once` duplicates are dropped.
+
+    Late events may enter before the first open one. Where the time signal is `next`, the last folded event was then
+    folded as if asked at the time of the event after it; `rebuild` makes that exact.
+    """
     if times is None:
         record.items = np.append(record.items, np.array(items, dtype=np.int64))
         return Update(applied=len(items))

@@ -12,10 +12,11 @@ from persrec.errors import UserError
 from persrec.interactions.schema import USER
 from persrec.models.model import Model
 from persrec.recipe import Recipe
+from persrec.serving.entries import cursor_key, key_of, user_of
 from persrec.serving.histories import examples, plain_id
 from persrec.serving.packing import PARTS, Layout, Record, pack, sizes, unpack
 from persrec.serving.states import Keeping, keeping_of
-from persrec.serving.store import Store, cursor_key, key_of, user_of
+from persrec.serving.store import Store
 
 LIMITS: Final = {"Int64": 1 << 63, "UInt64": 1 << 64}  # of the whole numbers that ids may be
 CHUNK: Final = 4096  # users who are in memory at a time
@@ -39,6 +40,7 @@ def about(model: Model, recipe: Recipe, item_ids: pl.Series, keeping: Keeping) -
         "repeat": recipe.repeat,
         "exclude_seen": recipe.evaluation.exclude_seen,
         "raw": keeping.raw,
+        "seen_rate": keeping.layout.rate or None,
         "layout": keeping.layout._asdict(),
     }
 
@@ -50,7 +52,7 @@ class Users:
         """Raises UserError for the store of another run."""
         self.store, self.model, self.recipe, self.item_ids = store, model, recipe, item_ids
         got = store.about()
-        self.keeping = keeping_of(model, recipe, raw=bool(got.get("raw")))
+        self.keeping = keeping_of(model, recipe, raw=bool(got.get("raw")), seen_rate=got.get("seen_rate"))
         expected = about(model, recipe, item_ids, self.keeping)
         differing = [name for name, value in expected.items() if got.get(name) != value]
         if differing:
@@ -147,7 +149,7 @@ def opened(path: Path, model: Model, recipe: Recipe, item_ids: pl.Series, *, wri
         raise
 
 
-def parts(users: Sequence[Any], size: int = CHUNK) -> Iterator[Sequence[Any]]:
-    """So many at a time."""
-    for start in range(0, len(users), size):
-        yield users[start : start + size]
+def parts(users: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """As many at a time as are in memory together."""
+    for start in range(0, len(users), CHUNK):
+        yield users[start : start + CHUNK]

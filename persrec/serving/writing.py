@@ -31,10 +31,19 @@ EVENTS: Final = 1 << 18  # events of a log that are in memory at a time, or thos
 LOG: Final = "log"  # the cursor of the log that a store was made of
 
 
-def make(path: Path, model: Model, recipe: Recipe, item_ids: pl.Series, user_type: pl.DataType, *, raw: bool) -> Users:
+def make(
+    path: Path,
+    model: Model,
+    recipe: Recipe,
+    item_ids: pl.Series,
+    user_type: pl.DataType,
+    *,
+    raw: bool,
+    seen_rate: float | None,
+) -> Users:
     """An empty store for the users of a run."""
     numbers = user_type if str(user_type) in LIMITS else pl.Int64() if user_type.is_integer() else pl.String()
-    keeping = keeping_of(model, recipe, raw=raw)
+    keeping = keeping_of(model, recipe, raw=raw, seen_rate=seen_rate)
     store = Store.create(path, {**about(model, recipe, item_ids, keeping), "users": str(numbers)})
     return Users(store, model, recipe, item_ids)
 
@@ -167,9 +176,9 @@ def _check_complete(store: Store) -> None:
         )
 
 
-def source_of(log: Any) -> str:
-    """Which log it is: by the contents of a file, or of a frame."""
-    return _digest(Path(log)) if isinstance(log, str | Path) else str(datasets.frame_digest(log, {}))
+def source_of(log: Any, columns: Mapping[str, str]) -> str:
+    """Which log it is: by the contents of a file, or of a frame with these columns."""
+    return _digest(Path(log)) if isinstance(log, str | Path) else datasets.frame_digest(log, columns)
 
 
 def _digest(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Tiny text models of random weights with a tokenizer, saved as real ones are, and items tables of texts."""
+"""Tiny text models of random weights with a tokenizer, saved as real ones are."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 WORDS = ["red", "green", "blue", "small", "large", "lamp", "chair", "table", "cup", "spoon", "ü", "чай", ".", ","]
 SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-KINDS = {
+KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
     "llama": (transformers.LlamaConfig, {"num_key_value_heads": 2}),
     "qwen2": (transformers.Qwen2Config, {"num_key_value_heads": 1}),
     "mistral": (transformers.MistralConfig, {"num_key_value_heads": 1, "sliding_window": None}),
@@ -19,9 +19,10 @@ KINDS = {
 
 def saved_model(folder: Path, kind: str = "bert", *, positions: int = 64, seed: int = 0) -> Path:
     """A model folder as `save_pretrained` leaves it."""
+    tokenizer = by_bytes() if kind == "qwen2" else by_words()
     config_of, more = KINDS[kind]
-    config: Any = config_of(
-        vocab_size=len(WORDS) + 2,
+    config = config_of(
+        vocab_size=tokenizer.get_vocab_size(),
         max_position_embeddings=positions,
         pad_token_id=0,
         bos_token_id=0,
@@ -30,12 +31,24 @@ def saved_model(folder: Path, kind: str = "bert", *, positions: int = 64, seed: 
         **more,
     )
     torch.manual_seed(seed)
-    model = transformers.AutoModel.from_config(config)
-    model.save_pretrained(folder)
-    vocabulary = {word: number for number, word in enumerate(["[PAD]", "[UNK]", *WORDS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    transformers.AutoModel.from_config(config).save_pretrained(folder)
     transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", model_max_length=positions
     ).save_pretrained(folder)
     return folder
+
+
+def by_words() -> Any:
+    """A tokenizer that knows a few words."""
+    vocabulary = {word: number for number, word in enumerate(["[PAD]", "[UNK]", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return tokenizer
+
+
+def by_bytes() -> Any:
+    """A tokenizer whose tokens are bytes, as the Qwen family's begin with."""
+    signs = ["[PAD]", "[UNK]", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokenizer = Tokenizer(models.BPE({sign: number for number, sign in enumerate(signs)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return tokenizer

@@ -12,9 +12,10 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
+from persrec.serving.disk import DATA
 from persrec.serving.packing import Layout, unpack
 from persrec.serving.recommender import Recommender
-from persrec.serving.store import DATA, Store
+from persrec.serving.store import Store
 from tests.small import START, run_of
 
 COMMAND = [sys.executable, "-c", "from persrec.cli import main; main()", "update"]
@@ -77,7 +78,7 @@ def contents(store: Path) -> Contents:
 
 
 def kill_and_resume(run: Path, store: Path, file: Path, rows: int, kills: int, seed: int) -> Killed:
-    """Update to the end, with so many kills on the way; each comes after a random number of further commits.
+    """Update to the end, with so many kills in the first half; each comes after a random number of further commits.
 
     Nobody's events may be dropped or come twice in the file, so that records and cursor must agree.
     """
@@ -85,7 +86,7 @@ def kill_and_resume(run: Path, store: Path, file: Path, rows: int, kills: int, s
     total = pl.scan_csv(file).select(pl.len()).collect().item()
     before = contents(store)
     first, killed, lost, twice = before.events - before.rows, 0, 0, 0
-    stops = np.sort(np.array(chance.sample(range(total // rows), kills))) * rows
+    stops = np.sort(np.array(chance.sample(range(total // rows // 2), kills))) * rows
     for stop in stops.tolist():
         process = update(run, store, file, rows)
         reached = _watch(process, store, stop)

@@ -2,14 +2,15 @@
 
 import numpy as np
 
+from persrec.serving.filters import none
 from persrec.serving.packing import Layout, Record, Rows
 from persrec.serving.past import NOTHING, of_items
 
 LAYOUTS = [
-    Layout(planes, 6, encoding, timed, keeps)
+    Layout(planes, 6, encoding, timed, keeps, 0.05 if keeps == "filter" else 0.0)
     for planes, encoding in ((1, "float32"), (2, "float16"), (1, "int8"), (3, "int4"))
     for timed in (True, False)
-    for keeps in ("none", "items", "counts")
+    for keeps in ("none", "items", "filter", "counts")
 ]
 
 
@@ -31,6 +32,8 @@ def record_of(layout: Layout, seed: int) -> Record:
         record.past = of_items(np.unique(items[:folded]))
     elif layout.keeps == "counts":
         record.past = NOTHING.after(items[:folded], 0, times[:folded] if layout.timed else None)
+    elif layout.keeps == "filter":
+        record.filter = none(layout.rate).after(items[:folded])
     return record
 
 
@@ -53,4 +56,8 @@ def same(one: Record, other: Record) -> bool:
         plain &= one.times is other.times
     else:
         arrays.append((one.times, other.times))
+    if one.filter is not None and other.filter is not None:
+        plain &= one.filter[:2] == other.filter[:2]
+        arrays.append((one.filter.bits, other.filter.bits))
+    plain &= (one.filter is None) == (other.filter is None)
     return plain and all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in arrays)

@@ -9,8 +9,9 @@ import polars as pl
 import pytest
 
 from persrec.errors import UserError
+from persrec.serving.entries import key_of
 from persrec.serving.recommender import Recommender
-from persrec.serving.store import Store, key_of
+from persrec.serving.store import Store
 from tests.small import START, events, run_of
 
 LOG = events()
@@ -118,6 +119,17 @@ def test_a_single_user_and_a_store_of_everybody(kept: Recommender, run: Path) ->
     same(kept.recommend(histories=MIXED, k=30), Recommender.load(run).recommend(None, 30))
 
 
+def test_users_come_in_parts(kept: Recommender, monkeypatch: pytest.MonkeyPatch) -> None:
+    guest = MIXED.head(3).with_columns(user_id=pl.lit("zz a guest"))
+    kept.update(guest)
+    expected = kept.recommend(None, 5), kept.memory(), kept.score(None, {"ü-0": ["чай 1"], "ü-3": ["чай 2"]})
+    monkeypatch.setattr("persrec.serving.users.CHUNK", 1)
+    found = kept.recommend(None, 5), kept.memory(), kept.score(None, {"ü-0": ["чай 1"], "ü-3": ["чай 2"]})
+    same(found[0], expected[0])
+    same(found[2], expected[2])
+    assert found[1].drop("query", "rows").equals(expected[1].drop("query", "rows"))
+
+
 def test_late_and_doubled_events_are_what_they_would_have_been(tmp_path: Path, run: Path) -> None:
     """Two events come after the next ten and one comes twice; none of them is older than what is folded."""
     own = MIXED.filter(pl.col("user_id") == "ü-0")
@@ -166,6 +178,8 @@ def test_scores_are_those_of_the_recommendations(tmp_path: Path) -> None:
 
 
 def test_unknown_candidates_are_named(kept: Recommender) -> None:
+    with pytest.raises(UserError, match="score: got both users and candidates by user, expected None for the users"):
+        kept.score(["ü-0"], {"ü-0": ["чай 1"]})
     with pytest.raises(
         UserError, match=r"1 of 2 candidates are not in the run's catalogue: 'kvass'; .* leave them out"
     ):
@@ -184,6 +198,14 @@ def test_features_are_what_the_memory_holds(kept: Recommender) -> None:
     assert np.allclose(kept.score(["ü-0"], kept.item_ids.to_list())["score"].to_numpy(), scores, atol=1e-5)
     last = MIXED.filter(pl.col("user_id") == "ü-0")["timestamp"].max()
     assert frame["last"][0] == last
+
+
+def test_features_of_a_model_without_memory(tmp_path: Path) -> None:
+    with store_of(tmp_path, run_of(tmp_path, MIXED, history="recent"), MIXED) as kept:
+        frame = kept.memory()
+        assert frame["rows"].list.len().sum() == 0
+        assert frame["folded"].sum() > 0
+        assert frame["user_id"].n_unique() == 40
 
 
 def test_a_forgotten_user_is_gone(kept: Recommender) -> None:
@@ -242,6 +264,8 @@ def test_at_before_the_last_event_is_refused(tmp_path: Path) -> None:
         pytest.raises(UserError, match=rf"at: got 5, but user 'ü-3' has an event at {last} ms"),
     ):
         kept.recommend(["ü-3"], at=5)
+    with Recommender.load(run, tmp_path / "store") as kept, pytest.raises(UserError, match="at: got 5, but user 'ü-3'"):
+        kept.memory(["ü-3"], at=5)
 
 
 def test_compress_goes_on_where_it_was_interrupted(tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,6 +291,10 @@ def test_compress_goes_on_where_it_was_interrupted(tmp_path: Path, run: Path, mo
         assert set(bytes_of(kept)) == set(expected)
         assert kept.compress().new_users == 0, "it is complete"
         same(kept.recommend(None, 30), Recommender.load(run).recommend(None, 30))
+        with pytest.raises(
+            UserError, match=r"was made without raw=True, seen_rate=None; leave these out to go on with it"
+        ):
+            kept.compress(raw=True)
         with pytest.raises(UserError, match="was made of another log; choose another folder, or `update`"):
             kept.compress(MIXED.head(50))
 
@@ -279,6 +307,25 @@ def test_a_file_is_applied_once(tmp_path: Path, run: Path) -> None:
         again = kept.update(str(tmp_path / "new.csv"))
         assert (again.applied, again.already) == (0, len(MIXED) - LATER)
         assert bytes_of(kept) == before
+
+
+def test_an_interrupted_file_is_gone_on_with_in_the_parts_it_began_with(tmp_path: Path, run: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        raise Stop
+
+    MIXED.tail(-LATER).write_csv(tmp_path / "new.csv")
+    with store_of(tmp_path / "whole", run, MIXED.head(LATER)) as whole:
+        whole.update(tmp_path / "new.csv", rows=50)
+        expected = bytes_of(whole)
+    with store_of(tmp_path, run, MIXED.head(LATER)) as kept:
+        with pytest.raises(Stop):
+            kept.update(tmp_path / "new.csv", rows=50, done=stop)
+        found = kept.update(tmp_path / "new.csv", rows=7)
+        assert (found.already, found.applied) == (50, len(MIXED) - LATER - 50)
+        assert bytes_of(kept) == expected
 
 
 def test_ids_are_the_users_own(tmp_path: Path) -> None:
@@ -358,3 +405,29 @@ def test_events_that_the_recipe_leaves_out_stay_out(tmp_path: Path) -> None:
     with store_of(tmp_path, run_of(tmp_path, rated, data=data), rated.head(LATER)) as kept:
         assert kept.update(rated.tail(-LATER)).applied == (rated.tail(-LATER)["rating"] > 4.5).sum()
         same(kept.recommend(None, 30), Recommender.load(tmp_path / "run").recommend(None, 30))
+
+
+def test_seen_items_as_a_filter(tmp_path: Path) -> None:
+    """A rate so low that nothing is taken for seen gives what ids give; a high one hides items that were never had."""
+    run = run_of(tmp_path, MIXED)
+    expected = Recommender.load(run).recommend(None, 30)
+    for rate, shares in ((1e-6, (1.0, 1.0)), (0.9, (0.2, 0.99))):
+        with store_of(tmp_path / str(rate), run, MIXED.head(LATER), seen_rate=rate) as kept:
+            kept.update(MIXED.tail(-LATER))
+            found = kept.recommend(None, 30)
+            had = found.join(MIXED, on=["user_id", "item_id"], how="inner")
+            assert had.is_empty()
+            assert shares[0] <= len(found) / len(expected) <= shares[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "rate", "message"),
+    [
+        (HEAD, 0.01, r"seen_rate: only a run that excludes seen items \(evaluation.exclude_seen\) can filter them"),
+        ({}, 1.0, r"seen_rate: got 1.0, expected a share between 0 and 1, as 0.01"),
+    ],
+)
+def test_filters_that_are_refused(tmp_path: Path, changes: dict[str, Any], rate: float, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        store_of(tmp_path, run_of(tmp_path, MIXED, **changes), MIXED, seen_rate=rate)
+    assert not (tmp_path / "store").exists()

@@ -15,9 +15,17 @@ from hypothesis import strategies as st
 
 from persrec.errors import UserError
 from persrec.serving import store as stores
-from persrec.serving.store import DATA, MOST, PIECE, Store, cursor_key, key_of, user_of
+from persrec.serving.disk import DATA
+from persrec.serving.entries import ABOUT, MOST, PIECE, cursor_key, key_of, user_of
+from persrec.serving.store import Store
 
-LINES = "import sys; from persrec.serving.store import *; from persrec.errors import UserError; path = sys.argv[1]\n"
+LINES = """
+import sys
+from persrec.errors import UserError
+from persrec.serving.entries import cursor_key, key_of
+from persrec.serving.store import Store
+path = sys.argv[1]
+"""
 
 
 @pytest.fixture
@@ -162,6 +170,7 @@ def test_a_store_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_a_store_or_file_in_the_way(store: Store, tmp_path: Path) -> None:
+    store.close()
     with pytest.raises(UserError, match="is there already; choose another folder or delete it"):
         Store.create(store.path, {})
     (tmp_path / "file").write_text("x")
@@ -171,7 +180,7 @@ def test_a_store_or_file_in_the_way(store: Store, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("about", [b'{"format": 0}', b"{}", b"torn"])
 def test_a_store_of_another_format(store: Store, about: bytes) -> None:
-    store.write({}, {stores.ABOUT: about})
+    store.write({}, {ABOUT: about})
     store.close()
     with pytest.raises(UserError, match=r"got store format (0|None), expected 1; it was written by another version"):
         Store.open(store.path)
@@ -193,6 +202,38 @@ def test_a_file_that_is_no_store(store: Store) -> None:
     (store.path / DATA).write_bytes(b"something else" * 1000)
     with pytest.raises(UserError, match=r"data.mdb is damaged or no store \(.*not an LMDB file\); restore a copy"):
         Store.open(store.path)
+
+
+def test_a_page_that_is_damaged_is_noticed_or_not_in_use(store: Store) -> None:
+    chance = random.Random(0)
+    for _ in range(5):
+        users = chance.sample(range(10**6), 200)
+        store.write({key_of(user): chance.randbytes(chance.randrange(100, 3000)) for user in users})
+    store.close()
+    lines = """
+import random
+chance = random.Random(0)
+from pathlib import Path
+file = Path(path) / "data.mdb"
+whole = file.read_bytes()
+with Store.open(path) as opened:
+    records = dict(opened.records())
+seen = [0, 0]
+for page in (0, 1, *chance.sample(range(2, len(whole) // 4096), 60)):
+    for other in (bytes(4096), chance.randbytes(4096)):
+        file.write_bytes(whole[: 4096 * page] + other + whole[4096 * (page + 1) :])
+        try:
+            with Store.open(path, write=True) as opened:
+                assert dict(opened.records()) == records
+            seen[0] += 1
+        except UserError as error:
+            assert "damaged" in str(error) or page < 2, error
+            seen[1] += 1
+print(seen)
+"""
+    sound, damaged = map(int, another_process(store.path, lines).strip("[]").split(","))
+    assert damaged > sound > 0
+    assert sound + damaged == 124
 
 
 def test_a_folder_that_can_only_be_read(store: Store) -> None:

@@ -1,0 +1,154 @@
+"""What others use of a run: item vectors and user queries as parquet, and the read step as a torch program.
+
+Shapes: B users, L events, P planes, M remembered rows, D width, V items.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor, nn
+
+from persrec import run as runs
+from persrec.batches import Budget, collate, evaluation_windows
+from persrec.errors import UserError
+from persrec.interactions.schema import Say, log
+from persrec.models.build import restored
+from persrec.models.interfaces import Memory, Rows
+from persrec.models.model import Model
+from persrec.prepared import Prepared
+from persrec.recipe import Recipe, parse
+
+ITEMS, USERS, READ, ABOUT = "items.parquet", "users.parquet", "read.pt2", "export.json"
+BATCH = 512  # users whose histories are read together
+SEGMENTS = 8  # of a memory that grows, where no cap says how many are kept
+
+
+class Read(nn.Module):
+    """The read step: the query (B, D) after the last of L right-padded events, on a memory of M rows.
+
+    The items' vectors are in it, so that it needs ids alone.
+    """
+
+    vectors: Tensor
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.register_buffer("vectors", model.items(torch.arange(model.items.count + 1)).detach().clone())
+        self.backbone, self.cosine = model.backbone, model.cosine
+
+    def forward(
+        self,
+        item: Tensor,
+        time: Tensor,
+        query_time: Tensor,
+        position: Tensor,
+        valid: Tensor,
+        states: Tensor,
+        memory_time: Tensor,
+        memory_position: Tensor,
+        memory_valid: Tensor,
+    ) -> Tensor:
+        """Fields of `History` (B, L) and of `Memory`: states (B, P, M, D), the others (B, M); the query (B, D)."""
+        rows = Rows(nn.functional.embedding(item, self.vectors), time, query_time, position, valid)
+        weight = torch.ones_like(memory_time, dtype=states.dtype)
+        memory = Memory(states, memory_time, memory_position, memory_valid, weight, memory_valid.sum(dim=1))
+        hidden, _ = self.backbone.step(rows, memory if states.shape[2] else None)
+        last = (valid.sum(dim=1) - 1)[:, None, None].expand(-1, 1, hidden.shape[-1])
+        query = hidden.gather(1, last).squeeze(1)
+        return nn.functional.normalize(query, dim=-1) if self.cosine else query
+
+
+def export(folder: str | Path, out: str | Path, *, say: Say = log) -> Path:
+    """Write items.parquet, users.parquet, read.pt2 and export.json, which says what read.pt2 takes.
+
+    Raises UserError for a run without a model, without its log, or whose scores are no products of vectors.
+    """
+    run = runs.load(folder)
+    recipe = parse(run.recipe, f"of run {folder}")
+    weights = run.weights()
+    if recipe.repeat == "head":
+        raise UserError(f"export {folder}: a repeat head adds to scores what no vector holds; use the run by recommend")
+    data = runs.open_log(run.data, recipe.split.name)
+    model = restored(recipe, weights, items=data.items_count).eval()
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    with torch.no_grad():
+        _write(out / ITEMS, "item_id", run.item_ids(), model.vectors()[1:].numpy())
+        _write(out / USERS, "user_id", data.user_ids(), queries(model, data, recipe))
+        program, inputs = read_program(model, recipe)
+    torch.export.save(program, out / READ)
+    about = {
+        "run": str(folder),
+        "score": recipe.model.score,
+        "time": recipe.time,
+        "inputs of read.pt2": inputs,
+        "output of read.pt2": ["users", model.backbone.width],
+    }
+    (out / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    say(f"{out}: {data.items_count:,} item vectors, {data.users:,} user queries, and the read step.")
+    return out
+
+
+def queries(model: Model, data: Prepared, recipe: Recipe) -> np.ndarray:
+    """(U, D) the query of each user after their last event in the log, asked at that event's time."""
+    ends = np.diff(data.offsets)
+    windows = evaluation_windows(np.arange(data.users), ends, length=recipe.length)
+    found = np.zeros((data.users, model.backbone.width), dtype=np.float32)
+    rule = model.rule
+    for rows in Budget(rule.segment, rule.recent, 1 << 16, BATCH).cut(windows):
+        batch = collate(data, windows.take(rows), time=recipe.time, last=True)
+        found[rows] = model.queries(batch).numpy()
+    return found
+
+
+def read_program(model: Model, recipe: Recipe) -> tuple[torch.export.ExportedProgram, dict[str, Any]]:
+    """The read step as torch.export has it, for any number of users; and name, type and shape of its inputs."""
+    rule, width = model.rule, model.backbone.width
+    length = recipe.length or 2 * rule.segment if rule.recent is None else rule.segment + rule.recent - 1
+    planes = model.compressor.start(1).states.shape[1]
+    remembered = _remembered(recipe) if recipe.history == "compressed" else 0
+    users, events = 2, torch.arange(length).expand(2, -1)
+    rows, none = torch.arange(remembered).expand(2, -1), torch.zeros(2, remembered, dtype=torch.int64)
+    inputs = {
+        "item": torch.ones(users, length, dtype=torch.int64),
+        "time": events * 1000,
+        "query_time": events * 1000,
+        "position": events + remembered,
+        "valid": torch.ones(users, length, dtype=torch.bool),
+        "states": torch.zeros(users, planes, remembered, width),
+        "memory_time": none,
+        "memory_position": rows,
+        "memory_valid": torch.ones(users, remembered, dtype=torch.bool),
+    }
+    batch = torch.export.Dim("users", min=1, max=1 << 20)
+    shapes = {name: {0: batch} for name in inputs}
+    given = {name: value.clone() for name, value in inputs.items()}
+    program = torch.export.export(Read(model).eval(), (), given, dynamic_shapes=shapes, strict=False)
+    described = {
+        name: {"type": str(value.dtype).removeprefix("torch."), "shape": ["users", *value.shape[1:]]}
+        for name, value in inputs.items()
+    }
+    return program, described
+
+
+def _remembered(recipe: Recipe) -> int:
+    """M of the read step: all rows of a memory of a fixed size or with a cap, else those of 8 segments."""
+    memory = recipe.memory
+    if memory.kind == "segment_mean":
+        return memory.cap or SEGMENTS
+    grows = memory.kind == "layered"
+    return memory.tokens * ((memory.cap or SEGMENTS) if grows else 1)
+
+
+def _write(path: Path, name: str, ids: pa.Array, vectors: np.ndarray) -> None:
+    """A table of ids and their vectors, whole or not at all."""
+    flat = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).reshape(-1))
+    table = pa.table({name: ids, "vector": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])})
+    temporary = path.with_name(f".{path.name}.partial")
+    pq.write_table(table, temporary)
+    temporary.replace(path)

@@ -1,0 +1,1 @@
+"""A Recommender behind HTTP (extra `serve`)."""

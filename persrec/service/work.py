@@ -1,0 +1,59 @@
+"""What a Recommender does for several requests at once."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import polars as pl
+
+from persrec.interactions.schema import ITEM, TIME, USER
+from persrec.serving.recommender import Recommender
+
+Id = int | str
+
+
+def recommend(
+    recommender: Recommender, common: tuple[int, int | None], requests: Sequence[list[Id]]
+) -> list[list[dict[str, Any]]]:
+    """For each request, a list of users, their items; `common` is k and the moment at which they are asked."""
+    k, at = common
+    users = list(dict.fromkeys(user for request in requests for user in request))
+    frame = recommender.recommend(users, k, at=at)
+    found: dict[str, list[dict[str, Any]]] = {}
+    for user, item, score in frame.select(USER, ITEM, "score").iter_rows():
+        found.setdefault(str(user), []).append({"item_id": item, "score": score})
+    return [[{"user_id": user, "items": found.get(str(user), [])} for user in request] for request in requests]
+
+
+def score(
+    recommender: Recommender, common: int | None, requests: Sequence[dict[str, Any]]
+) -> list[list[dict[str, Any]]]:
+    """For each request, users and candidates, the scores in their order; `common` is when they are asked."""
+    answers = []
+    for request in requests:
+        users, candidates = request["users"], request["candidates"]
+        frame = recommender.score(users, candidates, at=common)
+        scores = frame["score"].to_list()
+        each = len(candidates)
+        answers.append([{"user_id": u, "scores": scores[i * each : (i + 1) * each]} for i, u in enumerate(users)])
+    return answers
+
+
+def update(recommender: Recommender, common: None, requests: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """For each request, a list of events, what became of them."""
+    return [asdict(recommender.update(frame_of(events))) for events in requests]
+
+
+def frame_of(events: list[dict[str, Any]]) -> pl.DataFrame:
+    """Events as a frame; ids are text where one of them is, times are said to be ms since 1970."""
+    columns = {}
+    for name in (USER, ITEM):
+        ids = [event[name] for event in events]
+        columns[name] = pl.Series(ids if all(isinstance(one, int) for one in ids) else [str(one) for one in ids])
+    times = [event[TIME] for event in events]
+    if all(time is not None for time in times):
+        columns[TIME] = pl.Series(times, dtype=pl.Int64).cast(pl.Datetime("ms", "UTC"))
+    return pl.DataFrame(columns)
+
+
+WORK: dict[str, Callable[..., Sequence[Any]]] = {"recommend": recommend, "score": score, "update": update}

@@ -1,0 +1,78 @@
+"""The folder of a store on a disk: who may write, what is on the disk for sure, and what its failures mean."""
+
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import lmdb
+
+from persrec.errors import UserError
+
+DATA: Final = "data.mdb"
+WRITER: Final = "writer.lock"
+FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # EIO: LMDB, when a write stops half-way
+REFUSED: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def locked(path: Path) -> int:
+    """The right to write, until the file of this number is closed; raises UserError where another process has it."""
+    with told(path):
+        lock = os.open(path / WRITER, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            other = os.read(lock, 20).decode() or "unknown"
+            os.close(lock)
+            raise UserError(
+                f"store {path}: is being written by process {other}; wait until that is done, one at a time can write"
+            ) from None
+        os.truncate(lock, 0)
+        os.write(lock, str(os.getpid()).encode())
+    return lock
+
+
+def release(lock: int | None) -> None:
+    if lock is not None:
+        os.close(lock)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def number_of(error: Exception) -> int | None:
+    """The number of the system's error behind one of LMDB, which gives only its text."""
+    known = (*FULL, *REFUSED)
+    return next((number for number in known if os.strerror(number) in str(error)), getattr(error, "errno", None))
+
+
+@contextlib.contextmanager
+def told(path: Path) -> Iterator[None]:
+    """Tell a person what a failure of LMDB or of the disk means."""
+    try:
+        yield
+    except (lmdb.Error, OSError) as error:
+        raise UserError(f"store {path}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    number = number_of(error)
+    if number in FULL:
+        text = os.strerror(number or 0)
+        return f"the disk is full or fails ({text}); nothing that was committed is lost: make room and repeat"
+    if number in REFUSED:
+        return f"cannot be written ({os.strerror(number or 0)}); it can still be read: change its permissions to write"
+    if "already open in this process" in str(error):
+        return "is open in this process already; close the Recommender or Store that has it"
+    if isinstance(error, lmdb.InvalidError | lmdb.CorruptedError | lmdb.VersionMismatchError | lmdb.PageNotFoundError):
+        return f"{DATA} is damaged or no store ({error}); restore a copy, or delete the folder and compress again"
+    return f"cannot be used ({error})"

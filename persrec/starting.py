@@ -1,0 +1,75 @@
+"""Weights to start from: those of a run, its items matched by id with the items of a log that has grown.
+
+Shapes: V items, D width.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from persrec import run as runs
+from persrec.errors import UserError
+from persrec.models.build import ENCODER
+from persrec.models.model import Model
+from persrec.prepared import Prepared
+
+BY_ITEM = ("items.table", "items.ids", "repeat.item_bias")  # parameters whose row i is item i
+OF_TEXTS = ("items.texts", "items.trained")  # which come with the items table, not with the run
+
+
+def start_from(model: Model, folder: str | Path, data: Prepared, *, load: bool = True) -> dict[str, Any]:
+    """Put the weights of a run into a fresh model; how many items were matched, are new, have vanished.
+
+    An item that the run does not know keeps its fresh weights. Without `load` it is only counted. Raises UserError for
+    weights that do not fit, by name.
+    """
+    run = runs.load(folder)
+    before, now = matched(run.item_ids(), data.item_ids())
+    given = run.weights()
+    if load:
+        own = {name: value for name, value in model.state_dict().items() if name not in OF_TEXTS}
+        _check_fit(given, own, folder)
+        for name, value in given.items():
+            if name in BY_ITEM:
+                own[name][torch.from_numpy(now)] = value[torch.from_numpy(before)]
+            elif name in own:
+                own[name].copy_(value)
+    known = len(before)
+    return {
+        "run": str(folder),
+        "matched": known,
+        "new": data.items_count - known,
+        "vanished": len(run.item_ids()) - known,
+    }
+
+
+def matched(before: pa.Array, now: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the same items in two tables (row 0 is PAD), by id; 7 and "7" are the same."""
+    place = pc.index_in(pc.cast(now, pa.string()), value_set=pc.cast(before, pa.string()))
+    there = place.is_valid().to_numpy(zero_copy_only=False)
+    return place.drop_null().to_numpy().astype(np.int64) + 1, np.flatnonzero(there) + 1
+
+
+def _check_fit(given: Mapping[str, Tensor], own: Mapping[str, Tensor], folder: str | Path) -> None:
+    """Every weight has its counterpart of the same shape; only the number of items may differ."""
+
+    def shape(tree: Mapping[str, Tensor], name: str) -> str:
+        if name not in tree:
+            return "none"
+        sizes = tuple(tree[name].shape)
+        return str(("V+1", *sizes[1:]) if name in BY_ITEM else sizes)
+
+    names = [name for name in sorted(given.keys() | own.keys()) if name not in OF_TEXTS]
+    wrong = [name for name in names if not name.startswith(ENCODER) and shape(given, name) != shape(own, name)]
+    if wrong:
+        listed = "; ".join(f"{name}: {shape(given, name)} there, {shape(own, name)} here" for name in wrong[:5])
+        raise UserError(
+            f"--from {folder}: {len(wrong)} weights of the run do not fit the recipe ({listed}); expected the same "
+            "model, memory, items.use, repeat and whether time is none. Print the run's recipe.yaml beside yours"
+        )

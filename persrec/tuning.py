@@ -1,0 +1,244 @@
+"""Finding settings on validation: a sweep of the learning rate, and a search with a time budget. No test is looked at.
+
+A search leaves `trials.csv`, every trial, the bad ones too, and `best.yaml`, the recipe with the best values. (Sweep:
+arXiv 1506.01186, section 3.3; the search is Optuna's TPE, an extra.)
+"""
+
+import csv
+import math
+import re
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import yaml
+
+from persrec import cells
+from persrec.errors import UserError
+from persrec.interactions.schema import Say, log
+from persrec.prepared import Prepared
+from persrec.recipe import Recipe, parse
+from persrec.recipe_file import override
+from persrec.training import Fitting, plan_of, target_counts
+
+TRIALS, BEST = "trials.csv", "best.yaml"
+FIXED = ("name", "data", "split", "seeds", "evaluation", "primary", "baselines")  # what trials must share to compare
+FORMS = "loguniform(a,b), uniform(a,b), int(a,b) or choice(a,b,...)"
+SMOOTH = 0.9  # share of the past in a smoothed loss
+WORSE = 1.25  # times the least smoothed loss, from where on a sweep has seen enough
+
+
+class Sweep(NamedTuple):
+    """Loss by learning rate."""
+
+    rates: list[float]
+    losses: list[float]  # smoothed
+    suggested: float  # where the loss falls fastest
+
+
+class Space(NamedTuple):
+    """Values that a key may take."""
+
+    key: str
+    form: str
+    bounds: tuple[Any, ...]
+
+    def of(self, trial: Any) -> Any:
+        """A trial's value."""
+        if self.form == "choice":
+            return trial.suggest_categorical(self.key, list(self.bounds))
+        if self.form == "int":
+            return trial.suggest_int(self.key, *self.bounds)
+        return trial.suggest_float(self.key, *self.bounds, log=self.form == "loguniform")
+
+
+class Trial(NamedTuple):
+    """A row of the table."""
+
+    number: int
+    values: dict[str, Any]
+    validation: float | None  # NDCG@10
+    epochs: int | None
+    seconds: float
+    fault: str  # why there is no validation
+
+
+def sweep(
+    cell: Recipe, data: Prepared, *, low: float = 1e-5, high: float = 1.0, steps: int = 120, say: Say = log
+) -> Sweep:
+    """Train with a rate that grows from `low` to `high`, a step each; ends where the loss has become much worse."""
+    settings, loss = cells.training_settings(cell), cells.loss_settings(cell)
+    model = cells.fresh(cell, data, say)[0].train()
+    counts = None if loss.sampler == "uniform" else target_counts(data)
+    device = "cuda" if settings.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+    fitting = Fitting(model, loss, settings, total_steps=steps, counts=counts).to(device)
+    optimizer = fitting.configure_optimizers()["optimizer"]
+    plan = plan_of(model, data, settings)
+    windows = list(plan)
+    rates, losses, smooth = [], [], 0.0
+    for step in range(steps):
+        rate = low * (high / low) ** (step / (steps - 1))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        found = fitting.loss_of(plan[windows[step % len(windows)]].to(device), number=step)
+        optimizer.zero_grad()
+        found.loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip or math.inf)
+        optimizer.step()
+        smooth = SMOOTH * smooth + (1 - SMOOTH) * float(found.rows)
+        rates.append(rate)
+        losses.append(smooth / (1 - SMOOTH ** (step + 1)))
+        if not losses[-1] < WORSE * min(losses):
+            break
+    return Sweep(rates, losses, _steepest(rates, losses))
+
+
+def _steepest(rates: Sequence[float], losses: Sequence[float]) -> float:
+    """The rate at which the loss falls fastest, of those before its least value."""
+    least = min(range(len(losses)), key=losses.__getitem__)
+    falls = [losses[step + 1] - losses[step] for step in range(max(1, least))]
+    return rates[min(range(len(falls)), key=falls.__getitem__)]
+
+
+def spaces(texts: Sequence[str]) -> list[Space]:
+    """The spaces of `key=form(bounds)` texts; raises UserError for what cannot be read."""
+    found = []
+    for text in texts:
+        parts = re.fullmatch(r"\s*([\w.]+)\s*=\s*(loguniform|uniform|int|choice)\s*\((.*)\)\s*", text)
+        bounds = _bounds(parts.group(3)) if parts else ()
+        if parts is None or not _sound(parts.group(2), bounds):
+            example = "training.learning_rate=loguniform(1e-4,1e-2)"
+            raise UserError(f"--search {text}: expected key={FORMS}, a below b, as in {example}")
+        if parts.group(1).split(".")[0] in FIXED:
+            raise UserError(f"--search {text}: trials only compare where they share {', '.join(FIXED)}; set it instead")
+        found.append(Space(parts.group(1), parts.group(2), bounds))
+    return found
+
+
+def _bounds(text: str) -> tuple[Any, ...]:
+    values = yaml.safe_load(f"[{text}]")
+    return tuple(_number(value) for value in values)
+
+
+def _number(value: Any) -> Any:
+    """YAML takes 1e-4 for text."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _sound(form: str, bounds: Sequence[Any]) -> bool:
+    if form == "choice":
+        return len(bounds) > 0
+    kinds = (int,) if form == "int" else (int, float)
+    numbers = len(bounds) == 2 and all(isinstance(value, kinds) for value in bounds)
+    return numbers and bounds[0] < bounds[1] and (form != "loguniform" or bounds[0] > 0)
+
+
+def search(
+    recipe: Recipe,
+    data: Prepared,
+    wanted: Sequence[Space],
+    out: Path,
+    *,
+    minutes: float,
+    trials: int | None = None,
+    say: Say = log,
+) -> list[Trial]:
+    """Trials until the time is up, the last one cut short; the best ones first, then those without a validation.
+
+    Raises UserError where Optuna is missing, or no trial came to a validation.
+    """
+    if find_spec("optuna") is None:
+        raise UserError("tune --search needs the package optuna: run `pip install 'persrec[tune]'`")
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    deadline = time.monotonic() + 60 * minutes
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=recipe.seeds[0]))
+    done: list[Trial] = []
+    while time.monotonic() < deadline and (trials is None or len(done) < trials):
+        asked = study.ask()
+        values = {space.key: space.of(asked) for space in wanted}
+        trial = _tried(recipe, data, values, out / "trial", number=len(done), deadline=deadline)
+        if trial.validation is None:
+            study.tell(asked, state=optuna.trial.TrialState.FAIL)
+        else:
+            study.tell(asked, trial.validation)
+        done.append(trial)
+        _leave(recipe, done, [space.key for space in wanted], out)
+        say(_sentence(trial))
+    ranked = sorted(done, key=lambda trial: -math.inf if trial.validation is None else trial.validation, reverse=True)
+    if not ranked or ranked[0].validation is None:
+        reason = f"; the first one: {ranked[0].fault}" if ranked else ""
+        raise UserError(f"tune: none of {len(done)} trials came to a validation in {minutes:g} minutes{reason}")
+    return ranked
+
+
+def _tried(
+    recipe: Recipe, data: Prepared, values: dict[str, Any], folder: Path, *, number: int, deadline: float
+) -> Trial:
+    """Train with some values; what becomes of it is the trial's, so that the search goes on."""
+    started = time.monotonic()
+    try:
+        cell = _with(recipe, values)
+        _, fitted, _ = cells.train(cell, data, folder, minutes=max(0.01, (deadline - started) / 60))
+        found: tuple[float | None, int | None, str] = fitted.validation, fitted.epochs, ""
+    except (UserError, RuntimeError) as error:
+        found = None, None, " ".join(str(error).split())[:300]
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return Trial(number, values, found[0], found[1], time.monotonic() - started, found[2])
+
+
+def _with(recipe: Recipe, values: dict[str, Any]) -> Recipe:
+    """The recipe with other values."""
+    texts = [f"{key}={yaml.safe_dump(value).splitlines()[0]}" for key, value in values.items()]
+    return parse(override(recipe.dump(), texts), "of a trial")
+
+
+def _leave(recipe: Recipe, done: Sequence[Trial], keys: Sequence[str], out: Path) -> None:
+    """The table so far, and the recipe of the best trial."""
+    out.mkdir(parents=True, exist_ok=True)
+    _whole(out / TRIALS, lambda path: _write_table(path, done, keys))
+    best = max((trial for trial in done if trial.validation is not None), key=_validation, default=None)
+    if best is not None:
+        text = yaml.safe_dump(_with(recipe, best.values).dump(), sort_keys=False, allow_unicode=True)
+        _whole(out / BEST, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def _validation(trial: Trial) -> float:
+    assert trial.validation is not None
+    return trial.validation
+
+
+def _write_table(path: Path, done: Sequence[Trial], keys: Sequence[str]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["trial", *keys, "validation_ndcg@10", "epochs", "seconds", "fault"])
+        for trial in done:
+            values = [trial.values[key] for key in keys]
+            rest = [trial.validation, trial.epochs, f"{trial.seconds:.1f}", trial.fault]
+            writer.writerow([trial.number, *values, *("" if value is None else value for value in rest)])
+
+
+def _whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """A file, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.partial")
+    write(temporary)
+    temporary.replace(path)
+
+
+def _sentence(trial: Trial) -> str:
+    values = ", ".join(f"{key} {_shown(value)}" for key, value in trial.values.items())
+    end = trial.fault if trial.validation is None else f"validation ndcg@10 {trial.validation:.4f}"
+    return f"trial {trial.number}: {values}: {end} ({trial.seconds:.0f} s)"
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

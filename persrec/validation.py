@@ -1,0 +1,99 @@
+"""Validation while a model is trained: batches of queries, and the rank of their targets.
+
+Shapes: B users, V items, T pairs of query and target.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from persrec.batches import Batch, Budget, Windows, collate, evaluation_windows
+from persrec.constants import PAD
+from persrec.consumption import Repeats
+from persrec.models.model import Model
+from persrec.prepared import Prepared, Queries
+from persrec.targets import targets_of
+
+METRIC = "val_ndcg@10"
+
+
+def rank(model: Model, histories: Batch, targets: Tensor, excluded: Tensor) -> Tensor:
+    """Rank (T,) of each target, (2, T) pairs of query and item, among all items but (2, n) excluded pairs.
+
+    Ties count half, and a target is never excluded for itself.
+    """
+    query, item = targets
+    reading = model.read_out(histories)
+    scores = reading.query @ model.vectors().T  # (B, V+1)
+    if reading.bonus is not None:
+        scores.index_put_((reading.bonus.row, reading.bonus.item), reading.bonus.value, accumulate=True)
+    wanted = scores[query, item]
+    scores[excluded[0], excluded[1]] = float("-inf")
+    scores[:, PAD] = float("-inf")
+    among = scores[query].index_put((torch.arange(len(query), device=query.device), item), wanted.new_tensor(-math.inf))
+    above = (~(among <= wanted[:, None])).sum(dim=1)  # scores that are not numbers count against the model
+    equal = (among == wanted[:, None]).sum(dim=1)
+    return 1.0 + above + 0.5 * equal
+
+
+class Validation(torch.utils.data.Dataset):
+    """Batches of validation queries, with their targets and the items that are not to be ranked."""
+
+    def __init__(
+        self,
+        data: Prepared,
+        queries: Queries,
+        budget: Budget,
+        *,
+        length: int | None,
+        time: str,
+        exclude_seen: bool,
+        repeats: Repeats | None = None,
+    ) -> None:
+        self.data, self.time, self.exclude_seen, self.repeats = data, time, exclude_seen, repeats
+        self.windows = evaluation_windows(queries.user, queries.end, length=length)
+        self.batches = budget.cut(self.windows)
+        self.targets = targets_of(data, queries)
+        self._first = np.searchsorted(self.targets.query, np.arange(len(queries.user) + 1))
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> tuple[Batch, Tensor, Tensor]:
+        rows = self.batches[index]
+        windows = self.windows.take(rows)
+        batch = collate(self.data, windows, time=self.time, repeats=self.repeats, last=True)
+        return batch, self._targets(rows), self._excluded(windows)
+
+    def of_rank(self, rank: int, ranks: int) -> range:
+        """Which batches are one device's of several: each `ranks`-th one, or all where there are fewer."""
+        return range(rank, len(self), ranks) if len(self) >= ranks else range(len(self))
+
+    def _targets(self, rows: np.ndarray) -> Tensor:
+        """Pairs (2, T) of query in the batch and target."""
+        items = [self.targets.item[self._first[row] : self._first[row + 1]] for row in rows]
+        return _pairs(items)
+
+    def _excluded(self, windows: Windows) -> Tensor:
+        """Pairs (2, n) of query in the batch and item seen before it, over the whole history."""
+        if not self.exclude_seen:
+            return torch.zeros(2, 0, dtype=torch.int64)
+        first = self.data.offsets[windows.user]
+        return _pairs([self.data.items[begin : begin + end] for begin, end in zip(first, windows.end, strict=True)])
+
+
+def _pairs(items: list[np.ndarray]) -> Tensor:
+    """Pairs (2, n) of row and item."""
+    rows = np.repeat(np.arange(len(items)), [len(some) for some in items])
+    return torch.from_numpy(np.stack([rows, np.concatenate(items).astype(np.int64)]))
+
+
+def validation_queries(data: Prepared, *, users: int | None, seed: int) -> Queries:
+    """The validation queries of all users, or of a fixed random part of them."""
+    every = np.unique(data.validation.user)
+    if users is None or users >= len(every):
+        return data.validation
+    chosen = np.random.default_rng(seed).choice(every, users, replace=False)
+    return data.validation.take(np.isin(data.validation.user, chosen))

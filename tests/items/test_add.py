@@ -1,0 +1,119 @@
+"""New items in a run: recommended from their texts alone, while everything that was there stays as it was."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+pytest.importorskip("transformers")
+
+from click.testing import CliRunner
+
+from persrec import Recommender, api
+from persrec.cli_items import items as command
+from persrec.errors import UserError
+from persrec.items.add import add
+from persrec.items.load import VECTORS
+from tests.items.places import made
+
+NEW = pl.DataFrame(
+    {"item_id": ["new 1", "чай 3", "new 2", "new 3"], "title": ["red lamp", "cup", None, "large table ."]}
+)
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a table of new items."""
+    monkeypatch.chdir(tmp_path)
+    NEW.write_csv(tmp_path / "new.csv")
+    return made(tmp_path)
+
+
+def fitted(*overrides: str) -> Recommender:
+    api.fit("texts.yaml", overrides, out="run", progress=False)
+    return Recommender.load("run")
+
+
+@pytest.mark.parametrize("use", ["items.use=text", "items.use=id+text"])
+def test_new_items_are_recommended_and_the_old_ones_score_as_before(place: Path, use: str) -> None:
+    before = fitted(use, "items.whiten=true").recommend(["ü-0", "ü-5"], 25)
+    said: list[str] = []
+    counts = add("run", "new.csv", say=said.append)
+    assert counts == {"added": 2, "in the run already": 1, "without a text": 1}
+    assert said[-1] == "run: 2 added, 1 in the run already, 1 without a text."
+    after = Recommender.load("run").recommend(["ü-0", "ü-5"], 27)
+    assert {"new 1", "new 3"} <= set(after["item_id"])
+    both = before.join(after, on=["user_id", "item_id"])
+    assert len(both) == len(before)
+    assert np.allclose(both["score"], both["score_right"], atol=1e-6)
+    assert len(api.evaluate("run").rows) == 1
+
+
+def test_an_item_added_with_the_text_of_another_is_that_one_without_its_id(place: Path) -> None:
+    model = fitted("items.use=text", "items.whiten=true")
+    rows = pl.read_csv("items.csv").filter(pl.col("item_id") == "чай 7")
+    rows.with_columns(item_id=pl.lit("twin")).write_csv("twin.csv")
+    add("run", "twin.csv", say=print)
+    number = 1 + int(model.item_ids.index_of("чай 7") or 0)
+    vectors = Recommender.load("run").model.vectors()
+    assert np.allclose(vectors[-1].detach(), vectors[number].detach(), atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_a_trained_text_model_reads_them_as_it_was_trained_to(place: Path, kind: str) -> None:
+    keys = [f"items.train={kind}", "items.use=text", "training.learning_rate=0.05"]
+    model = fitted(*keys)
+    rows = pl.read_csv("items.csv").filter(pl.col("item_id") == "чай 7")
+    rows.with_columns(item_id=pl.lit("twin")).write_csv("twin.csv")
+    add("run", "twin.csv", say=print)
+    number = 1 + int(model.item_ids.index_of("чай 7") or 0)
+    texts: Any = Recommender.load("run").model.state_dict()["items.texts"]
+    assert np.allclose(texts[-1], texts[number], atol=1e-5)
+    assert not np.allclose(texts[-1], texts[number + 1], atol=1e-2)
+
+
+def test_added_twice_they_are_there_once(place: Path) -> None:
+    fitted()
+    add("run", "new.csv", say=print, root=place / VECTORS)
+    with pytest.raises(UserError, match=r"new.csv: no new item with a text \(0 added, 3 in the run already, 1 without"):
+        add("run", "new.csv", say=print)
+
+
+def test_a_store_that_was_made_before_stays_valid(place: Path) -> None:
+    fitted()
+    with Recommender.load("run", store="store") as before:
+        before.compress()
+        old = before.recommend(["ü-0"], 20)
+    add("run", "new.csv", say=print)
+    with Recommender.load("run", store="store") as after:
+        new = after.recommend(["ü-0"], 22)
+        time = int(pl.read_csv("log.csv")["timestamp"].max() or 0) + 1  # type: ignore[arg-type]
+        after.update(pl.DataFrame({"user_id": ["ü-0"], "item_id": ["new 1"], "timestamp": [time]}))
+        assert "new 1" not in after.recommend(["ü-0"], 20)["item_id"]
+    both = old.join(new, on=["user_id", "item_id"])
+    assert np.allclose(both["score"], both["score_right"], atol=1e-6)
+
+
+def test_the_command_and_what_it_refuses(place: Path) -> None:
+    fitted()
+    assert CliRunner().invoke(command, ["add", "run", "new.csv"], catch_exceptions=False).exit_code == 0
+    assert len(Recommender.load("run").item_ids) == 32
+    api.fit("texts.yaml", ["items.use=id"], out="plain", progress=False)
+    with pytest.raises(
+        UserError, match=r"its items are known by their events alone \(items.use is id\); to add items, fit"
+    ):
+        add("plain", "new.csv", say=print)
+
+
+def test_ids_of_another_kind(place: Path) -> None:
+    log = pl.read_csv("log.csv").with_columns(pl.col("item_id").str.extract(r"(\d+)$"))
+    log.write_csv("log.csv")
+    table = pl.read_csv("items.csv").with_columns(pl.col("item_id").str.extract(r"(\d+)$")).drop_nulls("item_id")
+    table.write_csv("items.csv")
+    fitted()
+    with pytest.raises(
+        UserError, match="item_id 'new 1' is no whole number, and those of the run are, such as 0; give"
+    ):
+        add("run", "new.csv", say=print)

@@ -1,0 +1,148 @@
+"""Recipes with texts, from the raw log to recommendations: frozen, adapted and fully trained text models, all forms."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("transformers")
+
+import numpy as np
+import torch
+
+from persrec import Recommender, api
+from persrec.errors import UserError
+from persrec.recipe import load
+from persrec.run import load as load_run
+from tests.items.models import saved_model
+from tests.items.places import made
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return made(tmp_path)
+
+
+def fitted(*overrides: str, out: str = "run") -> dict[str, Any]:
+    """The state of a run, as numpy arrays."""
+    api.fit("texts.yaml", overrides, out=out, progress=False)
+    return {name: value.float().numpy() for name, value in load_run(out).weights().items()}
+
+
+@pytest.mark.parametrize("history", ["full", "recent", "compressed"])
+@pytest.mark.parametrize("use", ["text", "id+text"])
+def test_a_run_recommends_without_its_text_model(place: Path, history: str, use: str) -> None:
+    weights = fitted(f"history={history}", f"items.use={use}", "items.whiten=true")
+    assert weights["items.texts"].shape == (31, 16)
+    assert weights["items.texts"].any(axis=1).tolist() == [False, False, *[True] * 28, False]
+    assert ("items.ids" in weights) == (use == "id+text")
+    (place / "model").rename(place / "away")
+    (place / "items.csv").unlink()
+    found = Recommender.load("run").recommend(["ü-0", "ü-1"], 3)
+    assert found["rank"].to_list() == [1, 2, 3] * 2
+    (again,) = api.evaluate("run").rows
+    counts = json.loads((place / "run" / "metrics.json").read_text())["items"]
+    assert again["metrics"]["ndcg@10"] == load_run("run").metrics["metrics"]["ndcg@10"]
+    assert (counts["without a text"], counts["without a row in the items table"]) == (1, 1)
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_a_text_model_that_was_trained_stays_in_the_run_as_far_as_it_was(place: Path, kind: str) -> None:
+    keys = [f"items.train={kind}", "items.pooling=token", "loss.kind=info_nce", "loss.sampler=mixed"]
+    weights = fitted(*keys, "training.learning_rate=0.05", "training.epochs=2", "training.ema=0.5")
+    names = [name for name in weights if name.startswith("items.encoder.")]
+    assert "items.encoder.token" in names
+    assert all("lora" in name for name in names if name != "items.encoder.token") == (kind == "lora")
+    assert weights["items.texts"].any(axis=1).tolist() == [False, False, *[True] * 28, False]
+    assert weights["log_scale"] != pytest.approx(-np.log(0.05), abs=1e-6)
+    (place / "model").rename(place / "away")
+    assert len(Recommender.load("run").recommend(["ü-0"], 3)) == 3
+    before = load_run("run").metrics["metrics"]["ndcg@10"]
+    assert api.evaluate("run").rows[0]["metrics"]["ndcg@10"] == before
+
+
+def test_a_resumed_fit_is_an_unbroken_one(place: Path) -> None:
+    whole = fitted("training.epochs=2", "items.id_dropout=0.5", out="whole")
+    again = fitted("training.epochs=2", "items.id_dropout=0.5", out="again")
+    assert all(np.array_equal(whole[name], again[name]) for name in whole)
+
+
+@pytest.mark.parametrize("memory", ["layered", "recurrent"])
+def test_a_decoder_reads_texts_and_memories(place: Path, memory: str) -> None:
+    weights = fitted("model.kind=decoder", f"memory.kind={memory}", "items.use=text")
+    assert "backbone.decoder.layers.1.self_attn.q_proj.weight" in weights
+    assert not any("embed_tokens" in name for name in weights)
+    assert len(Recommender.load("run").recommend(["ü-0"], 3)) == 3
+
+
+def test_a_decoder_of_a_folder_brings_its_weights_and_a_run_keeps_its_own(place: Path) -> None:
+    saved_model(place / "decoder", "llama")
+    keys = ["model.kind=decoder", "model.decoder=decoder", "model.width=16", "training.learning_rate=1e-9"]
+    weights = fitted(*keys, "items.use=text")
+    from persrec.models import pretrained
+
+    own = pretrained.load("decoder")[0].layers[0].mlp.up_proj.weight
+    assert np.allclose(weights["backbone.decoder.layers.0.mlp.up_proj.weight"], own.detach(), atol=1e-6)
+    saved_model(place / "decoder", "llama", seed=5)
+    kept = Recommender.load("run").model.state_dict()["backbone.decoder.layers.0.mlp.up_proj.weight"]
+    assert torch.equal(kept, load_run("run").weights()["backbone.decoder.layers.0.mlp.up_proj.weight"])
+    with pytest.raises(UserError, match=r"model.width: got 8, expected 16, that of the decoder decoder"):
+        fitted(*keys, "model.width=8", out="other")
+    saved_model(place / "decoder", "bert")
+    with pytest.raises(UserError, match=r"config.model_type: got 'bert', expected one of llama, mistral"):
+        fitted(*keys, out="other")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "faults"),
+    [
+        (
+            ["items.path=null", "items.encoder=null"],
+            [
+                "items.encoder: got null, expected the folder of a text model, as items.use is id+text",
+                "items.path: got null, expected the items table, as items.use is id+text",
+            ],
+        ),
+        (
+            ["items.pooling=token"],
+            ["items.pooling: got token, expected mean or last: a token is learned, and items.train is frozen"],
+        ),
+        (
+            ["items.train=lora", "items.whiten=true", "loss.kind=full"],
+            [
+                "items.train: got lora with a loss that asks for all items, which would be read by the text model in "
+                "every step; expected loss.kind sampled or info_nce with loss.per batch and without loss.full_from",
+                "items.whiten: got true, expected false: whitened are vectors that stay, and items.train is lora",
+            ],
+        ),
+        (["model.decoder=x"], ["model.decoder: is read with kind decoder, and that is hstu"]),
+        (["model.kind=decoder", "time=last"], ["time: got last, expected none: a decoder reads no times"]),
+    ],
+)
+def test_keys_that_do_not_go_together(place: Path, overrides: list[str], faults: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        load("texts.yaml", overrides)
+    assert [line.strip() for line in str(caught.value).splitlines()[1:-1]] == faults
+
+
+def test_without_the_extra_everything_but_texts_works(place: Path) -> None:
+    code = (
+        "import sys, lightning\n"  # whose torchmetrics imports transformers where it is installed
+        "for name in ('transformers', 'tokenizers', 'peft', 'huggingface_hub'): sys.modules[name] = None\n"
+        "from persrec import api\n"
+        "api.fit('texts.yaml', ['items.use=id'], out='plain', progress=False)\n"
+        "from persrec.errors import UserError\n"
+        "for sets in (['items.use=text'], ['items.use=id', 'model.kind=decoder']):\n"
+        "    try: api.fit('texts.yaml', sets, out='run', progress=False)\n"
+        "    except UserError as error: print(error)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=240)
+    assert result.returncode == 0, result.stderr
+    first, second = result.stdout.splitlines()
+    advice = "install persrec with its extra: pip install 'persrec[text]'"
+    assert first == f"items.encoder: to load text models, {advice}"
+    assert second == f"model.kind decoder: {advice}"

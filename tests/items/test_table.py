@@ -1,0 +1,107 @@
+"""The items table: every form is read to the same rows, and every fault names file, row or key."""
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from persrec.errors import UserError
+from persrec.items.table import read
+from persrec.sections import Items
+from tests.datasets.real import real
+
+LINES = """{"asin": "1", "title": "Alien (1979)"}
+{"asin": 2, "title": "Amélie, the film"}
+{"asin": 3}
+"""
+META = """{"parent_asin": 1, "title": ["Alien", "(1979)"]}
+{"parent_asin": 2, "title": ["Amélie, the film"]}
+{"parent_asin": 3, "title": []}
+"""
+QUOTED = '1,Alien (1979)\n2,"Amélie, the film"\n3,\n'
+ROWS = [("1", "Alien (1979)"), ("2", "Amélie, the film"), ("3", None)]
+
+
+def section(path: Path, **keys: Any) -> Items:
+    return Items(path=str(path), **keys)
+
+
+def written(folder: Path, name: str, contents: str | bytes) -> Path:
+    path = folder / name
+    contents = contents.encode() if isinstance(contents, str) else contents
+    path.write_bytes(gzip.compress(contents) if name.endswith(".gz") else contents)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "contents", "keys"),
+    [
+        ("items.csv", 'item_id,title\n1,Alien (1979)\n2,"Amélie, the film"\n3,\n', {}),
+        ("items.csv.gz", 'item_id,title\n1,Alien (1979)\n2,"Amélie, the film"\n3,\n', {}),
+        ("movies.csv", 'movieId,title,genres\r\n1,Alien (1979),x\r\n2,"Amélie, the film",x\r\n3, ,x\r\n', {}),
+        ("items.tsv", "item_id\ttitle\n1\tAlien (1979)\n2\tAmélie, the film\n3\t\n", {}),
+        ("Games.item", "item_id:token\ttitle:token_seq\n1\tAlien (1979)\n2\tAmélie, the film\n3\t\n", {}),
+        ("items.jsonl", LINES, {}),
+        ("meta.jsonl.gz", META, {}),
+        ("movies.dat", "1::Alien (1979)::x\n2::Amélie, the film::x\n3::::x\n".encode("latin-1"), {}),
+        ("u.item", "1|Alien (1979)|d|0\n2|Amélie, the film|d|1\n3||d|1\n".encode("latin-1"), {}),
+        ("plots.dat", "Alien (1979)::1\nAmélie, the film::2\n::3\n", {"columns": {"item_id": "2", "title": "1"}}),
+        ("items.txt", "item_id;title\n1;Alien (1979)\n2;Amélie, the film\n3;\n", {"separator": ";"}),
+        ("old.csv", f"item_id,title\n{QUOTED}".encode("latin-1"), {"charset": "latin-1"}),
+        ("shop.csv", f"code,what\n{QUOTED}", {"columns": {"item_id": "code", "title": "what"}}),
+    ],
+    ids=lambda value: value if isinstance(value, str) and len(value) < 16 else "",
+)  # fmt: skip
+def test_every_form_is_the_same_table(tmp_path: Path, name: str, contents: str | bytes, keys: dict[str, Any]) -> None:
+    found = read(section(written(tmp_path, name, contents), **keys))
+    assert found.columns[0] == "item_id"
+    assert found.select("item_id", "title").rows() == ROWS
+
+
+def test_parquet_with_numbers_lists_and_structs(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"item_id": [7, 8], "title": [["a", None, "b"], []], "rank": [{"x": 1}, {"x": 2}]})
+    frame.write_parquet(tmp_path / "items.parquet")
+    found = read(section(tmp_path / "items.parquet"))
+    assert found.rows() == [("7", "a b", None), ("8", None, None)]
+
+
+@pytest.mark.parametrize(
+    ("name", "contents", "keys", "message"),
+    [
+        ("items.csv", b"item_id,title\n1,a\n2,\xff\n", {}, "row 3 is not UTF-8 .*; .* set items.charset: latin-1"),
+        ("items.csv", "", {}, "items.csv: the file is empty; expected an items table"),
+        ("items.csv", "item_id,title\n", {}, "items.csv: no rows; expected one per item"),
+        ("items.csv", "item_id,title\n1,a\n2,b,c\n", {}, "items.csv: cannot be read: row 3 has 3 fields, expected 2"),
+        ("items.jsonl", '{"asin": 1}\n{"asin": \n', {}, "items.jsonl: cannot be read: row 2 is not JSON"),
+        ("movies.dat", "1::a::x\n2::b\n", {}, "movies.dat: row 2 has 2 fields, expected 3; correct or remove it"),
+        ("movies.dat", "1;a;x\n", {}, "movies.dat: row 1 has 1 fields, expected 3"),
+        ("items.xml", "<a/>", {}, "unknown ending '.xml' .known: .csv, .tsv, .item, .dat, .parquet"),
+        ("items.csv", "name,title\n1,a\n", {}, "no column item_id; got name, title; .* {item_id: name}"),
+        ("a.csv", "name\n1\n", {"columns": {"item_id": "nane"}}, "item_id: no column 'nane' .did you mean name..; got"),
+    ],
+)  # fmt: skip
+def test_faults_say_where(tmp_path: Path, name: str, contents: str, keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read(section(written(tmp_path, name, contents), **keys))
+
+
+def test_a_missing_file_names_its_neighbour(tmp_path: Path) -> None:
+    (tmp_path / "items.csv").touch()
+    with pytest.raises(UserError, match=r"items.path: .*item.csv is no file .*There is items.csv"):
+        read(section(tmp_path / "item.csv"))
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "title"),
+    [
+        ("ml-1m/movies.dat", 3883, "Toy Story (1995)"),
+        ("ml-100k/u.item", 1682, "Toy Story (1995)"),
+        ("ml-latest-small/movies.csv", 9742, "Toy Story (1995)"),
+        ("amazon-games/Games.item", 16859, "Fire Emblem: The Sacred Stones"),
+    ],
+)
+def test_tables_as_published(name: str, rows: int, title: str) -> None:
+    found = read(section(real(name)))
+    assert (len(found), found["title"][0], found["title"].null_count()) == (rows, title, 0)

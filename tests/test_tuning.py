@@ -1,0 +1,129 @@
+"""Settings found on validation: spaces, the sweep of the learning rate, the search with its table."""
+
+import csv
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from persrec import tuning
+from persrec.errors import UserError
+from persrec.interactions.prepare import prepare
+from persrec.prepared import Prepared, open_prepared
+from persrec.recipe import Recipe, load, parse
+from tests.small import events, recipe_of
+
+optuna = pytest.mark.skipif(find_spec("optuna") is None, reason="an extra")
+CHANGES = {
+    "model": {"layers": 2, "width": 8, "heads": 2, "dropout": 0.0},
+    "training": {"epochs": 1, "batch_users": 10, "warmup_steps": 0, "ema": None, "threads": 1},
+    "loss": {"kind": "full"},
+}
+
+
+def world(folder: Path, frame: pl.DataFrame) -> tuple[Recipe, Prepared]:
+    folder.mkdir(exist_ok=True)
+    frame.write_csv(folder / "log.csv")
+    recipe = recipe_of(folder / "log.csv", **CHANGES)
+    return recipe, open_prepared(prepare(recipe.data, recipe.name, folder / "prepared"))
+
+
+def test_spaces_are_read_from_their_texts() -> None:
+    found = tuning.spaces(
+        ["training.learning_rate=loguniform(1e-4,1e-2)", "model.layers = int(2, 4)", "loss.kind=choice(full, bce)"]
+    )
+    assert [tuple(space) for space in found] == [
+        ("training.learning_rate", "loguniform", (1e-4, 1e-2)),
+        ("model.layers", "int", (2, 4)),
+        ("loss.kind", "choice", ("full", "bce")),
+    ]
+
+
+@pytest.mark.parametrize(
+    "text", ["training.clip", "a=normal(0,1)", "a=uniform(2,1)", "a=loguniform(0,1)", "a=int(1,2.5)", "a=choice()"]
+)
+def test_what_is_no_space_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(
+        UserError, match=r"--search .*: expected key=loguniform\(a,b\), .*, as in training.learning_rate="
+    ):
+        tuning.spaces([text])
+
+
+def test_what_would_change_the_validation_is_refused() -> None:
+    with pytest.raises(UserError, match=r"data.min_rating.*: trials only compare where they share name, data, split"):
+        tuning.spaces(["data.min_rating=choice(1,2)"])
+
+
+def test_a_sweep_falls_and_ends_where_the_loss_grows(tmp_path: Path) -> None:
+    recipe, data = world(tmp_path, events())
+    found = tuning.sweep(recipe, data, high=100.0, steps=80)
+    least = min(found.losses)
+    assert found.losses[-1] > 1.05 * least
+    assert least < found.losses[0]
+    assert found.rates[0] <= found.suggested <= found.rates[found.losses.index(least)]
+    assert tuning.sweep(recipe, data, high=100.0, steps=80) == found
+
+
+@optuna
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning" if find_spec("optuna") else "error")
+def test_a_search_keeps_all_trials_and_leaves_the_best_recipe(tmp_path: Path) -> None:
+    recipe, data = world(tmp_path, events())
+    wanted = tuning.spaces(["training.learning_rate=loguniform(1e-3,1e-1)", "model.heads=choice(2, 3)"])
+    done = tuning.search(recipe, data, wanted, tmp_path / "out", minutes=2, trials=5)
+    with (tmp_path / "out" / "trials.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["trial"]) for row in rows] == list(range(5))
+    good = [row for row in rows if row["model.heads"] == "2"]
+    assert all(float(row["validation_ndcg@10"]) > 0 and not row["fault"] for row in good)
+    bad = [row for row in rows if row["model.heads"] == "3"]
+    assert bad
+    assert all("model.width: got 8, expected a multiple" in row["fault"] for row in bad), "a bad trial ends nothing"
+    best = load(tmp_path / "out" / "best.yaml")
+    top = max(good, key=lambda row: float(row["validation_ndcg@10"]))
+    assert best.training.learning_rate == pytest.approx(float(top["training.learning_rate"]))
+    assert done[0].number == int(top["trial"])
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["best.yaml", "trials.csv"]
+    assert parse(best.dump(), "again") == best
+
+
+@optuna
+def test_a_search_does_not_look_at_the_test_targets(tmp_path: Path) -> None:
+    """Two logs that differ in each user's last event alone, which is asked for in the test, give the same trials."""
+    frame = events()
+    last = pl.int_range(pl.len()).over("user_id") == pl.len().over("user_id") - 1
+    rotated = pl.col("item_id").reverse().over("user_id")
+    same_items = frame.with_columns(
+        pl.when(last & (pl.len().over("user_id") > 20)).then(rotated).otherwise("item_id").alias("item_id")
+    )
+    assert frame["item_id"].to_list() != same_items["item_id"].to_list()
+    wanted = tuning.spaces(["training.learning_rate=loguniform(1e-3,1e-1)"])
+    found = []
+    for name, log in (("one", frame), ("other", same_items)):
+        recipe, data = world(tmp_path / name, log)
+        assert data.items_count == 30
+        done = tuning.search(recipe, data, wanted, tmp_path / name / "out", minutes=2, trials=2)
+        found.append([(trial.values, trial.validation) for trial in done])
+    assert found[0] == found[1]
+
+
+@optuna
+def test_a_search_without_any_result_says_why(tmp_path: Path) -> None:
+    recipe, data = world(tmp_path, events())
+    with pytest.raises(
+        UserError, match="none of 1 trials came to a validation in 2 minutes; the first one: recipe of a t"
+    ):
+        tuning.search(recipe, data, tuning.spaces(["model.heads=choice(3)"]), tmp_path / "out", minutes=2, trials=1)
+
+
+def test_the_command_wants_one_of_both_and_one_history(tmp_path: Path) -> None:
+    def tune(*arguments: str) -> str:
+        command = [sys.executable, "-c", "from persrec.cli import main; main()", "tune", "quickstart", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 2
+        return done.stderr
+
+    assert "expected either --lr or --search" in tune()
+    assert "expected one of each; add --set history=compressed" in tune("--lr", "--set", "history=[full, recent]")
