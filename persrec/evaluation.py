@@ -160,7 +160,7 @@ def evaluate(
     targets = targets_of(data, data.test)
     windows = _windows(model, data.test, settings.length, None)
     found = read_users(model, data, windows, settings.time, on_queries=on_queries)
-    index = settings.index(item_vectors(model))
+    index = settings.index(item_vectors(model)[: data.items_count + 1])  # without items that were added since
     rank, lists = _ranks(index, found, targets, data, settings), _lists(index, found, data, settings)
     exact = settings.retrieval == "flat"
     search = None if exact else measure(index, found.queries[:MEASURED], min(LIST, data.items_count))
@@ -184,7 +184,7 @@ def ranks(
     """
     windows = _windows(model, data.test, settings.length, open_block)
     found = read_users(model, data, windows, settings.time, recall=recall, on_queries=on_queries)
-    return _ranks(settings.index(item_vectors(model)), found, targets, data, settings)
+    return _ranks(settings.index(item_vectors(model)[: data.items_count + 1]), found, targets, data, settings)
 
 
 def evaluate_baseline(

@@ -23,8 +23,9 @@ from persrec.models.build import restored
 from persrec.models.model import Model
 from persrec.prepared import Prepared
 from persrec.seen import Seen
+from persrec.serving import adoption, writing
 from persrec.serving import histories as logs
-from persrec.serving import writing
+from persrec.serving.adoption import Adapter
 from persrec.serving.answers import Known, best, scores, together
 from persrec.serving.disk import DATA
 from persrec.serving.features import features
@@ -205,6 +206,23 @@ class Recommender:
     def rebuild(self, users: Sequence[Any], log: Any = None, *, say: Say = _silent) -> None:
         """Make the records of users anew from a log, by default the run's."""
         writing.rebuild(self._open(write=True), self._named(log, users, say))
+
+    def adopt(
+        self, old: "Recommender", log: Any = None, *, users: int = 2000, say: Say = _silent, done: writing.Done = None
+    ) -> Adapter:
+        """Make this store of that of an earlier model by mapping its memories, and say how well that works.
+
+        The map is learned from the histories of `users` users of a log, by default the run's; see `serving.adoption`.
+        Raises UserError where the models do not fold the same segments, and where this store is there already.
+        """
+        before = old._open()
+        if self.store is None or (self.store / DATA).exists():
+            raise UserError(f"adopt: got store {self.store}, expected the folder of a store that is not there yet")
+        options: dict[str, Any] = {"raw": before.keeping.raw, "seen_rate": before.keeping.layout.rate or None}
+        self._users = writing.make(self.store, self.model, self.recipe, self.item_ids, before.dtype, **options)
+        adapter = adoption.fit(before, self._users, self._log(log, say), users)
+        adoption.adopt(before, self._users, adapter, done)
+        return adapter
 
     def stats(self) -> dict[str, Any]:
         """Users and bytes of the store."""

@@ -26,7 +26,8 @@ Ids = int | str
 
 def about(model: Model, recipe: Recipe, item_ids: pl.Series, keeping: Keeping) -> dict[str, Any]:
     """What the records of a run's store depend on; a store that differs in any of it is another run's."""
-    catalogue = hashlib.sha256("\0".join(item_ids.cast(pl.String)).encode()).hexdigest()[:16]
+    fitted = item_ids.head(model.items.fitted)  # items that were added since change nothing in a record
+    catalogue = hashlib.sha256("\0".join(fitted.cast(pl.String)).encode()).hexdigest()[:16]
     return {
         "maker": model.maker(),
         "catalogue": catalogue,

@@ -1,0 +1,214 @@
+"""Items from their texts: ids, texts and both, with HSTU or a decoder; all targets, rare items, items never trained on.
+
+    python benchmarks/hllm.py amazon-games-text --json benchmarks/results/hllm.json
+    python benchmarks/hllm.py amazon-games-text --read --json benchmarks/results/hllm_read.json
+
+Each variant is fitted for every history and seed of the recipe as in `quality.py`; what is complete is kept. Buckets:
+`all`; `tail`, targets whose item has fewer training events than the median item; `cold`: 5% of the items are taken out
+of the log, a model is fitted on the rest, the items are put into the run by their texts alone, and users whose last
+event is one of them are asked, all items ranked. Pairs are differences over the same targets, users resampled, the mean
+over seeds. `--read` measures a read of 64 users with 1,024 events, S = R = 32, with all events and from their memories.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+
+from benchmarks import machine, quality
+from persrec import Recommender, api, intervals, metrics, recipe, run
+from persrec.batches import Batch, History
+from persrec.cells import name_of
+from persrec.interactions.schema import ITEM, USER
+from persrec.items.add import add
+from persrec.models.build import build
+from persrec.models.compressor import read
+from persrec.models.item_encoders import Texts
+from persrec.recipe import Recipe
+
+VARIANTS: dict[str, list[str]] = {
+    "id": ["items.use=id"],
+    "text+hstu": ["items.use=text"],
+    "id+text+hstu": ["items.use=id+text"],
+    "id+text+hstu, raw": ["items.use=id+text", "items.whiten=false"],
+    "text+decoder": ["items.use=text", "model.kind=decoder", "time=none"],
+}
+PAIRS = (("id+text+hstu", "id"), ("text+hstu", "id"), ("id+text+hstu", "id+text+hstu, raw"))
+METRICS = {"recall10": "recall@10", "ndcg10": "ndcg@10"}
+COLD, READERS, EVENTS = 0.05, 64, 1024
+TEXT = 384  # width of the text model in `--read`
+
+Rows = list[dict[str, Any]]
+
+
+def buckets(done: run.Run) -> dict[str, npt.NDArray[np.bool_]]:
+    """Which targets of a run are in which bucket."""
+    events = done.targets().column("item_events").to_numpy()
+    trained = run.open_log(done.data, recipe.parse(done.recipe, "").split.name).training_events_per_item[1:]
+    return {"all": np.ones(len(events), bool), "tail": events < np.median(trained[trained > 0])}
+
+
+def values(done: run.Run, part: npt.NDArray[np.bool_]) -> tuple[dict[str, npt.NDArray[np.float64]], Any]:
+    """Recall@10 and NDCG@10 of each query that has targets in a part, and the query's user."""
+    table = done.targets()
+    user, end, rank = (table.column(name).to_numpy()[part] for name in ("user", "end", "rank"))
+    new = np.append(True, (user[1:] != user[:-1]) | (end[1:] != end[:-1]))[: len(user)]
+    first = np.flatnonzero(new)
+    found = metrics.per_user(rank, np.diff([*first, len(user)]), (10,))
+    return {ours: found[theirs] for ours, theirs in METRICS.items()}, user[first]
+
+
+def row(done: Recipe, model: str, bucket: str, found: dict[str, Any], users: Any, named: bool) -> dict[str, Any]:
+    """The flat row of a model in a bucket."""
+    interval = intervals.mean(found["ndcg10"], users)
+    return {
+        "dataset": done.name,
+        "protocol": f"{done.split.name}, full ranking",
+        "model": model.removesuffix(", raw"),
+        "history": done.history,
+        "bucket": bucket,
+        "whiten": done.items.whiten and done.items.use != "id",
+        "seed": done.seeds[0],
+        "queries": len(users),
+        "recall10": round(float(found["recall10"].mean()), 6),
+        "ndcg10": round(interval.mean, 6),
+        "low": round(interval.low, 6),
+        "high": round(interval.high, 6),
+        "named": named,
+    }
+
+
+def warm(name: str, variants: list[str], arguments: argparse.Namespace) -> Rows:
+    """Rows of `all` and `tail`, and their pairs."""
+    rows: Rows = []
+    scores: dict[tuple[str, str, str], list[Any]] = {}
+    users: dict[tuple[str, str], Any] = {}
+    for variant in variants:
+        overrides = [*arguments.overrides, *VARIANTS[variant], "baselines=[]"]
+        cells = recipe.load(name, overrides).grid()
+        out = arguments.out / name / variant.replace(", ", "-")
+        quality.train(name, cells, overrides, out, arguments.jobs)
+        for cell in cells:
+            done = run.load(out / name_of(cell))
+            for bucket, part in buckets(done).items():
+                history = cell.histories[0]
+                found, users[history, bucket] = values(done, part)
+                rows.append(row(cell, variant, bucket, found, users[history, bucket], not arguments.exploratory))
+                scores.setdefault((variant, history, bucket), []).append(found["ndcg10"])
+    for over, under in PAIRS:
+        for (variant, history, bucket), above in scores.items():
+            if variant == over and (under, history, bucket) in scores:
+                differences = np.mean(above, axis=0) - np.mean(scores[under, history, bucket], axis=0)
+                difference = intervals.mean(differences, users[history, bucket])
+                interval = {key: round(value, 6) for key, value in difference._asdict().items()}
+                pair = {"dataset": name, "history": history, "bucket": bucket, "pair": f"{over} - {under}"}
+                rows.append({**pair, **interval, "seeds": len(above), "named": not arguments.exploratory})
+    return rows
+
+
+def cold(name: str, variant: str, arguments: argparse.Namespace) -> Rows:
+    """Rows of items that were taken out of the log before the fit, and put in by their texts."""
+    chosen = recipe.load(name, [*arguments.overrides, *VARIANTS[variant], "baselines=[]", "history=compressed"])
+    log = log_of(chosen)
+    ids = log[ITEM].unique().sort()
+    out = ids.sample(fraction=COLD, seed=0).implode()
+    last = pl.int_range(pl.len()).over(USER) == pl.len().over(USER) - 1
+    asked = log.filter(last & pl.col(ITEM).is_in(out))
+    histories = log.filter(~last & ~pl.col(ITEM).is_in(out)).join(asked.select(USER), on=USER, how="semi")
+    asked = asked.join(histories.select(USER).unique(), on=USER, how="semi")
+    kept = log.filter(~pl.col(ITEM).is_in(out))
+    rows = []
+    for cell in chosen.grid():
+        folder = arguments.out / name / f"{variant}, cold" / name_of(cell)
+        if not (folder / run.MANIFEST).exists():
+            api.fit(cell, frame=kept, out=folder, resume=folder.exists(), progress=False)
+            add(folder, str(cell.items.path), say=print)
+        listed = Recommender.load(folder).recommend(k=10, histories=histories)
+        ranks = asked.join(listed.select(USER, ITEM, "rank"), on=[USER, ITEM], how="left", maintain_order="left")[
+            "rank"
+        ]
+        found = metrics.per_user(ranks.fill_null(np.inf).cast(pl.Float64).to_numpy(), np.ones(len(ranks), int), (10,))
+        ours = {key: found[theirs] for key, theirs in METRICS.items()}
+        chance = {"chance_recall10": round(10 / len(ids), 6), "cold_items": len(out[0])}
+        rows.append(row(cell, variant, "cold", ours, np.arange(len(ranks)), not arguments.exploratory) | chance)
+    return rows
+
+
+def log_of(chosen: Recipe) -> pl.DataFrame:
+    """The prepared log of a recipe as rows of events, in order."""
+    folder = api.prepare(chosen)
+    data = run.open_log(
+        {"folder": folder, "hash": run.open_prepared(folder, chosen.split.name).hash}, chosen.split.name
+    )
+    users = np.repeat(np.arange(data.users), np.diff(data.offsets))
+    ids = {USER: pl.Series(USER, data.user_ids()), ITEM: pl.Series(ITEM, data.item_ids())}
+    frame = {USER: ids[USER].gather(users), ITEM: ids[ITEM].gather(data.items - 1)}
+    return pl.DataFrame(frame if data.times is None else {**frame, "timestamp": data.times})
+
+
+@torch.no_grad()
+def reads(kind: str) -> dict[str, Any]:
+    """Milliseconds of a read of 64 users with 1,024 events, all of them clear, and from memories."""
+    torch.manual_seed(0)
+    values = {"items": {"use": "text", "path": "-", "encoder": "-"}, "memory": {"segment": 32, "recent": 32, "cap": 8}}
+    texts = Texts(torch.randn(5001, TEXT), torch.ones(5001, dtype=torch.bool))
+    position = torch.arange(EVENTS).expand(READERS, -1)
+    item, valid = torch.randint(1, 5001, position.shape), torch.ones(position.shape, dtype=torch.bool)
+    batch = Batch(History(item, position, position, item, position, valid), position[:, -1] + 1, position[:, 0])
+    found: dict[str, Any] = {}
+    for history in ("full", "compressed"):
+        chosen = recipe.parse(values | {"model": {"kind": kind}, "history": history}, "of a read")
+        model = build(chosen, items=5000, texts=texts).eval()
+        whole = model.read_out(batch)
+        closed = model.rule.closed(batch.events)
+
+        def once(model: Any = model, memory: Any = whole.memory, closed: Any = closed) -> None:
+            read(model.backbone, model.items, batch, closed, model.rule, memory)
+
+        name = "read_ms_full" if history == "full" else "read_ms_cached"
+        found[name] = round(1000 * _median(once, 3 if history == "full" else 20), 2)
+    shape = {"users": READERS, "events": EVENTS, "S": 32, "R": 32, "threads": torch.get_num_threads()}
+    return {"dataset": "random", "model": f"text+{kind}", **shape, **found, "named": True}
+
+
+def _median(once: Any, rounds: int) -> float:
+    seconds = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        once()
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", help="a shipped name or a .yaml file")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--models", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--cold", nargs="*", default=["text+hstu", "id+text+hstu"], choices=list(VARIANTS)[1:])
+    parser.add_argument("--read", action="store_true", help="measure reads, and nothing else")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path("runs/hllm"))
+    parser.add_argument("--json", help="file for the rows")
+    parser.add_argument("--exploratory", action="store_true", help="the recipe was not named before the test")
+    arguments = parser.parse_args()
+    if arguments.read:
+        machine.write(arguments.json, [reads(kind) for kind in ("hstu", "decoder")])
+        return
+    rows = warm(arguments.recipe, arguments.models, arguments)
+    for variant in arguments.cold:
+        rows += cold(arguments.recipe, variant, arguments)
+    machine.write(arguments.json, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""What an event carries beside its item, as numbers that a model reads: rating, dwell time, type. NUMPY ONLY.
+
+Every input is a bucket: 0 where it is not known, ratings in halves from 0 to 10, dwell times by doublings of a unit,
+types in the order in which the recipe's `data.events` lists them.
+
+Shapes: E events of a log, B users, T columns, F inputs.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Input = Literal["rating", "dwell", "event"]
+FIELDS: Final[dict[str, str]] = {"rating": "ratings", "dwell": "dwells", "event": "events"}  # of prepared data
+RATINGS, DWELLS = 22, 34  # buckets, with the one for what is not known
+
+Ints = npt.NDArray[np.int64]
+
+
+def size(name: str, types: int) -> int:
+    """Buckets of an input; `types` are the types of events that count."""
+    return {"rating": RATINGS, "dwell": DWELLS, "event": types + 1}[name]
+
+
+def bucket(name: str, values: np.ndarray) -> Ints:
+    """The bucket of each value; NaN is not known."""
+    if name == "event":
+        return values.astype(np.int64)
+    known = np.isfinite(values)
+    plain = np.where(known, values, 0).astype(np.float64)
+    if name == "rating":
+        found = np.clip(np.round(2 * plain), 0, RATINGS - 2)
+    else:
+        found = np.minimum(np.floor(np.log2(1 + np.maximum(plain, 0))), DWELLS - 2)
+    return np.where(known, found + 1, 0).astype(np.int64)
+
+
+def inputs_of(data: Any, row: Ints, valid: npt.NDArray[np.bool_]) -> Ints | None:
+    """The inputs (B, T, F) of events `row` (B, T) of a log, or None where its `inputs` name none."""
+    names: Sequence[str] = getattr(data, "inputs", ())
+    if not names:
+        return None
+    found = []
+    for name in names:
+        values = getattr(data, FIELDS[name])
+        unknown = values is None  # as of histories that come without
+        found.append(np.zeros(row.shape, np.int64) if unknown else np.where(valid, bucket(name, values[row]), 0))
+    return np.stack(found, axis=-1)
+
+
+def target_weights(data: Any, weight_by: str | dict[str, float], types: Sequence[str]) -> npt.NDArray[np.float32]:
+    """(E,) what each event counts as a target: its rating or weight, log(1 + dwell time), or by its type."""
+    if isinstance(weight_by, str):
+        values = {"rating": data.ratings, "weight": data.weights, "dwell": data.dwells}[weight_by]
+        return np.log1p(values).astype(np.float32) if weight_by == "dwell" else np.asarray(values, dtype=np.float32)
+    by_code = np.array([1.0, *(weight_by.get(kind, 1.0) for kind in types)], dtype=np.float32)
+    return by_code[data.events]
