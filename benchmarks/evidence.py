@@ -65,10 +65,9 @@ def gap_row(side: Side, known: list[Side], bucket: str, part: Part | None) -> di
 
 
 def pair_rows(sides: dict[str, Side], bucket: str, part: Part | None) -> list[dict[str, Any]]:
-    """One row per pair of histories, and of full and compressed against the best personal frequency."""
+    """One row per pair of histories, and of full and compressed against personal frequency, with and without decay."""
     counting = [name for name in sides if name.startswith("personal_frequency")]
-    best = max(counting, key=lambda name: comparison.mean(sides[name], METRIC).mean, default=None)
-    wanted = [*PAIRS, *((model, best) for model in ("full", "compressed") if best)]
+    wanted = [*PAIRS, *((model, name) for model in ("full", "compressed") for name in counting)]
     kept = comparison.retention(list(sides.values()), METRIC, part)
     rows = []
     for over, under in wanted:

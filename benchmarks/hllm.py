@@ -4,10 +4,10 @@
     python benchmarks/hllm.py amazon-games-text --read --json benchmarks/results/hllm_read.json
 
 Each variant is fitted for every history and seed of the recipe as in `quality.py`; what is complete is kept. Buckets:
-`all`; `tail`, targets whose item has fewer training events than the median item; `cold`: 5% of the items are taken out
-of the log, a model is fitted on the rest, the items are put into the run by their texts alone, and users whose last
-event is one of them are asked, all items ranked. Pairs are differences over the same targets, users resampled, the mean
-over seeds. `--read` measures a read of 64 users with 1,024 events, S = R = 32, with all events and from their memories.
+`all`; `tail`, targets whose item has fewer training events than the median item; `cold`: a share of the items, 5%, is
+taken out of the log, a model is fitted on the rest, the items are put into the run by their texts, and users whose
+last event is one of them are asked, all items ranked. Pairs are differences over the same targets, users resampled, the
+mean over seeds. `--read` measures a read of 64 users with 1,024 events, S = R = 32, with all events and from memories.
 """
 
 import argparse
@@ -44,7 +44,7 @@ VARIANTS: dict[str, list[str]] = {
 }
 PAIRS = (("id+text+hstu", "id"), ("text+hstu", "id"), ("id+text+hstu", "id+text+hstu, raw"))
 METRICS = {"recall10": "recall@10", "ndcg10": "ndcg@10"}
-COLD, READERS, EVENTS = 0.05, 64, 1024
+READERS, EVENTS = 64, 1024
 TEXT = 384  # width of the text model in `--read`
 
 Rows = list[dict[str, Any]]
@@ -100,7 +100,7 @@ def warm(name: str, variants: list[str], arguments: argparse.Namespace) -> Rows:
         for cell in cells:
             done = run.load(out / name_of(cell))
             for bucket, part in buckets(done).items():
-                history = cell.histories[0]
+                history: str = cell.histories[0]
                 found, users[history, bucket] = values(done, part)
                 rows.append(row(cell, variant, bucket, found, users[history, bucket], not arguments.exploratory))
                 scores.setdefault((variant, history, bucket), []).append(found["ndcg10"])
@@ -110,7 +110,7 @@ def warm(name: str, variants: list[str], arguments: argparse.Namespace) -> Rows:
                 differences = np.mean(above, axis=0) - np.mean(scores[under, history, bucket], axis=0)
                 difference = intervals.mean(differences, users[history, bucket])
                 interval = {key: round(value, 6) for key, value in difference._asdict().items()}
-                pair = {"dataset": name, "history": history, "bucket": bucket, "pair": f"{over} - {under}"}
+                pair = {"dataset": cells[0].name, "history": history, "bucket": bucket, "pair": f"{over} - {under}"}
                 rows.append({**pair, **interval, "seeds": len(above), "named": not arguments.exploratory})
     return rows
 
@@ -120,7 +120,7 @@ def cold(name: str, variant: str, arguments: argparse.Namespace) -> Rows:
     chosen = recipe.load(name, [*arguments.overrides, *VARIANTS[variant], "baselines=[]", "history=compressed"])
     log = log_of(chosen)
     ids = log[ITEM].unique().sort()
-    out = ids.sample(fraction=COLD, seed=0).implode()
+    out = ids.sample(fraction=arguments.share, seed=0).implode()
     last = pl.int_range(pl.len()).over(USER) == pl.len().over(USER) - 1
     asked = log.filter(last & pl.col(ITEM).is_in(out))
     histories = log.filter(~last & ~pl.col(ITEM).is_in(out)).join(asked.select(USER), on=USER, how="semi")
@@ -172,7 +172,7 @@ def reads(kind: str) -> dict[str, Any]:
         closed = model.rule.closed(batch.events)
 
         def once(model: Any = model, memory: Any = whole.memory, closed: Any = closed) -> None:
-            read(model.backbone, model.items, batch, closed, model.rule, memory)
+            read(model.backbone, model.encode(), batch, closed, model.rule, memory)
 
         name = "read_ms_full" if history == "full" else "read_ms_cached"
         found[name] = round(1000 * _median(once, 3 if history == "full" else 20), 2)
@@ -195,6 +195,7 @@ def main() -> None:
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--models", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--cold", nargs="*", default=["text+hstu", "id+text+hstu"], choices=list(VARIANTS)[1:])
+    parser.add_argument("--share", type=float, default=0.05, help="of the items that are taken out as cold ones")
     parser.add_argument("--read", action="store_true", help="measure reads, and nothing else")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("runs/hllm"))

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from persrec.baskets import Baskets
 from persrec.constants import PAD
 from persrec.consumption import Consumed, Repeats
+from persrec.event_inputs import inputs_of
 
 if TYPE_CHECKING:
     from persrec.prepared import Prepared
@@ -32,6 +33,8 @@ class History(NamedTuple):
     position: Tensor  # (B, T) int64: index in the user's history, below 0 for padding in front
     valid: Tensor  # (B, T) bool
     cell: Tensor | None = None  # (B, T) int64: the row's number among those of the batch, where pairs refer to it
+    weight: Tensor | None = None  # (B, T) what the target counts, where targets do not count alike
+    inputs: Tensor | None = None  # (B, T, F) int64 buckets of what the row's own event carries, where a model reads it
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "History":
         """The same change of every field."""
@@ -52,7 +55,7 @@ class History(NamedTuple):
     def at(self, columns: Tensor, exist: Tensor) -> "History":
         """For each user the (B, W) columns that are asked for; those that do not exist are invalid padding."""
         inside = columns.clamp(max=self.item.shape[1] - 1)
-        found = self.each(lambda field: field.gather(1, inside))
+        found = self.each(lambda field: field[torch.arange(len(inside), device=inside.device)[:, None], inside])
         return found._replace(
             item=found.item.where(exist, PAD),
             target=found.target.where(exist, PAD),
@@ -122,12 +125,14 @@ def collate(
     at: np.ndarray | None = None,
     repeats: Repeats | None = None,
     last: bool = False,
+    weights: np.ndarray | None = None,
 ) -> Batch:
     """The events of the windows as a batch; the target of each is its successor in the user's log, or PAD.
 
     `time` is none, last or next. Under `next` a row's query time is its successor's; for a row that has none it is
     `at`, (B,) int64 ms, the time at which the user is asked (default: the row's own). With `repeats` the batch says
-    what the users have had before each row, or with `last` before the last one.
+    what the users have had before each row, or with `last` before the last one. `weights` (E,) is what each event
+    counts as a target. The `inputs` that the data names are those of a row's own event, never of its target.
     """
     columns = windows.columns
     width = int(columns.max()) if len(columns) else 0
@@ -142,6 +147,11 @@ def collate(
     own, query = _times(data, row, successor, valid, follows, time, at)
     fields = (item, own, query, target, grid + windows.start[:, None], valid)
     history = History(*(torch.from_numpy(np.ascontiguousarray(_as_int64(field))) for field in fields))
+    if weights is not None:
+        history = history._replace(weight=torch.from_numpy(np.where(follows, weights[successor], np.float32(0))))
+    carried = inputs_of(data, row, valid)
+    if carried is not None:
+        history = history._replace(inputs=torch.from_numpy(carried))
     users = torch.from_numpy(columns.astype(np.int64)), torch.from_numpy(windows.user.astype(np.int64))
     if repeats is None:
         return Batch(history, *users)
@@ -214,9 +224,10 @@ class Plan(Dataset, Sampler):
         time: str,
         repeats: Repeats | None = None,
         baskets: Baskets | None = None,
+        weights: np.ndarray | None = None,
     ) -> None:
         self.data, self.seed, self.time, self.repeats, self.baskets = data, seed, time, repeats, baskets
-        self.length, self.budget = length, budget
+        self.length, self.budget, self.weights = length, budget, weights
         self.random_first_segment = random_first_segment
         self.trainable = np.flatnonzero(data.train_end >= 2)
         self.epoch, self.first = 0, 0
@@ -251,7 +262,7 @@ class Plan(Dataset, Sampler):
         return Windows(user, end - 1, end, np.zeros_like(end))
 
     def __getitem__(self, windows: Windows) -> Batch:
-        batch = collate(self.data, windows, time=self.time, repeats=self.repeats)
+        batch = collate(self.data, windows, time=self.time, repeats=self.repeats, weights=self.weights)
         if self.baskets is None:
             return batch
         random = self._random(self.epoch, 2, int(windows.user[0]), int(windows.start[0]))

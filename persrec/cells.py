@@ -91,6 +91,7 @@ def train(
 
     After `minutes` training ends wherever it is.
     """
+    data = carrying(data, cell)
     checkpoints = folder / runs.CHECKPOINTS
     goes_on = resume and (checkpoints / training.LAST).exists()
     if cell.training.threads is not None:
@@ -110,6 +111,21 @@ def train(
     settings = replace(training_settings(cell), minutes=minutes)
     fitted = training.fit(model, data, loss_settings(cell), settings, folder=folder, resume=goes_on, progress=progress)
     return model, fitted, notes
+
+
+def carrying(data: Prepared, cell: Recipe) -> Prepared:
+    """The log, with what of its events the model reads; raises UserError where the log does not have what is asked."""
+    by = cell.loss.weight_by
+    asked = [*cell.model.inputs, *([by] if isinstance(by, str) else [])]
+    missing = [name for name in asked if getattr(data, f"{name}s") is None]
+    if missing:
+        raise UserError(
+            f"model.inputs, loss.weight_by: read {', '.join(missing)}, but the log of {cell.name} has no such column; "
+            "name it by data.columns, or remove the key"
+        )
+    if by == "rating" and data.ratings is not None and (data.ratings < 0).any():
+        raise UserError(f"loss.weight_by: rating, but {cell.name} has ratings below 0; weights are 0 or more")
+    return replace(data, inputs=cell.model.inputs)
 
 
 def fresh(cell: Recipe, data: Prepared, say: Say = log) -> tuple[Model, dict[str, Any]]:
@@ -270,6 +286,8 @@ def training_settings(cell: Recipe) -> training.TrainingSettings:
         length=cell.length,
         random_first_segment=cell.memory.random_first_segment,
         exclude_seen=cell.evaluation.exclude_seen,
+        weight_by=cell.loss.weight_by,
+        types=cell.data.events or (),
         draw_after_ms=_break_ms(cell) if cell.loss.break_target == "any" else None,
         **keys,
     )
@@ -287,6 +305,7 @@ def evaluate_again(folder: Path) -> tuple[runs.Run, Recipe, dict[str, Any]]:
 
 def evaluate(model: Model, data: Prepared, cell: Recipe) -> tuple[Evaluation, dict[str, Any]]:
     """Ranks of the test targets and their summary, with the memory tests of a compressed model; bars on a terminal."""
+    data = carrying(data, cell)
     settings = protocol(cell)
     with _bar("evaluating", len(data.test.user)) as advance:
         found = evaluate_model(model, data, settings, on_queries=advance)

@@ -73,6 +73,8 @@ def export(folder: str | Path, out: str | Path, *, say: Say = log) -> Path:
     weights = run.weights()
     if recipe.repeat == "head":
         raise UserError(f"export {folder}: a repeat head adds to scores what no vector holds; use the run by recommend")
+    if recipe.model.inputs:
+        raise UserError(f"export {folder}: model.inputs is {list(recipe.model.inputs)}; read.pt2 takes items alone yet")
     data = runs.open_log(run.data, recipe.split.name)
     model = restored(recipe, weights, items=data.items_count).eval()
     out = Path(out)

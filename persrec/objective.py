@@ -133,10 +133,13 @@ def _drawn(model: Model, settings: LossSettings, counts: Tensor | None, found: T
 
 def _weights(history: History, settings: LossSettings) -> Tensor:
     """Weight (E, L) of each row."""
-    weight = torch.ones(history.item.shape, device=history.item.device)
+    weight = history.weight
+    if weight is None:
+        weight = torch.ones(history.item.shape, device=history.item.device)
     if settings.break_ms is None:
         return weight
-    return weight.masked_fill(history.query_time - history.time >= settings.break_ms, settings.break_weight)
+    after = history.query_time - history.time >= settings.break_ms
+    return weight * torch.where(after, settings.break_weight, 1.0)
 
 
 def _bonus(model: Model, batch: Batch, hidden: Tensor, history: History, rows: Tensor) -> losses.Bonus | None:

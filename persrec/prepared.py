@@ -1,7 +1,8 @@
 """Prepared data: a log as per-user histories in Arrow files, memory-mapped. NUMPY AND PYARROW ONLY.
 
 <root>/<name>-<hash>/
-    sequences.arrow         one row per user: items large_list<int32> (1..V), times large_list<int64> (ms), ratings
+    sequences.arrow         one row per user: items large_list<int32> (1..V), times large_list<int64> (ms), ratings,
+                            and what else of events is kept: weights, dwells, events (places in the list of types)
     users.arrow             user_id, in the order of the sequences
     items.arrow             item_id, events; row i is item i+1
     split-<split>.arrow     train_end per user: events [0, train_end) are trained on
@@ -65,6 +66,10 @@ class Prepared:
     validation: Queries
     test: Queries
     events_per_item: Ints  # (V+1,)
+    weights: npt.NDArray[np.float32] | None = None  # (E,)
+    dwells: npt.NDArray[np.float32] | None = None  # (E,)
+    events: npt.NDArray[np.int16] | None = None  # (E,) types, from 1 on
+    inputs: tuple[str, ...] = ()  # what of an event a model reads beside the item; see `event_inputs`
 
     @property
     def users(self) -> int:
@@ -94,11 +99,13 @@ class Prepared:
         """(V,) the user's own ids; entry i is item i+1."""
         return read_batch(self.folder / ITEMS).column("item_id")
 
-    def __reduce__(self) -> tuple[Callable[..., "Prepared"], tuple[Path, str, bool]]:
-        return open_prepared, (self.folder, self.split, False)
+    def __reduce__(self) -> tuple[Callable[..., "Prepared"], tuple[Any, ...]]:
+        return open_prepared, (self.folder, self.split, False, self.inputs)
 
 
-def open_prepared(folder: str | Path, split: str = "leave-one-out", verify: bool = True) -> Prepared:
+def open_prepared(
+    folder: str | Path, split: str = "leave-one-out", verify: bool = True, inputs: tuple[str, ...] = ()
+) -> Prepared:
     """Open a prepared folder; `verify` False trusts the contents of the files (a worker's second look).
 
     Raises:
@@ -125,6 +132,10 @@ def open_prepared(folder: str | Path, split: str = "leave-one-out", verify: bool
         validation=_queries(folder / validation),
         test=_queries(folder / test),
         events_per_item=np.concatenate([[0], vocabulary.column("events").to_numpy()]).astype(np.int64),
+        weights=_values(sequences, "weights"),
+        dwells=_values(sequences, "dwells"),
+        events=_values(sequences, "events"),
+        inputs=inputs,
     )
 
 

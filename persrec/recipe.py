@@ -112,6 +112,7 @@ def conflicts(recipe: Recipe) -> Iterator[Fault]:
     if len({one.name for one in recipe.baselines}) < len(recipe.baselines):
         yield Fault(("baselines",), "got the same baseline twice, expected each once")
     yield from _data_conflicts(recipe.data)
+    yield from _carried_conflicts(recipe)
     yield from _item_conflicts(recipe)
     yield from _decoder_conflicts(recipe)
     model = recipe.model
@@ -145,6 +146,25 @@ def conflicts(recipe: Recipe) -> Iterator[Fault]:
     if int(recipe.primary.partition("@")[2]) not in recipe.evaluation.k:
         text = f"got {recipe.primary}, expected a cutoff that stands in evaluation.k = {list(recipe.evaluation.k)}"
         yield Fault(("primary", "evaluation.k"), text)
+
+
+def _carried_conflicts(recipe: Recipe) -> Iterator[Fault]:
+    """What is read of events must be kept, and types must be listed, for their order numbers them."""
+    data, weight_by = recipe.data, recipe.loss.weight_by
+    types = weight_by if isinstance(weight_by, dict) else {}
+    wanted: list[tuple[str, str]] = [("model.inputs", name) for name in recipe.model.inputs]
+    wanted += [("loss.weight_by", "event" if types else str(weight_by))] if weight_by is not None else []
+    for key, name in wanted:
+        if name != "rating" and name not in data.keep:
+            yield Fault((key, "data.keep"), f"reads {name}, expected it in data.keep, which is {list(data.keep)}")
+    if "event" in data.keep and data.events is None:
+        yield Fault(("data.keep", "data.events"), "keeps event, expected data.events to list the types that count")
+    foreign = [name for name in types if name not in (data.events or ())]
+    if foreign:
+        text = f"got {', '.join(foreign)}, expected types of data.events = {list(data.events or ())}"
+        yield Fault(("loss.weight_by", "data.events"), text)
+    if recipe.model.inputs and recipe.model.kind == "decoder":
+        yield Fault(("model.inputs", "model.kind"), "is read by hstu, sasrec and ligr, and model.kind is decoder")
 
 
 def _item_conflicts(recipe: Recipe) -> Iterator[Fault]:

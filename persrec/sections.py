@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from persrec.faults import suggestion
 
-COLUMNS = ("user_id", "item_id", "timestamp", "rating", "weight", "event")
+COLUMNS = ("user_id", "item_id", "timestamp", "rating", "weight", "dwell", "event")
 
 DATASETS_VARIABLE = "PERSREC_DATASETS"
 DATASETS_DEFAULT = "data/raw"  # where the shipped recipes look while the variable is unset
@@ -67,6 +67,7 @@ class Data(Section):
     unit: Literal["auto", "s", "ms", "us", "ns"] = "auto"
     bad_rows: Literal["refuse", "skip"] = "refuse"  # rows with values that are missing or cannot be read
     events: Annotated[tuple[str, ...], BeforeValidator(as_list), Field(min_length=1)] | None = None  # types that count
+    keep: Annotated[tuple[Literal["weight", "dwell", "event"], ...], BeforeValidator(as_list)] = ()  # rating always is
     min_rating: float | None = None
     since: str | None = None  # a date: events from then on, and before `until`
     until: str | None = None
@@ -162,6 +163,7 @@ class Model(Section):
     width: Count = 64
     heads: Count = 2
     dropout: float = Field(0.2, ge=0, lt=1)
+    inputs: Annotated[tuple[Literal["rating", "dwell", "event"], ...], BeforeValidator(as_list)] = ()  # beside the item
     score: Literal["cosine", "dot"] = "cosine"
     temperature: float = Field(0.05, gt=0)
 
@@ -178,9 +180,7 @@ class Memory(Section):
     tokens: Count = 4  # K, rows that are kept: of a segment where a memory grows, else of everything
     cap: Count | None = None  # layered, segment_mean: newest segments that are kept; null: all
     merge: bool = False  # layered: old rows are merged pairwise, so that O(log n) of them are left
-    write: Literal["fresh", "residual", "gated"] = (
-        "residual"  # recurrent: what is taken over
-    )
+    write: Literal["fresh", "residual", "gated"] = "residual"  # recurrent: what is taken over
     encoding: Literal["float32", "float16", "int8", "int4"] = "float32"  # of the numbers that are kept
     straight_through: bool = False  # they are rounded in training too
     detach_every: int | None = Field(None, ge=2)  # segments after which the gradient through the memory ends
@@ -338,6 +338,7 @@ class Loss(Section):
     chunk: Count = 1 << 24  # logits of a full loss that exist at a time (64 MiB)
     break_hours: float | None = Field(None, gt=0)  # rows whose target comes so much later, or more, are after a break
     break_weight: float = Field(1.0, gt=0)  # what they count, where others count 1
+    weight_by: Literal["rating", "weight", "dwell"] | dict[str, float] | None = None  # what a target counts; or by type
     break_target: Literal["first", "any"] = "first"  # of the events up to the next break, drawn anew in every epoch
 
     @model_validator(mode="after")
@@ -345,6 +346,13 @@ class Loss(Section):
         known = {key for keys in LOSS_KEYS.values() for key in keys}
         _refuse_foreign(self.kind, sorted(key for key in known if getattr(self, key) is not None), LOSS_KEYS)
         return self
+
+    @field_validator("weight_by")
+    @classmethod
+    def _not_negative(cls, value: Any) -> Any:
+        if isinstance(value, dict) and (not value or min(value.values()) < 0):
+            raise ValueError(f"got {value!r}, expected types of events with what each counts, 0 or more")
+        return value
 
     @property
     def corrected(self) -> bool:

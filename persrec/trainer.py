@@ -52,6 +52,8 @@ class TrainingSettings:
     devices: int = 1
     nodes: int = 1
     logger: Kind = "csv"
+    weight_by: str | dict[str, float] | None = None  # what a target counts, or by type
+    types: tuple[str, ...] = ()  # of events, in the order of their numbers
     minutes: float | None = None  # after which training ends wherever it is
 
     @property

@@ -23,6 +23,7 @@ from persrec.baskets import Baskets
 from persrec.batches import Batch, Budget, EpochLoader, Plan
 from persrec.consumption import Repeats
 from persrec.errors import UserError
+from persrec.event_inputs import target_weights
 from persrec.loggers import check_installed
 from persrec.logs import AppendingCSV
 from persrec.models.model import Model
@@ -264,6 +265,7 @@ def plan_of(model: Model, data: Prepared, settings: TrainingSettings) -> Plan:
         time=settings.time,
         repeats=Repeats(data) if model.repeat is not None else None,
         baskets=None if settings.draw_after_ms is None else Baskets(data, settings.draw_after_ms),
+        weights=None if settings.weight_by is None else target_weights(data, settings.weight_by, settings.types),
     )
 
 

@@ -71,6 +71,7 @@ def sweep(
     cell: Recipe, data: Prepared, *, low: float = 1e-5, high: float = 1.0, steps: int = 120, say: Say = log
 ) -> Sweep:
     """Train with a rate that grows from `low` to `high`, a step each; ends where the loss has become much worse."""
+    data = cells.carrying(data, cell)
     settings, loss = cells.training_settings(cell), cells.loss_settings(cell)
     model = cells.fresh(cell, data, say)[0].train()
     counts = None if loss.sampler == "uniform" else target_counts(data)

@@ -7,7 +7,7 @@ import hashlib
 import inspect
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -27,7 +27,7 @@ from persrec.datasets import (
     table,
 )
 from persrec.errors import UserError
-from persrec.interactions.schema import Say, close_matches, log
+from persrec.interactions.schema import EVENT, Say, close_matches, log
 from persrec.sections import MADE
 
 SOURCES: Final[dict[str, ModuleType]] = {
@@ -66,6 +66,8 @@ def read_section(section: Mapping[str, Any], *, frame: Any = None, say: Say = lo
     """The log of a recipe's data section, or of `frame` with the section's columns and unit."""
     options: dict[str, Any] = {key: section[key] for key in ("columns", "separator") if section[key]}
     options |= {"events": True} if section["events"] else {}
+    keep = [name for name in section["keep"] if name != EVENT]
+    options |= {"keep": keep} if keep else {}
     options |= {key: section[key] for key, plain in (("unit", "auto"), ("bad_rows", "refuse")) if section[key] != plain}
     if frame is not None:
         options.pop("separator", None)
@@ -81,10 +83,10 @@ def files(source: str, path: str | Path | None) -> list[Path]:
     return found
 
 
-def frame_digest(frame: Any, columns: Mapping[str, str], *, events: bool = False) -> str:
+def frame_digest(frame: Any, columns: Mapping[str, str], *, events: bool = False, keep: Sequence[str] = ()) -> str:
     """SHA-256 of those columns of a pandas or Polars frame that are read."""
     bytes_of = io.BytesIO()
-    read_of = table.rename(table.as_polars(frame), columns, where="frame", events=events)
+    read_of = table.rename(table.as_polars(frame), columns, where="frame", events=events, keep=keep)
     read_of.collect().rechunk().write_ipc(bytes_of)
     return hashlib.sha256(bytes_of.getbuffer()).hexdigest()
 

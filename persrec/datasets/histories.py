@@ -6,7 +6,7 @@ from typing import Final
 import polars as pl
 
 from persrec.errors import UserError
-from persrec.interactions.schema import EVENT, ITEM, RATING, ROW, TIME, USER, Say, Why, log, reading
+from persrec.interactions.schema import DWELL, EVENT, ITEM, RATING, ROW, TIME, USER, WEIGHT, Say, Why, log, reading
 
 LIST: Final = "_list"  # RecBole's mark of a field whose values are lists
 
@@ -18,7 +18,7 @@ def of_recbole(frame: pl.LazyFrame, found: Mapping[str, str]) -> pl.LazyFrame:
           1 "7 8"        9          ->        1 [7, 8, 9]
     """
     whole = [pl.col(found[USER]).alias(USER)] if USER in found else []
-    for ours in (ITEM, TIME, RATING, EVENT):
+    for ours in (ITEM, TIME, RATING, WEIGHT, DWELL, EVENT):
         if f"{ours}{LIST}" in found:
             before = pl.col(found[f"{ours}{LIST}"]).fill_null("").str.split(" ")
             before = before.list.eval(pl.element().filter(pl.element() != ""))

@@ -4,7 +4,7 @@ Headers of other libraries are understood: RecTools' `datetime` is our timestamp
 A row is an event, or where its columns hold lists (RecBole's `item_id_list:token_seq` among them) a whole history.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,9 +15,11 @@ from persrec.datasets.files import PACKED, bad_json, ending, first_line, one_fil
 from persrec.errors import UserError
 from persrec.interactions.schema import (
     COLUMNS,
+    DWELL,
     EVENT,
     ITEM,
     TIME,
+    WEIGHT,
     Say,
     Why,
     check_columns,
@@ -33,7 +35,7 @@ SEPARATORS: Final = {".csv": ",", ".tsv": "\t", RECBOLE: "\t"}
 PARQUET: Final = (".parquet", ".pq")
 JSON_LINES: Final = (".jsonl", ".ndjson")
 ALIASES: Final = {"datetime": TIME}
-NAMED: Final = (*COLUMNS, "weight", EVENT)  # what a mapping may name
+NAMED: Final = (*COLUMNS, WEIGHT, DWELL, EVENT)  # what a mapping may name
 
 
 def files(path: Path) -> list[Path]:
@@ -50,12 +52,14 @@ def read(
     separator: str | None = None,
     unit: str = "auto",
     events: bool = False,
+    keep: Sequence[str] = (),
     bad_rows: str = "refuse",
     say: Say = log,
 ) -> pl.LazyFrame:
     """The log in a file; `columns` maps our names to the file's, `separator` None goes by the file's ending."""
     (file,) = files(path)
-    common: dict[str, Any] = {"where": str(file), "unit": unit, "events": events, "bad_rows": bad_rows, "say": say}
+    common: dict[str, Any] = {"where": str(file), "unit": unit, "events": events, "keep": keep, "bad_rows": bad_rows}
+    common["say"] = say
     if file.suffix in PARQUET:
         return _conformed(pl.scan_parquet(file), columns, **common)
     first_line(file)
@@ -77,11 +81,13 @@ def read_frame(
     columns: Mapping[str, str] | None = None,
     unit: str = "auto",
     events: bool = False,
+    keep: Sequence[str] = (),
     bad_rows: str = "refuse",
     say: Say = log,
 ) -> pl.LazyFrame:
     """The log in a pandas or Polars frame."""
-    common: dict[str, Any] = {"where": "frame", "unit": unit, "events": events, "bad_rows": bad_rows, "say": say}
+    common: dict[str, Any] = {"where": "frame", "unit": unit, "events": events, "keep": keep, "bad_rows": bad_rows}
+    common["say"] = say
     return _conformed(as_polars(frame), columns, **common)
 
 
@@ -107,6 +113,7 @@ def rename(
     *,
     where: str,
     events: bool = False,
+    keep: Sequence[str] = (),
     why: Why = str,
     say: Say = log,
 ) -> pl.LazyFrame:
@@ -121,7 +128,7 @@ def rename(
     found = {_plain(name): name for name in reversed(names)} | dict(columns)
     if f"{ITEM}{histories.LIST}" in found:
         return histories.of_recbole(frame, found)
-    wanted = (*COLUMNS, EVENT) if events else COLUMNS
+    wanted = (*COLUMNS, *keep) + (EVENT,) * events
     used = {ours: found[ours] for ours in wanted if ours in found}
     check_columns([*used, *(name for name in names if name not in used.values())], where=where)
     _check_twice(used, names, where=where)
@@ -171,16 +178,16 @@ def _conformed(
     where: str,
     unit: str,
     events: bool,
+    keep: Sequence[str],
     bad_rows: str,
     say: Say,
     first_row: int = 1,
     why: Why = str,
 ) -> pl.LazyFrame:
-    named = rename(frame, columns or {}, where=where, events=events, why=why, say=say)
+    named = rename(frame, columns or {}, where=where, events=events, keep=keep, why=why, say=say)
     single = histories.exploded(named, where=where, first_row=first_row, why=why, say=say)
-    return conform(
-        single, where=where, unit=unit, first_row=first_row, events=events, bad_rows=bad_rows, why=why, say=say
-    )
+    kept: dict[str, Any] = {"events": events, "keep": keep, "bad_rows": bad_rows}
+    return conform(single, where=where, unit=unit, first_row=first_row, why=why, say=say, **kept)
 
 
 def _separator(file: Path) -> str:

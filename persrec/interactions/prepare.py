@@ -24,7 +24,7 @@ from persrec.errors import UserError
 from persrec.interactions import filters, sequences, vocabulary
 from persrec.interactions.cold import cold
 from persrec.interactions.facts import Facts, facts_of
-from persrec.interactions.schema import ITEM, TIME, USER, Say
+from persrec.interactions.schema import EVENT, ITEM, TIME, USER, Say
 from persrec.interactions.split import split as split_of
 from persrec.sections import MADE, Split
 
@@ -32,7 +32,7 @@ LEAVE_ONE_OUT: Final = Split()
 
 logger = logging.getLogger("persrec")
 
-LATER: Final[dict[str, Any]] = {"bad_rows": "refuse", **filters.DEFAULTS}
+LATER: Final[dict[str, Any]] = {"bad_rows": "refuse", "keep": [], **filters.DEFAULTS}
 """Keys that stand in the hash only where they are set, so that a log without them keeps its folder."""
 
 SECTION: Final[dict[str, Any]] = {
@@ -54,7 +54,7 @@ SECTION: Final[dict[str, Any]] = {
 class Log:
     """An ordered log in numbers, its vocabularies, and what is known about it."""
 
-    events: pl.LazyFrame  # user_id Int32 0.., item_id Int32 1.., timestamp, rating, event where it is filtered by
+    events: pl.LazyFrame  # user_id Int32 0.., item_id Int32 1.., timestamp, rating, and what is kept
     users: pl.LazyFrame
     items: pl.LazyFrame
     facts: Facts
@@ -143,6 +143,9 @@ def load(section: Mapping[str, Any], *, frame: Any = None, say: Say = logger.inf
         events, users = vocabulary.compact(events, users, USER, first=0)
         events, items = vocabulary.compact(events, items, ITEM, first=PAD + 1)
         events, users, items = (part.collect().lazy() for part in (events, users, items))
+    if EVENT in events.collect_schema().names():
+        kept_types = EVENT in section["keep"]
+        events = sequences.coded(events, section["events"]) if kept_types else events.drop(EVENT)
     facts = facts_of(events, duplicates=read - distinct, filtered=counted - kept)
     return Log(events=events, users=users, items=items, facts=facts)
 
@@ -160,7 +163,8 @@ def _origin(section: Mapping[str, Any], frame: Any) -> dict[str, Any]:
         if section["source"] != made:
             settings.pop(made)
     if frame is not None:
-        digest = datasets.frame_digest(frame, section["columns"], events=bool(section["events"]))
+        keep = [name for name in section["keep"] if name != EVENT]
+        digest = datasets.frame_digest(frame, section["columns"], events=bool(section["events"]), keep=keep)
         return {
             "section": settings,
             "path": None,

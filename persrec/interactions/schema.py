@@ -6,6 +6,8 @@
 | item_id   | integer or String, the user's own      | required                                           |
 | timestamp | Int64, milliseconds since 1970 (UTC)   | absent in a log that has only an order (file order) |
 | rating    | Float32                                | optional                                           |
+| weight    | Float32, not negative                  | only where it is asked for                         |
+| dwell     | Float32, not negative                  | only where it is asked for                         |
 | event     | String, its type                       | only where it is asked for                         |
 """
 
@@ -18,13 +20,15 @@ from typing import Final
 import polars as pl
 
 from persrec.errors import UserError
-from persrec.interactions.values import Faults, ids, ratings, times, types
+from persrec.interactions.values import Faults, amounts, ids, ratings, times, types
 
 USER: Final = "user_id"
 ITEM: Final = "item_id"
 TIME: Final = "timestamp"
 RATING: Final = "rating"
 EVENT: Final = "event"
+WEIGHT: Final = "weight"
+DWELL: Final = "dwell"
 ROW: Final = "row of the file"  # of each event, in a log whose rows hold several
 REQUIRED: Final = (USER, ITEM)
 COLUMNS: Final = (USER, ITEM, TIME, RATING)
@@ -93,6 +97,7 @@ def conform(
     unit: str = "auto",
     first_row: int = 1,
     events: bool = False,
+    keep: Sequence[str] = (),
     bad_rows: str = "refuse",
     why: Why = str,
     say: Say = log,
@@ -100,7 +105,8 @@ def conform(
     """The log in our schema, checked; read into memory once, because id types and the time unit depend on the values.
 
     Text ids become Int64 where every one is a plain whole number, so that 7 and 10 sort as numbers. `events` keeps
-    the types of the events; `bad_rows` skip leaves out the rows below instead of refusing the log.
+    the types of the events, `keep` names weight and dwell where these are wanted; `bad_rows` skip leaves out the rows
+    below instead of refusing the log.
 
     Raises:
         UserError: missing columns; no rows; null, negative or unparsable values, with their count and first rows
@@ -111,7 +117,8 @@ def conform(
         check_columns(names, where=where)
         if events:
             _check_event_column(names, where=where)
-        wanted = (*COLUMNS, ROW) + (EVENT,) * events
+        _check_kept(names, keep, where=where)
+        wanted = (*COLUMNS, *keep, ROW) + (EVENT,) * events
         data = frame.select(name for name in wanted if name in names).collect()
     if data.is_empty():
         raise UserError(f"{where}: no events; got a header or an empty table, expected one event per row.")
@@ -156,9 +163,19 @@ def _columns(data: pl.DataFrame, faults: Faults, *, unit: str, say: Say) -> list
         done.append(times(data[TIME], faults, unit=unit, say=say))
     if RATING in data.columns:
         done.append(ratings(data[RATING], faults))
+    done += [amounts(data[name], faults) for name in (WEIGHT, DWELL) if name in data.columns]
     if EVENT in data.columns:
         done.append(types(data[EVENT], faults))
     return done
+
+
+def _check_kept(names: Sequence[str], keep: Sequence[str], *, where: str) -> None:
+    for name in keep:
+        if name not in names:
+            raise UserError(
+                f"{where}: data.keep asks for {name}, but there is no such column; got "
+                f"{shown(each for each in names if each != ROW)}. Name it by data.columns: {{{name}: ...}}."
+            )
 
 
 def _check_event_column(names: Sequence[str], *, where: str) -> None:

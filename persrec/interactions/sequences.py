@@ -1,8 +1,12 @@
 """From a table of events to one history per user."""
 
+from collections.abc import Sequence
+
 import polars as pl
 
-from persrec.interactions.schema import ITEM, RATING, TIME, USER
+from persrec.interactions.schema import DWELL, EVENT, ITEM, RATING, TIME, USER, WEIGHT
+
+LISTS = {ITEM: "items", TIME: "times", RATING: "ratings", WEIGHT: "weights", DWELL: "dwells", EVENT: "events"}
 
 
 def ordered(frame: pl.LazyFrame) -> pl.LazyFrame:
@@ -18,14 +22,19 @@ def ordered(frame: pl.LazyFrame) -> pl.LazyFrame:
     return frame.sort(keys, maintain_order=True)
 
 
+def coded(frame: pl.LazyFrame, types: Sequence[str]) -> pl.LazyFrame:
+    """The types of events as their places in a list, from 1 on."""
+    codes = pl.col(EVENT).replace_strict(list(types), list(range(1, len(types) + 1)), return_dtype=pl.Int16)
+    return frame.with_columns(codes)
+
+
 def grouped(frame: pl.LazyFrame) -> pl.LazyFrame:
-    """One row per user of an ordered log: `items`, and `times`, `ratings` where the log has them, as lists.
+    """One row per user of an ordered log: `items`, and `times`, `ratings`, ... where the log has them, as lists.
 
     user item               user items
        1    9                  1 [9, 7]
        1    7       ->         2 [5]
        2    5
     """
-    columns = {ITEM: "items", TIME: "times", RATING: "ratings"}
-    lists = [pl.col(ours).alias(name) for ours, name in columns.items() if ours in frame.collect_schema().names()]
+    lists = [pl.col(ours).alias(name) for ours, name in LISTS.items() if ours in frame.collect_schema().names()]
     return frame.with_columns(pl.col(USER).set_sorted()).group_by(USER, maintain_order=True).agg(lists)

@@ -167,6 +167,14 @@ def ratings(column: pl.Series, faults: Faults) -> pl.Series:
     return numbers
 
 
+def amounts(column: pl.Series, faults: Faults) -> pl.Series:
+    """Numbers that are not negative, as Float32."""
+    numbers = ratings(column, faults)
+    if numbers.dtype == pl.Float32:
+        faults.add(column, (numbers < 0).fill_null(False), "negative")
+    return numbers
+
+
 def types(column: pl.Series, faults: Faults) -> pl.Series:
     """Types of events as text."""
     if not (column.dtype in (pl.String, pl.Categorical, pl.Enum, pl.Boolean) or column.dtype.is_integer()):

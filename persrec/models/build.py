@@ -6,7 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from persrec.event_inputs import size
 from persrec.models.decoder import DecoderBackbone, decoder_of, small_decoder
+from persrec.models.event_inputs import EventInputs
 from persrec.models.hstu import HSTU
 from persrec.models.interfaces import Compressor
 from persrec.models.item_encoders import IdTable, ItemEncoder, Live, TextItems, Texts
@@ -61,6 +63,7 @@ def build(
             detach_every=recipe.memory.detach_every,
             parallel=recipe.memory.parallel if recipe.history == "compressed" else None,
             repeat=repeat,
+            inputs=build_inputs(recipe),
         )
 
 
@@ -91,6 +94,14 @@ def build_items(recipe: Any, items: int, texts: Texts | None, live: Live | None)
     assert texts is not None
     ids, without = recipe.items.use == "id+text", recipe.items.id_dropout
     return TextItems(texts, width=width, dropout=dropout, ids=ids, id_dropout=without, live=live)
+
+
+def build_inputs(recipe: Any) -> EventInputs | None:
+    """What is added to item vectors for what events carry."""
+    if not recipe.model.inputs:
+        return None
+    types = len(recipe.data.events or ())
+    return EventInputs({name: size(name, types) for name in recipe.model.inputs}, width=recipe.model.width)
 
 
 def build_rule(recipe: Any) -> SegmentRule:

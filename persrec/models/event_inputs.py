@@ -17,13 +17,12 @@ class EventInputs(nn.Module):
 
     def __init__(self, sizes: Mapping[str, int], *, width: int) -> None:
         super().__init__()
-        self.tables = nn.ParameterDict(
-            {name: nn.Parameter(torch.zeros(size, width)) for name, size in sizes.items()}
-        )
+        self.names = tuple(sizes)  # in the order of the buckets; a ParameterDict has an order of its own
+        self.tables = nn.ParameterDict({name: nn.Parameter(torch.zeros(size, width)) for name, size in sizes.items()})
 
     def forward(self, buckets: Tensor) -> Tensor:
         """The sum (B, L, D) of the vectors of buckets (B, L, F)."""
-        found = [F.embedding(buckets[..., place], table) for place, table in enumerate(self.tables.values())]
+        found = [F.embedding(buckets[..., place], self.tables[name]) for place, name in enumerate(self.names)]
         return torch.stack(found).sum(dim=0) * found[0].shape[-1] ** 0.5
 
     def beside(self, encode: Encode) -> Callable[..., Tensor]:

@@ -16,11 +16,13 @@ from persrec.constants import PAD
 from persrec.info_nce import LARGEST_SCALE
 from persrec.losses import Bonus
 from persrec.models.compressor import Looped, Recall, Score, T, loop
+from persrec.models.event_inputs import EventInputs
 from persrec.models.interfaces import Backbone, Compressor, Memory
 from persrec.models.item_encoders import ItemEncoder, ItemVectors
 from persrec.models.parallel import at_once
 from persrec.models.recurrent import Recurrent
 from persrec.models.repeat import RepeatHead
+from persrec.models.rows import Encode
 from persrec.models.segments import SegmentRule
 
 
@@ -53,9 +55,11 @@ class Model(nn.Module):
         detach_every: int | None = None,
         parallel: int | None = None,
         repeat: RepeatHead | None = None,
+        inputs: EventInputs | None = None,
     ) -> None:
         super().__init__()
         self.items, self.backbone, self.compressor, self.repeat = items, backbone, compressor, repeat
+        self.inputs = inputs
         self.rule, self.cosine, self._temperature = rule, cosine, temperature
         self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature))) if learned_temperature else None
         self.checkpointed, self.detach_every, self.parallel = checkpointed, detach_every, parallel
@@ -73,7 +77,7 @@ class Model(nn.Module):
 
         `items` are the vectors of a step, where they have been made.
         """
-        encode = self.items if items is None else items
+        encode = self.encode(items)
         if self.parallel is not None and self.training:
             assert isinstance(self.compressor, Recurrent)
             options: dict[str, Any] = {"score": score, "reads_all": reads_all, "reach": self.parallel}
@@ -91,6 +95,11 @@ class Model(nn.Module):
             detach_every=self.detach_every if self.training else None,
         )
 
+    def encode(self, items: ItemVectors | None = None) -> Encode:
+        """What makes the vectors of rows: of items, and of what else events carry; see `forward` for `items`."""
+        own: ItemVectors = self.items if items is None else items
+        return own if self.inputs is None else self.inputs.beside(own)
+
     @property
     def temperature(self) -> float | Tensor:
         """By which products of queries and item vectors are divided; a learned one stays above a bound."""
@@ -102,7 +111,7 @@ class Model(nn.Module):
         """Fingerprint of all that a memory depends on (layers, compressor, S, encoding), the items' vectors apart."""
         digest = hashlib.sha256(repr((self.rule.segment, getattr(self.compressor, "encoding", ""))).encode())
         for name, value in sorted(self.state_dict().items()):
-            if name.startswith(("backbone.", "compressor.")):
+            if name.startswith(("backbone.", "compressor.", "inputs.")):
                 digest.update(
                     repr((name, tuple(value.shape))).encode() + value.detach().cpu().float().numpy().tobytes()
                 )

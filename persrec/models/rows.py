@@ -11,12 +11,13 @@ from torch import Tensor
 from persrec.batches import History
 from persrec.models.interfaces import Rows
 
-Encode = Callable[[Tensor], Tensor]  # item ids (B, L) to vectors (B, L, D)
+Encode = Callable[..., Tensor]  # item ids (B, L), and inputs (B, L, F) where there are any, to vectors (B, L, D)
 
 
 def rows_of(history: History, encode: Encode) -> Rows:
     """The rows of a stretch of history."""
-    return Rows(encode(history.item), history.time, history.query_time, history.position, history.valid)
+    x = encode(history.item) if history.inputs is None else encode(history.item, history.inputs)
+    return Rows(x, history.time, history.query_time, history.position, history.valid)
 
 
 def token_rows(tokens: Tensor, segment: Rows) -> Rows:

@@ -68,7 +68,7 @@ def attended(model: Model, batch: Batch) -> Attended:
 
     hooks = [layer.register_forward_pre_hook(watch, with_kwargs=True) for layer in backbone.stack]
     try:
-        loop(backbone, compressor, model.items, batch, model.rule, score=lambda hidden, events: None, together=1)
+        loop(backbone, compressor, model.encode(), batch, model.rule, score=lambda hidden, events: None, together=1)
     finally:
         for hook in hooks:
             hook.remove()

@@ -48,13 +48,13 @@ def milliseconds(
 def _one(model: Model, data: Sequences, window: Windows, time_known: str, clock: Callable[[], float]) -> float:
     batch = collate(data, window, time=time_known)
     memory = loop(
-        model.backbone, model.compressor, model.items, batch, model.rule, score=lambda hidden, events: None
+        model.backbone, model.compressor, model.encode(), batch, model.rule, score=lambda hidden, events: None
     ).memory
     closed = model.rule.closed(batch.events)
     taken = []
     for _ in range(REPEATS + 1):
         started = clock()
-        read(model.backbone, model.items, batch, closed, model.rule, memory)
+        read(model.backbone, model.encode(), batch, closed, model.rule, memory)
         taken.append(clock() - started)
     return 1000 * float(np.median(taken[1:]))
 

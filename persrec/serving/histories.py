@@ -15,13 +15,14 @@ from persrec import datasets
 from persrec.datasets import table
 from persrec.errors import UserError
 from persrec.interactions import filters, sequences
-from persrec.interactions.schema import EVENT, ITEM, RATING, TIME, USER
+from persrec.interactions.schema import DWELL, EVENT, ITEM, RATING, TIME, USER
 from persrec.prepared import Prepared
 from persrec.recipe import Recipe
 from persrec.recipe_file import LOG_SOURCES
 
 Say = Callable[[str], None]
 Ints = npt.NDArray[np.int64]
+CARRIED = ("ratings", "dwells", "events")  # fields of what events carry
 
 
 class Histories(NamedTuple):
@@ -31,6 +32,10 @@ class Histories(NamedTuple):
     offsets: Ints  # (B+1,)
     items: npt.NDArray[np.int32]  # (E,) 1..V
     times: Ints | None  # (E,) ms
+    ratings: npt.NDArray[np.float32] | None = None  # (E,) and the others, where the model reads them
+    dwells: npt.NDArray[np.float32] | None = None
+    events: npt.NDArray[np.int16] | None = None
+    inputs: tuple[str, ...] = ()  # what of an event the model reads beside the item
 
     def of(self, user: int) -> tuple[Ints, Ints | None]:
         """Items and times of one user."""
@@ -42,17 +47,19 @@ class Histories(NamedTuple):
         starts, ends = self.offsets[users], self.offsets[users + 1]
         offsets = np.concatenate([[0], np.cumsum(ends - starts)])
         place = np.repeat(starts - offsets[:-1], ends - starts) + np.arange(offsets[-1])
-        times = None if self.times is None else self.times[place]
-        return Histories(self.ids.gather(users), offsets, self.items[place], times)
+        fields = {name: getattr(self, name) for name in ("times", *CARRIED)}
+        carried: dict[str, Any] = {name: None if field is None else field[place] for name, field in fields.items()}
+        return Histories(self.ids.gather(users), offsets, self.items[place], **carried, inputs=self.inputs)
 
     def named(self, users: Sequence[Any], where: str, advice: str) -> "Histories":
         """Those of the users of these ids; raises UserError for ids that are not among them."""
         return self.take(places(self.ids, users, "users", where, advice))
 
 
-def of_log(data: Prepared) -> Histories:
+def of_log(data: Prepared, inputs: tuple[str, ...] = ()) -> Histories:
     """Histories of all users of a prepared log, all events included."""
-    return Histories(pl.Series(USER, data.user_ids()), data.offsets, data.items, data.times)
+    carried = data.times, data.ratings, data.dwells, data.events
+    return Histories(pl.Series(USER, data.user_ids()), data.offsets, data.items, *carried, inputs)
 
 
 def of_events(source: Any, recipe: Recipe, item_ids: pl.Series, say: Say, *, strict: bool = True) -> Histories:
@@ -70,16 +77,18 @@ def of_events(source: Any, recipe: Recipe, item_ids: pl.Series, say: Say, *, str
             f"histories: user {gone[0]!r} has no event of an item that this run knows ({len(gone)} such users); "
             "expected at least one; leave these users out"
         )
-    return grouped(known)
+    return grouped(known, recipe.model.inputs)
 
 
-def grouped(events: pl.DataFrame) -> Histories:
+def grouped(events: pl.DataFrame, inputs: tuple[str, ...] = ()) -> Histories:
     """Events in item indices, ordered by user, as histories."""
     lists = sequences.grouped(events.lazy()).collect()
     offsets = np.concatenate([[0], lists["items"].list.len().to_numpy().astype(np.int64).cumsum()])
     items = lists["items"].explode().to_numpy().astype(np.int32)
+    there = [name for name in CARRIED if name in lists.columns]
+    carried: dict[str, Any] = {name: lists[name].explode().to_numpy() for name in there}
     times = lists["times"].explode().to_numpy() if "times" in lists.columns else None
-    return Histories(lists[USER], offsets, items, times)
+    return Histories(lists[USER], offsets, items, times, **carried, inputs=inputs)
 
 
 def read(source: Any, recipe: Recipe, what: str, say: Say) -> pl.LazyFrame:
@@ -90,6 +99,7 @@ def read(source: Any, recipe: Recipe, what: str, say: Say) -> pl.LazyFrame:
     data = recipe.data
     options: dict[str, Any] = {"columns": columns_of(recipe), "unit": data.unit, "say": say}
     options |= {"events": bool(data.events), "bad_rows": data.bad_rows}
+    options |= {"keep": [DWELL]} if DWELL in recipe.model.inputs else {}
     if not isinstance(source, str | Path):
         events = table.read_frame(source, **options)
     elif Path(source).is_file():
@@ -108,7 +118,12 @@ def read(source: Any, recipe: Recipe, what: str, say: Say) -> pl.LazyFrame:
     asked = {EVENT: "events", RATING: "min_rating"}  # of the keys that filter, these hold for later events too
     there = [asked[name] for name in events.collect_schema().names() if name in asked]
     section = {**filters.DEFAULTS, **{key: getattr(data, key) for key in there}}
-    return sequences.ordered(filters.by_value(events, section, say).drop(EVENT, RATING, strict=False))
+    read = filters.by_value(events, section, say)
+    if RATING in recipe.model.inputs and RATING not in read.collect_schema().names():
+        raise UserError(f"{what}: no rating column, but this model reads ratings (model.inputs); add one")
+    if EVENT in recipe.model.inputs:
+        read = sequences.coded(read, data.events or ())
+    return sequences.ordered(read.drop({EVENT, RATING} - set(recipe.model.inputs), strict=False))
 
 
 def columns_of(recipe: Recipe) -> dict[str, str]:

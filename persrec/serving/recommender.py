@@ -69,6 +69,11 @@ class Recommender:
         """
         run = runs.load(folder)
         recipe = recipes.parse(run.recipe, f"of run {folder}")
+        if store is not None and recipe.model.inputs:
+            raise UserError(
+                f"{store}: a store keeps items and times of open events, but the run {folder} also reads "
+                f"{', '.join(recipe.model.inputs)} (model.inputs); recommend without a store, from the log or histories"
+            )
         item_ids = pl.Series(ITEM, run.item_ids())
         model = restored(recipe, run.weights(), items=len(item_ids))
         model.compressor.maker = model.maker()  # type: ignore[attr-defined]
@@ -243,7 +248,7 @@ class Recommender:
     def _log(self, log: Any, say: Say) -> Histories:
         """The histories of a file or frame of events, or of the run's log."""
         if log is None:
-            return logs.of_log(self.prepared())
+            return logs.of_log(self.prepared(), self.recipe.model.inputs)
         return logs.of_events(log, self.recipe, self.item_ids, say, strict=False)
 
     def _named(self, log: Any, users: Sequence[Any], say: Say) -> Histories:
