@@ -39,10 +39,10 @@ VARIANTS: dict[str, list[str]] = {
     "id": ["items.use=id"],
     "text+hstu": ["items.use=text"],
     "id+text+hstu": ["items.use=id+text"],
-    "id+text+hstu, raw": ["items.use=id+text", "items.whiten=false"],
+    "id+text+hstu, whitened": ["items.use=id+text", "items.whiten=true"],
     "text+decoder": ["items.use=text", "model.kind=decoder", "time=none"],
 }
-PAIRS = (("id+text+hstu", "id"), ("text+hstu", "id"), ("id+text+hstu", "id+text+hstu, raw"))
+PAIRS = (("id+text+hstu", "id"), ("text+hstu", "id"), ("id+text+hstu, whitened", "id+text+hstu"))
 METRICS = {"recall10": "recall@10", "ndcg10": "ndcg@10"}
 READERS, EVENTS = 64, 1024
 TEXT = 384  # width of the text model in `--read`
@@ -73,7 +73,7 @@ def row(done: Recipe, model: str, bucket: str, found: dict[str, Any], users: Any
     return {
         "dataset": done.name,
         "protocol": f"{done.split.name}, full ranking",
-        "model": model.removesuffix(", raw"),
+        "model": model.removesuffix(", whitened"),
         "history": done.history,
         "bucket": bucket,
         "whiten": done.items.whiten and done.items.use != "id",

@@ -22,16 +22,16 @@ from persrec.evaluation import LIST, Evaluation, EvaluationSettings, evaluate_ba
 from persrec.evaluation import evaluate as evaluate_model
 from persrec.interactions.schema import Say, log
 from persrec.items import load as item_texts
+from persrec.loggers import FOLDERS
 from persrec.memory_tests import memory_tests
 from persrec.models.build import build, kept_weights
 from persrec.models.model import Model
-from persrec.objective import LossSettings
 from persrec.prepared import ITEMS, Prepared
 from persrec.recipe import Recipe, parse
 from persrec.serving.recommender import Recommender
+from persrec.settings import carrying, loss_settings, training_settings
 from persrec.starting import start_from
 from persrec.targets import targets_of
-from persrec.token_objectives import SetWeights
 
 STARTED = "started.json"  # in checkpoints/: what an interrupted fit was about
 
@@ -108,24 +108,9 @@ def train(
             _check_same(checkpoints / STARTED, cell, data)
         elif not ranks.rank():
             _start(checkpoints, cell, data)
-    settings = replace(training_settings(cell), minutes=minutes)
-    fitted = training.fit(model, data, loss_settings(cell), settings, folder=folder, resume=goes_on, progress=progress)
+    asked = replace(training_settings(cell), minutes=minutes)
+    fitted = training.fit(model, data, loss_settings(cell), asked, folder=folder, resume=goes_on, progress=progress)
     return model, fitted, notes
-
-
-def carrying(data: Prepared, cell: Recipe) -> Prepared:
-    """The log, with what of its events the model reads; raises UserError where the log does not have what is asked."""
-    by = cell.loss.weight_by
-    asked = [*cell.model.inputs, *([by] if isinstance(by, str) else [])]
-    missing = [name for name in asked if getattr(data, f"{name}s") is None]
-    if missing:
-        raise UserError(
-            f"model.inputs, loss.weight_by: read {', '.join(missing)}, but the log of {cell.name} has no such column; "
-            "name it by data.columns, or remove the key"
-        )
-    if by == "rating" and data.ratings is not None and (data.ratings < 0).any():
-        raise UserError(f"loss.weight_by: rating, but {cell.name} has ratings below 0; weights are 0 or more")
-    return replace(data, inputs=cell.model.inputs)
 
 
 def fresh(cell: Recipe, data: Prepared, say: Say = log) -> tuple[Model, dict[str, Any]]:
@@ -207,6 +192,8 @@ def _start(checkpoints: Path, cell: Recipe, data: Prepared) -> None:
     shutil.rmtree(checkpoints, ignore_errors=True)
     for name in ("training.csv", "clear_events.csv", runs.MANIFEST):
         (checkpoints.parent / name).unlink(missing_ok=True)
+    for name in FOLDERS:
+        shutil.rmtree(checkpoints.parent / name, ignore_errors=True)
     checkpoints.mkdir(parents=True)
     (checkpoints / STARTED).write_text(json.dumps(_identity(cell, data)), encoding="utf-8")
 
@@ -247,50 +234,6 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
         return {prefix: tree}
     parts = [_flat(value, f"{prefix}.{key}" if prefix else key) for key, value in tree.items()]
     return {key: value for part in parts for key, value in part.items()}
-
-
-def _break_ms(cell: Recipe) -> int | None:
-    return None if cell.loss.break_hours is None else round(cell.loss.break_hours * 3_600_000)
-
-
-def loss_settings(cell: Recipe) -> LossSettings:
-    """What the loss needs of a recipe."""
-    loss, memory = cell.loss, cell.memory
-    learned = cell.history == "compressed" and memory.kind in ("layered", "recurrent")
-    asked = SetWeights(memory.past_set, memory.future_set, memory.future_events) if learned else SetWeights()
-    return LossSettings(
-        sampled=loss.kind != "full",
-        sampler=loss.sampler or "uniform",
-        corrected=loss.corrected,
-        calibration=loss.binary,
-        info_nce=loss.kind == "info_nce",
-        full_from=loss.full_from,
-        negatives=loss.negatives,
-        per_row=loss.per == "row",
-        chunk=loss.chunk,
-        break_ms=_break_ms(cell),
-        break_weight=loss.break_weight,
-        sets=asked,
-        consistency=memory.consistency,
-    )
-
-
-def training_settings(cell: Recipe) -> training.TrainingSettings:
-    """What training needs of a recipe."""
-    reads = {"all": 1.0, "none": 0.0}.get(str(cell.memory.reads), cell.memory.reads)
-    keys = cell.training.model_dump(exclude={"threads"})
-    return training.TrainingSettings(
-        seed=cell.seeds[0],
-        reads=float(reads),
-        time=cell.time,
-        length=cell.length,
-        random_first_segment=cell.memory.random_first_segment,
-        exclude_seen=cell.evaluation.exclude_seen,
-        weight_by=cell.loss.weight_by,
-        types=cell.data.events or (),
-        draw_after_ms=_break_ms(cell) if cell.loss.break_target == "any" else None,
-        **keys,
-    )
 
 
 def evaluate_again(folder: Path) -> tuple[runs.Run, Recipe, dict[str, Any]]:

@@ -14,6 +14,7 @@ import click
 
 from persrec import __version__
 from persrec.cli_datasets import datasets
+from persrec.cli_items import items
 from persrec.cli_serve import serve
 from persrec.cli_store import adopt, compress, stores, update
 from persrec.cli_training import export, tune
@@ -224,7 +225,7 @@ def recipes(context: click.Context) -> None:
         context.invoke(list_recipes)
 
 
-for command in (compress, update, adopt, stores, datasets, serve, tune, export):
+for command in (compress, update, adopt, stores, datasets, items, serve, tune, export):
     commands.add_command(command)
 
 

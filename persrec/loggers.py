@@ -15,6 +15,7 @@ from persrec.errors import UserError
 from persrec.logs import AppendingCSV
 
 Kind = Literal["csv", "tensorboard", "mlflow", "wandb"]
+FOLDERS = ("tensorboard", "mlflow", "wandb")  # of a run folder, which a new fit begins without
 
 
 def loggers(kind: Kind, folder: Path) -> list[Logger]:

@@ -141,6 +141,7 @@ def quiet_lightning() -> Iterator[None]:
                 ".*does not have many workers.*",
                 ".*Checkpoint directory .* exists and is not empty.*",
                 ".*isinstance.treespec, LeafSpec.*",
+                ".*find_unused_parameters=True was specified.*",
             ):
                 warnings.filterwarnings("ignore", message=message)
             yield

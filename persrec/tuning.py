@@ -23,6 +23,7 @@ from persrec.interactions.schema import Say, log
 from persrec.prepared import Prepared
 from persrec.recipe import Recipe, parse
 from persrec.recipe_file import override
+from persrec.settings import carrying, loss_settings, training_settings
 from persrec.training import Fitting, plan_of, target_counts
 
 TRIALS, BEST = "trials.csv", "best.yaml"
@@ -71,8 +72,8 @@ def sweep(
     cell: Recipe, data: Prepared, *, low: float = 1e-5, high: float = 1.0, steps: int = 120, say: Say = log
 ) -> Sweep:
     """Train with a rate that grows from `low` to `high`, a step each; ends where the loss has become much worse."""
-    data = cells.carrying(data, cell)
-    settings, loss = cells.training_settings(cell), cells.loss_settings(cell)
+    data = carrying(data, cell)
+    settings, loss = training_settings(cell), loss_settings(cell)
     model = cells.fresh(cell, data, say)[0].train()
     counts = None if loss.sampler == "uniform" else target_counts(data)
     device = "cuda" if settings.accelerator != "cpu" and torch.cuda.is_available() else "cpu"

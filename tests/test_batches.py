@@ -245,3 +245,21 @@ def test_moving_a_batch_keeps_its_contents() -> None:
     moved = batch.to("cpu")
     assert contents([moved]) == contents([batch])
     assert batch.to("meta").history.item.device.type == "meta"
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 7])
+def test_devices_share_the_batches_of_an_epoch_in_turn(ranks: int) -> None:
+    """Batch n is device n % ranks'; who has none left is given an event without a target."""
+    of = plan(numbered(*LENGTHS))
+    whole = contents(epoch(of, 3))
+    shares = []
+    for rank in range(ranks):
+        of.share(rank, ranks)
+        shares.append(epoch(of, 3))
+        assert len(shares[-1]) == len(of) == -(-len(whole) // ranks)
+    turns = [batch for turn in zip(*shares, strict=True) for batch in turn]
+    assert contents(turns[: len(whole)]) == whole
+    assert len(turns) - len(whole) == -len(whole) % ranks
+    for batch in turns[len(whole) :]:
+        assert batch.history.valid.tolist() == [[True]]
+        assert batch.history.target.tolist() == [[PAD]]

@@ -13,12 +13,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as some
 
-from persrec import cells
-from persrec.batches import collate, evaluation_windows
+from persrec import cells, settings
+from persrec.batches import History, collate, evaluation_windows
 from persrec.errors import UserError
 from persrec.event_inputs import bucket, target_weights
 from persrec.interactions.prepare import prepare
 from persrec.models.build import build
+from persrec.models.model import Model
 from persrec.objective import LossSettings, objective
 from persrec.prepared import Prepared, open_prepared
 from persrec.recipe import Recipe, load, parse
@@ -49,7 +50,7 @@ def world(folder: Path, frame: pl.DataFrame, inputs: list[str] = INPUTS, **chang
     recipe = recipe_of(
         folder / "log.csv", **{"data": DATA | {"path": str(folder / "log.csv")}, "model": model, **changes}
     )
-    return recipe, cells.carrying(open_prepared(prepare(recipe.data, recipe.name, folder / "prepared")), recipe)
+    return recipe, settings.carrying(open_prepared(prepare(recipe.data, recipe.name, folder / "prepared")), recipe)
 
 
 def test_prepared_data_keeps_what_is_asked_for_in_the_order_of_the_events(tmp_path: Path) -> None:
@@ -87,7 +88,7 @@ def test_columns_that_are_not_there_or_negative_are_refused(tmp_path: Path) -> N
     with pytest.raises(
         UserError, match=r"read rating, but the log of small has no such column; name it by data.columns"
     ):
-        cells.carrying(data, recipe)
+        settings.carrying(data, recipe)
 
 
 def test_recipes_name_what_must_be_kept() -> None:
@@ -158,37 +159,44 @@ def test_inputs_start_as_a_model_without_them(tmp_path: Path) -> None:
     assert torch.equal(with_inputs.queries(batch), plain.eval().queries(batch._replace(history=history)))
 
 
+@pytest.fixture(scope="module", params=["full", "recent", "compressed"])
+def leaking(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Prepared]:
+    recipe, data = world(tmp_path_factory.mktemp("leak"), carrying(), history=request.param)
+    return model_of(recipe, data.items_count), data
+
+
 @given(changed=some.integers(0, 44), user=some.integers(0, 1))
-def test_no_row_sees_the_inputs_of_its_target_or_later(tmp_path_factory: Any, changed: int, user: int) -> None:
-    """Other inputs of event i change no row before i; every row from i on may change, and i itself does."""
-    recipe, data = LEAK if LEAK else _leak(tmp_path_factory.mktemp("leak"))
-    model = model_of(recipe, data.items_count)
-    ends = np.diff(data.offsets)[[user]]
-    windows = evaluation_windows(np.array([user]), ends, length=None)
+def test_no_row_sees_the_inputs_of_its_target_or_later(
+    leaking: tuple[Model, Prepared], changed: int, user: int
+) -> None:
+    """Other inputs of event i change no row before i, neither in a segment nor in an open block, but row i itself."""
+    model, data = leaking
+    longest = np.argsort(-np.diff(data.offsets), kind="stable")[[user]]
+    ends = np.diff(data.offsets)[longest]
     at = changed % int(ends[0])
-    other = data.ratings.copy(), data.dwells.copy(), data.events.copy()
-    place = data.offsets[user] + at
-    other[0][place], other[1][place], other[2][place] = 9.5, 5000.0, other[2][place] % 3 + 1
-    twin = replace(data, ratings=other[0], dwells=other[1], events=other[2])
+    place = data.offsets[longest[0]] + at
+    assert data.ratings is not None
+    assert data.dwells is not None
+    assert data.events is not None
+    ratings, dwells, kinds = data.ratings.copy(), data.dwells.copy(), data.events.copy()
+    ratings[place], dwells[place], kinds[place] = 9.5, 5000.0, kinds[place] % 3 + 1
+    twin = replace(data, ratings=ratings, dwells=dwells, events=kinds)
 
-    def rows(log: Prepared) -> torch.Tensor:
-        """Scored rows in the order of the history, of a model that keeps no memory."""
-        found = []
-        model(collate(log, windows, time="last"), score=lambda hidden, _: found.append(hidden))
-        return found[-1][0]
+    def rows(log: Prepared) -> tuple[torch.Tensor, torch.Tensor]:
+        """Hidden rows, and the positions of their events."""
+        hidden, position = [], []
 
-    before, after = rows(data), rows(twin)
-    assert torch.equal(before[:at], after[:at])
-    assert not torch.allclose(before[at], after[at])
+        def score(found: torch.Tensor, history: History) -> None:
+            hidden.append(found[history.valid])
+            position.append(history.position[history.valid])
 
+        model(collate(log, evaluation_windows(longest, ends, length=None), time="last"), score=score)
+        return torch.cat(hidden), torch.cat(position)
 
-LEAK: tuple[Recipe, Prepared] | None = None
-
-
-def _leak(folder: Path) -> tuple[Recipe, Prepared]:
-    global LEAK
-    LEAK = world(folder, carrying(), history="full")
-    return LEAK
+    (before, position), (after, _) = rows(data), rows(twin)
+    assert len(before) >= ends[0]
+    assert torch.equal(before[position < at], after[position < at])
+    assert not torch.allclose(before[position == at], after[position == at])
 
 
 @pytest.mark.parametrize("history", ["full", "recent", "compressed"])

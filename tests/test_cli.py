@@ -77,7 +77,7 @@ def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture)
 
 def test_fit(monkeypatch: pytest.MonkeyPatch, calls: list, capsys: pytest.CaptureFixture) -> None:
     assert call(monkeypatch, "fit", "ml-1m", "--set", "a.b=1", "--set", "c=[x, y]", "--out", "there", "--resume") == 0
-    named = {"out": Path("there"), "resume": True, "overwrite": False}
+    named = {"out": Path("there"), "resume": True, "overwrite": False, "start": None}
     assert calls == [("fit", ("ml-1m", ("a.b=1", "c=[x, y]")), named)]
     assert capsys.readouterr().out == "fit done\n"
 
@@ -96,7 +96,11 @@ def test_evaluate(monkeypatch: pytest.MonkeyPatch, calls: list) -> None:
 def test_recommend_prints_csv(monkeypatch: pytest.MonkeyPatch, calls: list, capsys: pytest.CaptureFixture) -> None:
     assert call(monkeypatch, "recommend", "runs/x", "ü", "b", "--k", "3", "--at", "2024-05-31T12:00") == 0
     assert calls == [
-        ("recommend", (Path("runs/x"),), {"users": ["ü", "b"], "histories": None, "k": 3, "at": 1717156800000, "store": None})
+        (
+            "recommend",
+            (Path("runs/x"),),
+            {"users": ["ü", "b"], "histories": None, "k": 3, "at": 1717156800000, "store": None},
+        )
     ]
     assert capsys.readouterr().out == "user_id,item_id,score,rank\nü,7,0.5,1\nb,8,0.25,1\n"
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from persrec.models.build import build
+from persrec.models.item_encoders import Texts
 from persrec.models.model import Model
 from persrec.objective import LossSettings, objective
 from persrec.recipe import parse
@@ -59,6 +60,19 @@ def test_loss_and_gradient_in_bfloat16_are_near_those_in_float32(kind: str, memo
     rounded, other = loss_and_gradient(model, loss, half=True)
     assert rounded == pytest.approx(exact, rel=2e-3)
     assert rounded != exact
+    assert torch.nn.functional.cosine_similarity(gradient, other, dim=0) > 0.995
+
+
+@pytest.mark.parametrize("use", ["text", "id+text"])
+def test_items_of_texts_are_near_too(use: str) -> None:
+    items = {"use": use, "path": "items.csv", "encoder": "folder"}
+    values = {"items": items, "model": {"width": 16, "dropout": 0.0}, "memory": {"segment": 4, "recent": 3}}
+    torch.manual_seed(0)
+    texts = Texts(torch.randn(ITEMS + 1, 12), torch.ones(ITEMS + 1, dtype=torch.bool))
+    model = build(parse(values, "of a test"), items=ITEMS, texts=texts).train()
+    exact, gradient = loss_and_gradient(model, LossSettings(negatives=16), half=False)
+    rounded, other = loss_and_gradient(model, LossSettings(negatives=16), half=True)
+    assert rounded == pytest.approx(exact, rel=5e-3)
     assert torch.nn.functional.cosine_similarity(gradient, other, dim=0) > 0.995
 
 

@@ -180,11 +180,12 @@ def test_all_faults_come_at_once() -> None:
         (
             "data.columns={user: u}",
             "data.columns: got column 'user', expected our name on the left, one of user_id, item_id, timestamp, "
-            "rating, weight, event; did you mean user_id?",
+            "rating, weight, dwell, event; did you mean user_id?",
         ),
         (
             "data.columns={user_id: u}",
-            "data.columns: is read only where data.source is table or amazon or merrec, and it is synthetic; remove the key",
+            "data.columns: is read only where data.source is table or amazon or merrec, and it is synthetic; "
+            "remove the key",
         ),
         (
             "data.separator=;",

@@ -50,18 +50,15 @@ class VectorCache:
         Raises:
             UserError: the folder holds vectors of something else, or cannot be written.
         """
-        try:
+        with self._writing():
             self.folder.mkdir(parents=True, exist_ok=True)
-            with (self.folder / "lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            lock = (self.folder / "lock").open("w")
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with self._writing():
                 self._check()
                 self._recover()
-                yield self
-        except OSError as error:
-            raise UserError(
-                f"{self.folder}: cannot be written ({error.strerror or error}); make room: a text takes "
-                f"{self.width * self.dtype.itemsize:,} bytes here; what is written already is kept"
-            ) from error
+            yield self
 
     def missing(self, texts: Sequence[str]) -> list[str]:
         """The texts that have no vector yet, each once."""
@@ -71,10 +68,11 @@ class VectorCache:
         """Keep the vectors (T, E) of texts, and whether their ends were cut."""
         entries = np.empty(len(texts), dtype=ENTRY)
         entries["text"], entries["cut"] = [np.void(_digest(text)) for text in texts], cut
-        with (self.folder / VECTORS).open("ab") as file:
-            _write(file, np.ascontiguousarray(vectors, dtype=self.dtype).tobytes())
-        with (self.folder / INDEX).open("ab") as file:
-            _write(file, entries.tobytes())
+        with self._writing():
+            with (self.folder / VECTORS).open("ab") as file:
+                _write(file, np.ascontiguousarray(vectors, dtype=self.dtype).tobytes())
+            with (self.folder / INDEX).open("ab") as file:
+                _write(file, entries.tobytes())
         self._take(entries)
 
     def vectors(self, texts: Sequence[str]) -> Floats:
@@ -88,6 +86,17 @@ class VectorCache:
     def cut(self, texts: Sequence[str]) -> int:
         """How many of the texts have lost their end."""
         return sum(self._cut[self._rows[_digest(text)]] for text in texts)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Tell a person what a failure to write means."""
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self.folder}: cannot be written ({error.strerror or error}); make room: a text takes "
+                f"{self.width * self.dtype.itemsize:,} bytes here; what is written already is kept"
+            ) from error
 
     def _take(self, entries: npt.NDArray[Any]) -> None:
         for text, cut in zip(entries["text"].tolist(), entries["cut"].tolist(), strict=True):

@@ -175,7 +175,7 @@ class TextItems(nn.Module):
             texts = self._encoded(items)
         else:
             texts = F.embedding(items, self.texts).to(self.project.weight.dtype)
-        vectors = STD * self.project(F.layer_norm(texts, texts.shape[-1:]))
+        vectors = STD * self.project(F.layer_norm(texts, texts.shape[-1:])).to(self.project.weight.dtype)
         if self.ids is None:
             return vectors
         kept = self.trained[items]
@@ -192,7 +192,7 @@ class TextItems(nn.Module):
             tokens, there = self._tokens = tokens.to(items.device), there.to(items.device)
         known = there[items]
         vectors = torch.zeros(len(items), self.encoder.width, device=items.device)
-        return vectors.index_put((known.nonzero().flatten(),), self.encoder(tokens, items[known]))
+        return vectors.index_put((known.nonzero().flatten(),), self.encoder(tokens, items[known]).to(vectors.dtype))
 
 
 class Made:

@@ -132,11 +132,3 @@ def with_adapters(model: Any, rank: int) -> Any:
     from peft import LoraConfig, inject_adapter_in_model
 
     return inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"), model)
-
-
-def recomputing(model: Any) -> None:
-    """Let the model keep no activations of its layers, and compute them again in the backward pass."""
-    if hasattr(model, "activation_checkpointing_enable"):  # the name of it in newer transformers
-        model.activation_checkpointing_enable({"use_reentrant": False})
-    else:
-        model.gradient_checkpointing_enable({"use_reentrant": False})

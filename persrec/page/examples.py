@@ -86,7 +86,7 @@ def best(model: Model, data: Prepared, cell: Recipe, queries: Queries) -> Ints:
     windows = evaluation_windows(queries.user, queries.end, length=cell.length)
     read = read_users(model, data, windows, cell.time)
     retrieval, k = cell.retrieval, min(LIST, data.items_count)
-    index = INDEXES[retrieval.kind](item_vectors(model), **retrieval.options)
+    index = INDEXES[retrieval.kind](item_vectors(model)[: data.items_count + 1], **retrieval.options)
     if read.additions is not None:
         return rescored_top_k(index, read.queries, read.additions, k)[0]
     first = data.offsets[queries.user]
