@@ -41,9 +41,9 @@ class Synthetic(Section):
 
 class Causes(Section):
     users: Count = 2000
-    events: Count = 400  # the median of a user
+    events: Count = 300  # the median of a user
     dial: float = Field(0.75, ge=0, le=1)  # share of what the personal causes would have at most
-    series: Count = 24
+    series: Count = 12
     only: Literal["taste", "resume", "staple", "switched"] | None = None  # the one personal cause, in place of four
     seed: int = Field(0, ge=0)
 

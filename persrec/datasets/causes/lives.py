@@ -1,4 +1,4 @@
-"""The users of a log of causes, event by event; the process is described in persrec/datasets/causes.py.
+"""The users of a log of causes, event by event; the process is described in persrec/datasets/causes/log.py.
 
 Shapes: U users, L events of the longest log, J series of a user.
 """
@@ -13,9 +13,7 @@ from persrec.datasets.causes.world import (
     CATEGORIES,
     CAUSES,
     DOMAINS,
-    EPISODES,
     FIRST,
-    IDLE,
     LANDING,
     NOISE,
     OPTIONS,
@@ -41,13 +39,12 @@ class Lives:
     ) -> None:
         self.random, self.world, self.lengths, self.begins = random, world, lengths, begins
         users, longest = begins.shape
-        self.kind = random.choice(len(world.kinds), (users, longest), p=world.kinds)  # (U, L)
+        self.mood = self._moods(users, longest)  # (U, L)
         self.items = np.zeros((users, longest), dtype=np.int64)
         self.cause = np.full((users, longest), CAUSES.index("noise"))
         self.age = np.zeros((users, longest), dtype=np.int64)
-        self.series = random.random((users, SERIES)).argsort(axis=1)[:, :series]  # (U, J)
-        self.episode = random.integers(EPISODES, size=(users, series))  # the next one
-        self.left = np.full((users, series), NEVER)
+        self.series = random.random((users, SERIES)).argsort(axis=1)[:, :series]  # (U, J) the one seen last first
+        self.left = np.full((users, SERIES), NEVER)
         self.brand = random.integers(BRANDS, size=(users, STAPLES))
         self.bought = -self._stationary_ages(users)
 
@@ -55,38 +52,48 @@ class Lives:
         """Items, causes and ages, each (U, L); what lies beyond a user's length means nothing."""
         self._noise()
         self._taste()
-        for domain in range(DOMAINS):
-            self._switched(domain)
-        for step in range(self.kind.shape[1]):
+        domain = self.random.choice(DOMAINS, self.mood.shape, p=self.world.domain)
+        for each in range(DOMAINS):
+            self._switched(each, np.nonzero(self._is("switched") & (domain == each)))
+        for step in range(self.mood.shape[1]):
             there = np.searchsorted(-self.lengths, -step)  # users with more events than this
-            kind = self.kind[:there, step]
-            self._session(np.flatnonzero(kind == 0), step)
-            self._resume(np.flatnonzero(kind == 2), step)
-            self._staple(np.flatnonzero((kind >= 4) & (kind < 4 + STAPLES)), step)
+            for cause, event in (("session", self._session), ("resume", self._resume), ("staple", self._staple)):
+                event(np.flatnonzero(self.mood[:there, step] == CAUSES.index(cause)), step)
         return self.items, self.cause, self.age
+
+    def _moods(self, users: int, longest: int) -> Ints:
+        """(U, L) Each event's cause, unless it turns out to be a look at a shelf."""
+        bounds = np.cumsum(self.world.after, axis=1)[:, :-1]
+        mood = np.full((users, longest + 1), len(CAUSES))
+        drawn = self.random.random((users, longest))
+        for step in range(longest):
+            mood[:, step + 1] = (drawn[:, step, None] > bounds[mood[:, step]]).sum(axis=1)
+        return mood[:, 1:]
+
+    def _is(self, cause: str) -> npt.NDArray[np.bool_]:
+        return self.mood == CAUSES.index(cause)
 
     def _write(self, where: Any, cause: str, items: Ints, age: Ints | int) -> None:
         self.items[where], self.cause[where], self.age[where] = items, CAUSES.index(cause), age
 
     def _noise(self) -> None:
-        where = np.nonzero(self.kind == 3)
+        where = np.nonzero(self._is("noise"))
         drawn = self.random.integers(NOISE, size=len(where[0]))
         self._write(where, "noise", FIRST["noise"] + drawn, 0)
 
     def _taste(self) -> None:
-        where = np.nonzero(self.kind == 1)
-        own = self.random.random((len(self.kind), CATEGORIES)).argsort(axis=1)[:, :TASTES]
+        where = np.nonzero(self._is("taste"))
+        own = self.random.random((len(self.mood), CATEGORIES)).argsort(axis=1)[:, :TASTES]
         category = own[where[0], self.random.integers(TASTES, size=len(where[0]))]
         bounds = np.cumsum(self.world.taste, axis=1)[category]
         drawn = (self.random.random(len(category))[:, None] > bounds[:, :-1]).sum(axis=1)
         item = FIRST["taste"] + category * PER_CATEGORY + drawn
         self._write(where, "taste", item, _since(where[0] * CATEGORIES + category, where[1]))
 
-    def _switched(self, domain: int) -> None:
-        where = np.nonzero(self.kind == 4 + STAPLES + domain)
+    def _switched(self, domain: int, where: tuple[Ints, ...]) -> None:
         changes = self.random.random(len(where[0])) < SWITCHES
         steps = np.where(changes, self.random.integers(1, OPTIONS, len(changes)), 0)
-        start = self.random.integers(OPTIONS, size=len(self.kind))[where[0]]
+        start = self.random.integers(OPTIONS, size=len(self.mood))[where[0]]
         option = (start + np.cumsum(steps)) % OPTIONS  # over users as well: the start is uniform
         item = FIRST["switched"] + domain * OPTIONS + option
         self._write(where, "switched", item, np.where(changes, 0, _since(where[0], where[1])))
@@ -100,19 +107,17 @@ class Lives:
         self._write((user, step), "session", item, np.where(begins, 0, 1))
 
     def _resume(self, user: Ints, step: int) -> None:
-        idle = step - self.left[user]  # (users, J)
-        least = IDLE[0] * (IDLE[1] / IDLE[0]) ** self.random.random((len(user), 1))
-        slot = np.where(idle >= least, idle, -NEVER * 2).argmin(
-            axis=1
-        )  # the first of those not begun, if it comes to that
-        slot = np.where((idle >= least).any(axis=1), slot, idle.argmax(axis=1))
-        episode, age = self.episode[user, slot], idle[np.arange(len(user)), slot]
-        item = FIRST["series"] + self.series[user, slot] * EPISODES + episode
-        self._write((user, step), "resume", item, np.where(age > step, 0, age))
-        self.episode[user, slot], self.left[user, slot] = (episode + 1) % EPISODES, step
+        rank = self.random.choice(self.series.shape[1], len(user), p=self.world.ranks)
+        series = self.series[user, rank]
+        age = step - self.left[user, series]
+        self._write((user, step), "resume", FIRST["series"] + series, np.where(age > step, 0, age))
+        self.left[user, series] = step
+        later = np.arange(self.series.shape[1]) <= rank[:, None]  # those it passes by move back by one
+        self.series[user] = np.where(later, np.roll(self.series[user], 1, axis=1), self.series[user])
+        self.series[user, 0] = series
 
     def _staple(self, user: Ints, step: int) -> None:
-        kind = self.kind[user, step] - 4
+        kind = self.random.choice(STAPLES, len(user), p=self.world.staple)
         age = step - self.bought[user, kind]
         ready = age >= self.world.periods[kind]
         shelf = FIRST["shelf"] + kind * SHELF + self.random.integers(SHELF, size=len(user))

@@ -1,14 +1,16 @@
 """A log whose every event has one hidden cause, drawn so that the best possible predictions are known in closed form.
 
-The cause of each event is drawn independently of everything before it, with public shares; what happens then is
+A user is in one mood for a few events: the cause of the event before comes again with probability `STAYS`, else one is
+drawn by public shares. Staples come between at any time, and end a mood. What happens then is
 
 * session: one of four public successors of the item before it, whatever that was; with probability `SESSION_ENDS`, when
   a session begins anew, one of the landing items instead. So the chain needs the event before and no other.
 * taste: a category, each of the user's own `TASTES` of `CATEGORIES` alike, and an item of it by public popularity.
-* resume: of `series` series that the user follows, the next item of one that was left. An idle time is drawn,
-  log-uniform from `IDLE`; the user turns to the series left most recently among those idle for at least so long, else
-  to one not begun yet (where in it a user begins is uniform, and after its last item comes its first), else to the
-  oldest.
+* resume: of the `series` series that the user follows, one that was left. By how recently each was seen they have a
+  rank; the `CURRENT` first are not resumed, and rank r of the others is with a public probability that falls as
+  r**-1.5. So none is resumed before five events have passed; idle times are near log-uniform over 5 to 300 events at
+  the default settings, more with more series, and have a thin tail beyond: their mean is series / share, whatever the
+  law. At first the order is one that nobody knows.
 * staple: of each of `STAPLES` kinds the user buys one item, every time the same, and is ready to buy it again when its
   period, public and different for each kind, has passed in events since the last time; else looks at the kind's public
   shelf, which counts as noise. The age at the beginning of a log is drawn from the stationary law.

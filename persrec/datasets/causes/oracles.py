@@ -1,22 +1,23 @@
 """What is the next event of a log of causes? Exactly, with full knowledge and with knowledge of the last R events only.
 
 Both oracles know the world (shares, popularities, successors, periods) and the rule of the process, and see items, in
-order; not the causes, but an item belongs to one kind of cause, so its cause is seen with it. The causes of the events
-are drawn independently, so each has its public share of the next event, and the items of one cause say nothing about
-another. What the last R events hold of a cause is then everything that counts (R >= 1, w = min(R, events so far)):
+order; not the causes, but an item belongs to one kind of cause, so its cause is seen with it (that of a shelf is a
+staple for which the user was not ready). The causes are a public Markov chain, drawn without regard to anything else,
+so the event before gives each its share of the next event, and the items of one cause say nothing about another. What
+the last R events hold of a cause is then everything that counts (R >= 1, w = min(R, events so far)):
 
 * session: the event before is known to both: (1 - SESSION_ENDS) successors + SESSION_ENDS landing items.
 * taste: given d categories of the user seen, each has 1/TASTES, and by symmetry each other one of CATEGORIES has
   (1 - d/TASTES) / (CATEGORIES - d), however often each was seen.
-* resume: let a_1 < ... < a_d be the ages of the series seen, F the law of the idle time that is drawn. The first
-  series idle for as long as drawn is i with probability F(a_i) - F(a_(i-1)), which asks for nothing older than a_i. The
-  rest, 1 - F(a_d), goes to a series that was not seen, begun or not; all that were not seen are alike, at any of their
-  items, as where a user begins is uniform. If d is all the user follows, the oldest of them has the rest.
+* resume: the d series seen are the first d ranks in the order of their ages, and rank r has p_r. The other ranks are
+  held by series that were not seen, and since the order at the beginning is uniform and ranks are drawn without regard
+  to which series hold them, all of these are alike: each has (p_(d+1) + ... + p_J) / (SERIES - d).
 * staple: once the user's item of a kind was seen, its age is known, and with it whether the user is ready. Else let A
   be its age at the first of the w events. It has the stationary law, P(A = a) ~ 1 up to the period p and
   (1 - s)^(a - p) beyond it, where s is the share of the kind; that no event of the w was of the kind changes nothing,
-  as the causes do not depend on A. If one was of the shelf, the last such at place u (from 0), then A + u < p, and A
-  is uniform on 1..p - u - 1. The user is ready now if A + w >= p. All items of the kind are alike.
+  as when kinds come depends neither on A nor on what came before. If one was of the shelf, the last such at place u
+  (from 0), then A + u < p, and A is uniform on 1..p - u - 1. The user is ready now if A + w >= p. All items of the
+  kind are alike.
 * switched: the option shown last has 1 - SWITCHES, each other one SWITCHES / (OPTIONS - 1); where nothing of the domain
   was seen all options are alike, the stationary law.
 * noise: all of its items alike, and the shelves of the kinds of staple for which the user is not ready.
@@ -36,13 +37,12 @@ from persrec.datasets.causes.log import Events
 from persrec.datasets.causes.world import (
     BLOCKS,
     BRANDS,
+    BROWSING,
     CATEGORIES,
+    CAUSES,
     DOMAINS,
-    EPISODES,
     FIRST,
-    IDLE,
     ITEMS,
-    LANDING,
     NOISE,
     OPTIONS,
     SERIES,
@@ -58,6 +58,8 @@ from persrec.datasets.causes.world import (
 )
 
 CHUNK = 1024  # queries at a time
+OF = {"browse": "session", "landing": "session", "series": "resume", "shelf": "staple"}
+MOODS = np.array([CAUSES.index(OF.get(block, block)) for block in BLOCKS])  # of the events of each block
 THINGS = {"taste": CATEGORIES, "series": SERIES, "staple": STAPLES, "switched": DOMAINS, "shelf": STAPLES}
 START = {block: sum(list(THINGS.values())[:place]) for place, block in enumerate(THINGS)}  # number of the first thing
 
@@ -90,16 +92,16 @@ class Oracle:
         known = position if recent is None else np.minimum(position, recent)
         seen = {block: self._seen(block, user, position, known) for block in THINGS}
         found = {
-            "browse": np.zeros((len(user), BLOCKS["browse"])),
-            "landing": np.zeros((len(user), LANDING)),
             "taste": self._taste(seen["taste"]),
             "series": self._resume(seen["series"]),
             "switched": self._switched(seen["switched"]),
-            "noise": np.full((len(user), NOISE), self.world.share["noise"] / NOISE),
+            "noise": np.full((len(user), NOISE), 1 / NOISE),
         }
         found["staple"], found["shelf"] = self._staple(seen["staple"], seen["shelf"], known)
-        self._session(found["browse"], found["landing"], user, position)
-        return np.concatenate([found[block].reshape(len(user), -1) for block in BLOCKS], axis=1)
+        found["browse"], found["landing"] = self._session(user, position)
+        share = self._shares(user, position)
+        blocks = zip(BLOCKS, MOODS, strict=True)
+        return np.concatenate([found[name].reshape(len(user), -1) * share[:, mood, None] for name, mood in blocks], 1)
 
     def expected(self, user: Ints, position: Ints, recent: int | None = None, k: int = 10) -> dict[str, Floats]:
         """(Q,) NDCG@k and Recall@k that the best list with this knowledge has on average over what may come next."""
@@ -110,13 +112,18 @@ class Oracle:
         return {f"ndcg@{k}": first @ (1 / np.log2(np.arange(2, k + 2))), f"recall@{k}": first.sum(axis=1)}
 
     def ranks(self, user: Ints, position: Ints, recent: int | None = None) -> Floats:
-        """(Q,) the rank of the event that came, ties counted half, as in `persrec.metrics`."""
+        """(Q,) the rank of the event that came, ties broken at random, the same way for the same queries.
+
+        Items of which the same is known are many, and half of their number would leave none of them in a list.
+        """
         target = self.events.items[self.events.offsets[user] + position]
+        chance = np.random.default_rng([self.events.settings.seed, 2]).random(len(user))
         found: list[Floats] = []
         for part in self._chunks(user, position, recent):
-            own = np.take_along_axis(part, target[sum(map(len, found)) :][: len(part), None], axis=1)
+            rows = slice(done := sum(map(len, found)), done + len(part))
+            own = np.take_along_axis(part, target[rows, None], axis=1)
             same = np.isclose(part, own, rtol=1e-9, atol=0)
-            found.append(1 + ((part > own) & ~same).sum(axis=1) + (same.sum(axis=1) - 1) / 2)
+            found.append(1 + ((part > own) & ~same).sum(axis=1) + np.floor(chance[rows] * same.sum(axis=1)))
         return np.concatenate(found)
 
     def _chunks(self, user: Ints, position: Ints, recent: int | None) -> Iterator[Floats]:
@@ -135,32 +142,32 @@ class Oracle:
         age = np.where((age >= 1) & (age <= known[:, None]), age, 0)
         return Seen(age, np.where(age > 0, self.within[self.events.items[self.order[place]]], 0))
 
-    def _session(self, browse: Floats, landing: Floats, user: Ints, position: Ints) -> None:
-        share, later = self.world.share["session"], np.flatnonzero(position > 0)
+    def _shares(self, user: Ints, position: Ints) -> Floats:
+        """(Q, CAUSES) of the next event, by what the event before was."""
+        before = self.events.items[self.events.offsets[user] + np.maximum(position, 1) - 1]
+        block = np.searchsorted(list(FIRST.values()), before, side="right") - 1
+        return self.world.after[np.where(position > 0, MOODS[block], len(CAUSES))]
+
+    def _session(self, user: Ints, position: Ints) -> tuple[Floats, Floats]:
+        browse, later = np.zeros((len(user), BROWSING)), np.flatnonzero(position > 0)
         before = self.events.items[self.events.offsets[user] + position - 1][later]
-        browse[later[:, None], self.world.successors[before]] = share * (1 - SESSION_ENDS) * np.array(SUCCESSORS)
+        browse[later[:, None], self.world.successors[before]] = (1 - SESSION_ENDS) * np.array(SUCCESSORS)
         ends = np.where(position > 0, SESSION_ENDS, 1.0)
-        landing[:] = share * ends[:, None] * self.world.landing
+        return browse, ends[:, None] * self.world.landing
 
     def _taste(self, seen: Seen) -> Floats:
         there = seen.age > 0  # (Q, G)
         count = there.sum(axis=1, keepdims=True)
         category = np.where(there, 1 / TASTES, (1 - count / TASTES) / (CATEGORIES - count))
-        return self.world.share["taste"] * category[..., None] * self.world.taste
+        return category[..., None] * self.world.taste
 
     def _resume(self, seen: Seen) -> Floats:
         there = seen.age > 0  # (Q, S)
-        law = np.clip(np.log(np.maximum(seen.age, 1) / IDLE[0]) / np.log(IDLE[1] / IDLE[0]), 0, 1)
-        order = np.argsort(law, axis=1, kind="stable")  # those not seen have 0, and so add nothing
-        mass = np.zeros_like(law)
-        np.put_along_axis(mass, order, np.diff(np.take_along_axis(law, order, axis=1), axis=1, prepend=0), axis=1)
-        rest, count = 1 - law.max(axis=1), there.sum(axis=1)
-        every = count == self.events.settings.series
-        mass[every, seen.age[every].argmax(axis=1)] += rest[every]
-        mass = np.where(there | every[:, None], mass, (rest / (SERIES - count * ~every))[:, None])
-        known = np.zeros((*mass.shape, EPISODES))
-        np.put_along_axis(known, ((seen.item + 1) % EPISODES)[..., None], 1.0, axis=2)
-        return self.world.share["resume"] * mass[..., None] * np.where(there[..., None], known, 1 / EPISODES)
+        rank = np.where(there, seen.age, self.longest).argsort(axis=1).argsort(axis=1)  # from 0, as far as seen
+        law = np.pad(self.world.ranks, (0, SERIES - len(self.world.ranks)))
+        mass = np.where(there, law[rank], 0)
+        rest, unseen = np.maximum(1 - mass.sum(axis=1), 0), SERIES - there.sum(axis=1)
+        return np.where(there, mass, (rest / np.maximum(unseen, 1))[:, None])
 
     def _staple(self, seen: Seen, shelf: Seen, known: Ints) -> tuple[Floats, Floats]:
         there = seen.age > 0  # (Q, kinds)
@@ -168,8 +175,8 @@ class Oracle:
         item = np.zeros((*ready.shape, BRANDS))
         np.put_along_axis(item, seen.item[..., None], 1.0, axis=2)
         item = np.where(there[..., None], item, 1 / BRANDS)
-        share = self.world.staples * ready
-        rest = (self.world.staples - share) / SHELF
+        share = self.world.staple * ready
+        rest = (self.world.staple - share) / SHELF
         return share[..., None] * item, np.repeat(rest[..., None], SHELF, axis=2)
 
     def _ready(self, shelf: Ints, known: Ints) -> Floats:
@@ -185,7 +192,7 @@ class Oracle:
     def _switched(self, seen: Seen) -> Floats:
         same = np.arange(OPTIONS) == seen.item[..., None]  # (Q, domains, OPTIONS)
         option = np.where(same, 1 - SWITCHES, SWITCHES / (OPTIONS - 1))
-        return self.world.domains[:, None] * np.where((seen.age > 0)[..., None], option, 1 / OPTIONS)
+        return self.world.domain[:, None] * np.where((seen.age > 0)[..., None], option, 1 / OPTIONS)
 
 
 def _catalogue() -> tuple[Ints, Ints]:
