@@ -116,6 +116,19 @@ def test_a_recurrent_memory_is_asked_for_everything_it_has_read() -> None:
     assert found.item() == pytest.approx(sum(losses) / len(losses), rel=1e-5)
 
 
+def test_what_disagrees_with_references_is_added_with_its_weight() -> None:
+    """In training on all segments at once; as it is served there is no reference."""
+    model, given = recurrent(), batch()
+    model.parallel = 1
+    assert objective(model, given, LossSettings(sampled=False, consistency=0.5), reads_all=True).loss.isfinite()
+    model.train()
+    looped = model(given, score=lambda hidden, history: None, reads_all=True)
+    found = objective(model, given, LossSettings(sampled=False, consistency=0.5), reads_all=True)
+    assert looped.disagreement is not None
+    assert looped.disagreement.item() > 0.01
+    assert (found.loss - found.rows).item() == pytest.approx(0.5 * looped.disagreement.item(), rel=1e-3)
+
+
 def chance(model: Model, looped: Looped, user: int, fold: int, count: int, item: int) -> float:
     """Cross-entropy of an item given what a user's fold wrote, the mean over planes."""
     if looped.memory.states.shape[1] == 1:

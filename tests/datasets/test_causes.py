@@ -270,7 +270,7 @@ def calibrated(found, came, least):
     for each in np.unique(place):
         chosen = place == each
         expected, variance = found[chosen].sum(), (found[chosen] * (1 - found[chosen])).sum()
-        if variance > 8:
+        if variance > 5:
             looked += 1
             assert abs(came[chosen].sum() - expected) < 4.2 * np.sqrt(variance), (found[chosen].mean(), looked)
     return looked

@@ -160,8 +160,8 @@ def test_a_new_split_is_put_beside(data, tmp_path):
     basket = Split(kind="next-basket", gap_hours=0.0001, test=0.5, validation=0.4)
     assert prepare(data, "small", tmp_path / "a", basket, say=said.append) == folder
     assert said == [
-        f"split {basket.name}: 2 test queries; 2 of the 2 users asked are cold (no event in training), and 3 of 3 "
-        "targets are 2 cold items.",
+        f"split {basket.name}: 2 test queries; 2 of the 2 users asked are cold (no event in training); 3 of 3 "
+        "targets are of cold items (2).",
         f"{folder}: split {basket.name} added.",
     ]
     facts = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))
