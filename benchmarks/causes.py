@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from persrec import comparison, intervals
-from persrec.comparison import Side
 from persrec.datasets.causes import Events, draw
 from persrec.datasets.causes.oracles import Oracle
 from persrec.datasets.causes.world import CAUSES
+from persrec.evaluation import comparison, intervals
+from persrec.evaluation.comparison import Side
 
 FAR = 200  # events ago
 EVERYTHING, CLEAR = "oracle", "oracle of the clear events"

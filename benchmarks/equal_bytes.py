@@ -25,14 +25,16 @@ import torch
 
 from benchmarks import machine
 from benchmarks.quality import rounded, train
-from persrec import intervals, recipe, run
+from persrec import run
 from persrec.batches import evaluation_windows
 from persrec.cells import name_of, protocol
-from persrec.evaluation import Evaluation, evaluate
+from persrec.evaluation import intervals
+from persrec.evaluation.evaluate import Evaluation, evaluate
 from persrec.models.build import restored
 from persrec.models.encodings import NAMES
 from persrec.page.reading_cost import milliseconds
-from persrec.recipe import Recipe
+from persrec.recipe import recipe
+from persrec.recipe.recipe import Recipe
 from persrec.serving.recommender import Recommender
 
 METRIC = "ndcg@10"

@@ -22,10 +22,12 @@ import numpy.typing as npt
 
 from benchmarks import causes, machine
 from benchmarks.quality import rounded, train
-from persrec import comparison, metrics, recipe, run
-from persrec.comparison import Side
-from persrec.intervals import means
-from persrec.recipe import Recipe
+from persrec import metrics, run
+from persrec.evaluation import comparison
+from persrec.evaluation.comparison import Side
+from persrec.evaluation.intervals import means
+from persrec.recipe import recipe
+from persrec.recipe.recipe import Recipe
 
 METRIC = "ndcg@10"
 GROUPS = ("history length", "last consumption of the item")

@@ -25,15 +25,17 @@ import polars as pl
 import torch
 
 from benchmarks import machine, quality
-from persrec import Recommender, api, intervals, metrics, recipe, run
+from persrec import Recommender, api, metrics, run
 from persrec.batches import Batch, History
 from persrec.cells import name_of
+from persrec.evaluation import intervals
 from persrec.interactions.schema import ITEM, USER
 from persrec.items.add import add
 from persrec.models.build import build
 from persrec.models.compressor import read
 from persrec.models.item_encoders import Texts
-from persrec.recipe import Recipe
+from persrec.recipe import recipe
+from persrec.recipe.recipe import Recipe
 
 VARIANTS: dict[str, list[str]] = {
     "id": ["items.use=id"],

@@ -112,7 +112,7 @@ class Cells:
 
 def rows(cells: Cells, histories: list[str], seeds: list[int], tuned: int, common: dict[str, Any]) -> Iterator[dict]:
     """One row per cell, with its retention, and one per pair of histories, paired over queries and seeds."""
-    from persrec import intervals
+    from persrec.evaluation import intervals
 
     users = cells.log.user
     forms = [(history, 0) for history in histories if history != "tuned"]

@@ -23,9 +23,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from benchmarks import machine
-from persrec import comparison, recipe, run
+from persrec import run
 from persrec.cells import name_of
-from persrec.recipe import Recipe
+from persrec.evaluation import comparison
+from persrec.recipe import recipe
+from persrec.recipe.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 PAIRS = (("compressed", "full"), ("compressed", "recent"), ("full", "recent"))

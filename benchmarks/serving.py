@@ -27,13 +27,13 @@ import polars as pl
 import torch
 
 from benchmarks import machine
-from persrec import recipe
 from persrec.batches import Batch, History
 from persrec.models.build import build
 from persrec.models.interfaces import Memory
 from persrec.models.model import Model
 from persrec.models.rows import rows_of
-from persrec.recipe import Recipe
+from persrec.recipe import recipe
+from persrec.recipe.recipe import Recipe
 from persrec.serving.entries import key_of
 from persrec.serving.recommender import Recommender
 from persrec.serving.store import Store

@@ -15,15 +15,17 @@ import polars as pl
 from rich.console import Console, Group
 from rich.text import Text
 
-from persrec import ranks, report, sheets
-from persrec import recipe as recipes
+from persrec import report
 from persrec.errors import UserError
+from persrec.evaluation import sheets
 from persrec.interactions import prepare as preparing
 from persrec.interactions.facts import Facts
 from persrec.interactions.schema import ITEM, TIME, USER
 from persrec.prepared import ROOT, Prepared, open_prepared
-from persrec.recipe import Recipe
-from persrec.recipe_file import override
+from persrec.recipe import recipe as recipes
+from persrec.recipe.file import override
+from persrec.recipe.recipe import Recipe
+from persrec.training import ranks
 
 if TYPE_CHECKING:
     from persrec.probe.ridge import Histories
@@ -187,12 +189,12 @@ def _runs_below(folder: Path) -> list[Path]:
 def compare(
     folders: Sequence[str | Path], *, metric: str | None = None, by: str | None = None, form: str | None = None
 ) -> Table | str:
-    """Runs side by side and in pairs, over the same targets and seeds; see `persrec.comparison`.
+    """Runs side by side and in pairs, over the same targets and seeds; see `persrec.evaluation.comparison`.
 
     `metric` defaults to the primary metric of the first run, `by` names a group of the targets, and `form` (markdown,
     latex, html) asks for text instead of a table. Raises UserError for runs that were not tested alike.
     """
-    from persrec import comparison
+    from persrec.evaluation import comparison
 
     sides = comparison.load(folders)
     metric = metric or str(sides[0].recipe["primary"])
@@ -318,7 +320,7 @@ def _write_json(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def _results(recipe: Recipe, rows: list[dict[str, Any]], places: Sequence[Path], folder: Path) -> Table:
-    from persrec import comparison
+    from persrec.evaluation import comparison
 
     k = int(recipe.primary.partition("@")[2])
     metrics = list(dict.fromkeys([recipe.primary, f"recall@{k}", f"recall@{max(recipe.evaluation.k)}"]))

@@ -13,25 +13,33 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from persrec import ranks, training
-from persrec import recommendations as lists
 from persrec import run as runs
 from persrec.baselines import BASELINES
 from persrec.errors import UserError
-from persrec.evaluation import LIST, Evaluation, EvaluationSettings, evaluate_baseline, list_metrics, seen_share
-from persrec.evaluation import evaluate as evaluate_model
+from persrec.evaluation import recommendations as lists
+from persrec.evaluation.evaluate import (
+    LIST,
+    Evaluation,
+    EvaluationSettings,
+    evaluate_baseline,
+    list_metrics,
+    seen_share,
+)
+from persrec.evaluation.evaluate import evaluate as evaluate_model
+from persrec.evaluation.memory_tests import memory_tests
 from persrec.interactions.schema import Say, log
 from persrec.items import load as item_texts
-from persrec.loggers import FOLDERS
-from persrec.memory_tests import memory_tests
 from persrec.models.build import build, kept_weights
 from persrec.models.model import Model
 from persrec.prepared import ITEMS, Prepared
-from persrec.recipe import Recipe, parse
+from persrec.recipe.recipe import Recipe, parse
 from persrec.serving.recommender import Recommender
-from persrec.settings import carrying, loss_settings, training_settings
-from persrec.starting import start_from
 from persrec.targets import targets_of
+from persrec.training import module as training
+from persrec.training import ranks
+from persrec.training.loggers import FOLDERS
+from persrec.training.settings import carrying, loss_settings, training_settings
+from persrec.training.starting import start_from
 
 STARTED = "started.json"  # in checkpoints/: what an interrupted fit was about
 

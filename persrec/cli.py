@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from persrec import __version__
-from persrec.cli_datasets import datasets
-from persrec.cli_items import items
-from persrec.cli_serve import serve
-from persrec.cli_store import adopt, compress, stores, update
-from persrec.cli_training import export, tune
+from persrec.commands.datasets import datasets
+from persrec.commands.items import items
+from persrec.commands.serve import serve
+from persrec.commands.store import adopt, compress, stores, update
+from persrec.commands.training import export, tune
 from persrec.errors import UserError
 
 if TYPE_CHECKING:
@@ -232,7 +232,7 @@ for command in (compress, update, adopt, stores, datasets, items, serve, tune, e
 @recipes.command("list")
 def list_recipes() -> None:
     """Names, and what each is about."""
-    from persrec.recipe_file import read_yaml, shipped
+    from persrec.recipe.file import read_yaml, shipped
 
     for name, path in shipped().items():
         click.echo(name)
@@ -243,7 +243,7 @@ def list_recipes() -> None:
 @click.argument("name")
 def print_recipe(name: str) -> None:
     """The text of a shipped recipe, to start one of your own from."""
-    from persrec.recipe_file import shipped_path
+    from persrec.recipe.file import shipped_path
 
     click.echo(shipped_path(name).read_text(encoding="utf-8"), nl=False)
 

@@ -21,7 +21,7 @@ from persrec.models.build import restored
 from persrec.models.interfaces import Memory, Rows
 from persrec.models.model import Model
 from persrec.prepared import Prepared
-from persrec.recipe import Recipe, parse
+from persrec.recipe.recipe import Recipe, parse
 
 ITEMS, USERS, READ, ABOUT = "items.parquet", "users.parquet", "read.pt2", "export.json"
 BATCH = 512  # users whose histories are read together

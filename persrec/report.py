@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.table import Table
 
-from persrec.intervals import Interval
-from persrec.sheets import Sheet
+from persrec.evaluation.intervals import Interval
+from persrec.evaluation.sheets import Sheet
 
 if TYPE_CHECKING:
-    from persrec.comparison import Pair, Retention, Side
+    from persrec.evaluation.comparison import Pair, Retention, Side
 
 Rows = Sequence[Mapping[str, Any]]
 

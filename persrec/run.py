@@ -29,7 +29,7 @@ from torch import Tensor
 from persrec import __version__
 from persrec.errors import UserError
 from persrec.prepared import ROOT, Prepared, open_prepared
-from persrec.recipe_file import read_yaml
+from persrec.recipe.file import read_yaml
 
 FORMAT: Final = 2
 MANIFEST: Final = "run.json"

@@ -21,10 +21,10 @@ from persrec import cells
 from persrec.errors import UserError
 from persrec.interactions.schema import Say, log
 from persrec.prepared import Prepared
-from persrec.recipe import Recipe, parse
-from persrec.recipe_file import override
-from persrec.settings import carrying, loss_settings, training_settings
-from persrec.training import Fitting, plan_of, target_counts
+from persrec.recipe.file import override
+from persrec.recipe.recipe import Recipe, parse
+from persrec.training.module import Fitting, plan_of, target_counts
+from persrec.training.settings import carrying, loss_settings, training_settings
 
 TRIALS, BEST = "trials.csv", "best.yaml"
 FIXED = ("name", "data", "split", "seeds", "evaluation", "primary", "baselines")  # what trials must share to compare

@@ -13,7 +13,7 @@ from persrec.interactions.prepare import prepare
 from persrec.models.build import build
 from persrec.models.model import Model
 from persrec.prepared import ITEMS, Prepared, open_prepared
-from persrec.recipe import Recipe, parse
+from persrec.recipe.recipe import Recipe, parse
 
 START = 1_700_000_000_000
 LENGTHS = [60, 45, 31, 30, 23, 17, 12, 9, 5, 4, 3, 3, 2, 1]

@@ -13,10 +13,11 @@ import polars as pl
 import pytest
 
 import persrec
-from persrec import api, cli, training
-from persrec import recipe as recipes
+from persrec import api, cli
 from persrec import run as runs
 from persrec.errors import UserError
+from persrec.recipe import recipe as recipes
+from persrec.training import module as training
 from tests.small import events
 
 RECIPE = """

@@ -16,7 +16,7 @@ from persrec.models import memory as memories
 from persrec.models.build import restored
 from persrec.models.compressor import loop
 from persrec.models.segments import open_columns
-from persrec.recipe import parse
+from persrec.recipe.recipe import parse
 from persrec.serving.recommender import Recommender
 from tests.small import events, run_of
 

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 from persrec import api, cli
-from persrec.recipe_file import shipped
+from persrec.recipe.file import shipped
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from persrec import training
 from persrec.batches import Budget, collate, evaluation_windows
 from persrec.consumption import HALF_LIFE, Repeats
-from persrec.evaluation import EvaluationSettings, evaluate
+from persrec.evaluation.evaluate import EvaluationSettings, evaluate
 from persrec.models.attention import position_bucket, time_bucket
 from persrec.models.model import Model
 from persrec.models.repeat import EXACT, RepeatHead
-from persrec.objective import LossSettings, objective
 from persrec.prepared import Prepared
 from persrec.serving.recommender import Recommender
+from persrec.training import module as training
+from persrec.training.objective import LossSettings, objective
 from tests.small import events, model_of, prepared_of, run_of
 
 HEAD: dict[str, Any] = {

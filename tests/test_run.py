@@ -12,8 +12,8 @@ import torch
 
 from persrec import run
 from persrec.errors import UserError
-from persrec.recipe import load as load_recipe
-from persrec.recipe import parse
+from persrec.recipe.recipe import load as load_recipe
+from persrec.recipe.recipe import parse
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from persrec.interactions.prepare import prepare
 from persrec.prepared import Prepared, Queries, open_prepared
-from persrec.sections import Split
+from persrec.recipe.sections import Split
 from persrec.targets import targets_of
 
 HOUR = 3_600_000

@@ -13,7 +13,7 @@ from persrec import tuning
 from persrec.errors import UserError
 from persrec.interactions.prepare import prepare
 from persrec.prepared import Prepared, open_prepared
-from persrec.recipe import Recipe, load, parse
+from persrec.recipe.recipe import Recipe, load, parse
 from tests.small import events, recipe_of
 
 optuna = pytest.mark.skipif(find_spec("optuna") is None, reason="an extra")

@@ -1,4 +1,4 @@
-"""Targets ranked, and lists made, by the scores of a baseline, as persrec/retrieval.py does by vectors.
+"""Targets ranked, and lists made, by the scores of a baseline, as persrec/retrieval/search.py does by vectors.
 
 Shapes: B queries of a chunk, Q queries, T targets, V items.
 """

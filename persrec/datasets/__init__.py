@@ -28,7 +28,7 @@ from persrec.datasets import (
 )
 from persrec.errors import UserError
 from persrec.interactions.schema import EVENT, Say, close_matches, log
-from persrec.sections import MADE
+from persrec.recipe.sections import MADE
 
 SOURCES: Final[dict[str, ModuleType]] = {
     "amazon": amazon,

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from persrec.errors import UserError
-from persrec.faults import suggestion
-from persrec.sections import DATASETS_VARIABLE, expand
+from persrec.recipe.faults import suggestion
+from persrec.recipe.sections import DATASETS_VARIABLE, expand
 
 GROUPLENS: Final = "https://files.grouplens.org/datasets/movielens"
 SNAP: Final = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles"

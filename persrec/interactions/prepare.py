@@ -26,7 +26,7 @@ from persrec.interactions.cold import cold
 from persrec.interactions.facts import Facts, facts_of
 from persrec.interactions.schema import EVENT, ITEM, TIME, USER, Say
 from persrec.interactions.split import split as split_of
-from persrec.sections import MADE, Split
+from persrec.recipe.sections import MADE, Split
 
 LEAVE_ONE_OUT: Final = Split()
 

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from persrec import recipe as recipes
 from persrec import run as runs
 from persrec.errors import UserError
 from persrec.interactions.schema import ITEM, Say
@@ -20,6 +19,7 @@ from persrec.items import table, whitening
 from persrec.items.catalogue import catalogue
 from persrec.items.load import VECTORS, encoded, live_encoder
 from persrec.models.build import ENCODER
+from persrec.recipe import recipe as recipes
 
 PER_ITEM = ("items.texts", "items.trained", "items.ids", "repeat.item_bias")  # of a model's state: a row per item
 

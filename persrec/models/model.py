@@ -13,8 +13,7 @@ from torch.nn import functional as F
 
 from persrec.batches import Batch, History
 from persrec.constants import PAD
-from persrec.info_nce import LARGEST_SCALE
-from persrec.losses import Bonus
+from persrec.losses import LARGEST_SCALE, Bonus
 from persrec.models.compressor import Looped, Recall, Score, T, loop
 from persrec.models.event_inputs import EventInputs
 from persrec.models.interfaces import Backbone, Compressor, Memory

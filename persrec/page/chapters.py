@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import yaml
 
-from persrec import comparison, intervals, report
-from persrec.comparison import ORDER, Side
-from persrec.intervals import Interval
+from persrec import report
+from persrec.evaluation import comparison, intervals
+from persrec.evaluation.comparison import ORDER, Side
+from persrec.evaluation.intervals import Interval
 from persrec.page import curves, figures, verdicts
 from persrec.page.attended import Attended
 from persrec.page.closeup import Closeup

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from persrec.batches import Windows, collate, evaluation_windows
-from persrec.comparison import Side
-from persrec.intervals import Interval
+from persrec.evaluation.comparison import Side
+from persrec.evaluation.intervals import Interval
 from persrec.models.model import Model
 from persrec.page import examples, reading_cost
 from persrec.page.attended import Attended, attended, can_look

@@ -12,16 +12,16 @@ import numpy.typing as npt
 import polars as pl
 
 from persrec.batches import evaluation_windows
-from persrec.comparison import Side
 from persrec.errors import UserError
-from persrec.evaluation import LIST, item_vectors, read_users
-from persrec.indexes import INDEXES
+from persrec.evaluation.comparison import Side
+from persrec.evaluation.evaluate import LIST, item_vectors, read_users
 from persrec.models.model import Model
 from persrec.prepared import Prepared, Queries
-from persrec.recipe import Recipe
-from persrec.rescoring import rescored_top_k
-from persrec.retrieval import top_k
-from persrec.seen import Seen
+from persrec.recipe.recipe import Recipe
+from persrec.retrieval.indexes import INDEXES
+from persrec.retrieval.rescoring import rescored_top_k
+from persrec.retrieval.search import top_k
+from persrec.retrieval.seen import Seen
 
 COUNT = 3
 LAST_SHOWN = 12  # events of a history

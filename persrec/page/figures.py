@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from persrec.intervals import Interval
+from persrec.evaluation.intervals import Interval
 
 WIDTH = 4.8  # inches
 INK, PALE = "#30343b", "#8b9097"  # of text and axes, of lines that help; the first becomes the page's text colour

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from persrec import sheets
+from persrec.evaluation import sheets
+from persrec.evaluation.sheets import Sheet
 from persrec.page import figures
-from persrec.sheets import Sheet
 
 STYLE = """
 :root{color-scheme:light dark;--paper:#fff;--ink:#23272d;--pale:#626a73;--line:#d9dde1;--box:#f5f6f8;--hit:#1d7a55}

@@ -7,10 +7,10 @@ import html
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from persrec import comparison
 from persrec import run as runs
-from persrec.comparison import ORDER
 from persrec.errors import UserError
+from persrec.evaluation import comparison
+from persrec.evaluation.comparison import ORDER
 from persrec.page import chapters, figures, verdicts
 from persrec.page.chapters import Material
 from persrec.page.closeup import look_closely

@@ -6,11 +6,11 @@ Whatever `recent`, which throws old events away, does as well is no merit of a h
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from persrec import comparison
-from persrec.comparison import ORDER, Side
-from persrec.intervals import Interval
+from persrec.evaluation import comparison
+from persrec.evaluation.comparison import ORDER, Side
+from persrec.evaluation.intervals import Interval
+from persrec.evaluation.sheets import Sheet
 from persrec.run import Run
-from persrec.sheets import Sheet
 
 DATA = {
     "users": "users",

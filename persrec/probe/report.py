@@ -8,8 +8,8 @@ from rich.console import Group
 from rich.text import Text
 
 from persrec.errors import UserError
+from persrec.evaluation.sheets import Sheet, rich
 from persrec.probe.study import LENGTHS, WINDOWS, Probe
-from persrec.sheets import Sheet, rich
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

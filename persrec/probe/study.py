@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from persrec import metrics
 from persrec.errors import UserError
-from persrec.intervals import Interval, ratio
+from persrec.evaluation.intervals import Interval, ratio
 from persrec.probe.ridge import (
     OLDER,
     OWN_ROWS,

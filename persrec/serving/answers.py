@@ -10,12 +10,12 @@ import numpy.typing as npt
 import polars as pl
 
 from persrec.constants import PAD
-from persrec.indexes import Index
 from persrec.interactions.schema import ITEM, USER
-from persrec.recipe import Recipe
-from persrec.rescoring import Additions, rescored_top_k
-from persrec.retrieval import top_k
-from persrec.seen import Seen
+from persrec.recipe.recipe import Recipe
+from persrec.retrieval.indexes import Index
+from persrec.retrieval.rescoring import Additions, rescored_top_k
+from persrec.retrieval.search import top_k
+from persrec.retrieval.seen import Seen
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]

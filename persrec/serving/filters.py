@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from persrec.seen import Seen
+from persrec.retrieval.seen import Seen
 
 Ints = npt.NDArray[np.int64]
 Bits = npt.NDArray[np.uint8]

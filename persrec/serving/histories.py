@@ -17,8 +17,8 @@ from persrec.errors import UserError
 from persrec.interactions import filters, sequences
 from persrec.interactions.schema import DWELL, EVENT, ITEM, RATING, TIME, USER
 from persrec.prepared import Prepared
-from persrec.recipe import Recipe
-from persrec.recipe_file import LOG_SOURCES
+from persrec.recipe.file import LOG_SOURCES
+from persrec.recipe.recipe import Recipe
 
 Say = Callable[[str], None]
 Ints = npt.NDArray[np.int64]

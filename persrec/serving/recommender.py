@@ -12,17 +12,17 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from persrec import recipe as recipes
 from persrec import run as runs
 from persrec.batches import evaluation_windows
 from persrec.errors import UserError
-from persrec.evaluation import item_vectors, read_users
-from persrec.indexes import INDEXES, Index
+from persrec.evaluation.evaluate import item_vectors, read_users
 from persrec.interactions.schema import ITEM, USER
 from persrec.models.build import restored
 from persrec.models.model import Model
 from persrec.prepared import Prepared
-from persrec.seen import Seen
+from persrec.recipe import recipe as recipes
+from persrec.retrieval.indexes import INDEXES, Index
+from persrec.retrieval.seen import Seen
 from persrec.serving import adoption, writing
 from persrec.serving import histories as logs
 from persrec.serving.adoption import Adapter

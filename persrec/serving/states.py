@@ -21,8 +21,8 @@ from persrec.models.encodings import pack, unpack
 from persrec.models.interfaces import Memory
 from persrec.models.model import Model
 from persrec.models.rows import rows_of
-from persrec.recipe import Recipe
-from persrec.rescoring import Additions
+from persrec.recipe.recipe import Recipe
+from persrec.retrieval.rescoring import Additions
 from persrec.serving.packing import Keeps, Layout, Record, Rows
 from persrec.serving.past import joined
 

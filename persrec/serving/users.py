@@ -11,7 +11,7 @@ import polars as pl
 from persrec.errors import UserError
 from persrec.interactions.schema import USER
 from persrec.models.model import Model
-from persrec.recipe import Recipe
+from persrec.recipe.recipe import Recipe
 from persrec.serving.entries import cursor_key, key_of, user_of
 from persrec.serving.histories import examples, plain_id
 from persrec.serving.packing import PARTS, Layout, Record, pack, sizes, unpack

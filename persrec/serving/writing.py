@@ -14,7 +14,7 @@ from persrec.errors import UserError
 from persrec.interactions import filters
 from persrec.interactions.schema import ITEM, TIME, USER
 from persrec.models.model import Model
-from persrec.recipe import Recipe
+from persrec.recipe.recipe import Recipe
 from persrec.serving import histories as logs
 from persrec.serving.histories import Histories, Say
 from persrec.serving.packing import Record

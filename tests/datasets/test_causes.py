@@ -12,7 +12,7 @@ from persrec.datasets.causes import draw, truth, world
 from persrec.datasets.causes.oracles import Oracle
 from persrec.datasets.causes.world import CAUSES, CURRENT, FIRST, ITEMS, PERSONAL, Settings, World, item_names
 from persrec.errors import UserError
-from persrec.sections import Causes
+from persrec.recipe.sections import Causes
 
 SMALL = {"users": 300, "events": 120, "seed": 100}
 

@@ -5,7 +5,7 @@ import pytest
 
 from persrec import datasets
 from persrec.errors import UserError
-from persrec.sections import Data
+from persrec.recipe.sections import Data
 
 
 def test_every_source_has_files_and_read():

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from persrec.interactions.cold import cold
 from persrec.interactions.split import split
-from persrec.sections import Split
+from persrec.recipe.sections import Split
 
 SCHEMA = {"user": pl.Int64, "end": pl.Int64, "size": pl.Int64}
 

@@ -12,7 +12,7 @@ from persrec.errors import UserError
 from persrec.interactions import prepare as module
 from persrec.interactions.prepare import check, prepare
 from persrec.prepared import open_prepared, split_files
-from persrec.sections import Data, Split
+from persrec.recipe.sections import Data, Split
 from tests.datasets.real import real
 
 CSV = """user_id,item_id,timestamp,rating

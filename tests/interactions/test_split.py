@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from persrec.errors import UserError
 from persrec.interactions.split import split
-from persrec.sections import Split
+from persrec.recipe.sections import Split
 
 HOUR = 3_600_000
 

@@ -12,7 +12,7 @@ pytest.importorskip("transformers")
 from click.testing import CliRunner
 
 from persrec import Recommender, api
-from persrec.cli_items import items as command
+from persrec.commands.items import items as command
 from persrec.errors import UserError
 from persrec.items.add import add
 from persrec.items.load import VECTORS

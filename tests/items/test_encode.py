@@ -16,7 +16,7 @@ from persrec.items import encode as encoding
 from persrec.items.encode import Encoded, encode
 from persrec.models import pretrained
 from persrec.models.text import TextEncoder, tokenize
-from persrec.sections import Items
+from persrec.recipe.sections import Items
 from tests.items.models import WORDS, saved_model
 
 TEXTS = [" ".join(WORDS[number : number + 1 + number % 5]) for number in range(10)]

@@ -15,7 +15,7 @@ import torch
 
 from persrec import Recommender, api
 from persrec.errors import UserError
-from persrec.recipe import load
+from persrec.recipe.recipe import load
 from persrec.run import load as load_run
 from tests.items.models import saved_model
 from tests.items.places import made

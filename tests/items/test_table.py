@@ -9,7 +9,7 @@ import pytest
 
 from persrec.errors import UserError
 from persrec.items.table import read
-from persrec.sections import Items
+from persrec.recipe.sections import Items
 from tests.datasets.real import real
 
 LINES = """{"asin": "1", "title": "Alien (1979)"}

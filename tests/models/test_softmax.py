@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from persrec.models.build import build
 from persrec.models.rows import rows_of
 from persrec.models.softmax import LiGRLayer, Softmax
-from persrec.recipe import parse
+from persrec.recipe.recipe import parse
 from tests.worlds import World, histories
 
 

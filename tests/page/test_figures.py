@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from persrec.intervals import Interval
+from persrec.evaluation.intervals import Interval
 from persrec.page import figures
 from persrec.page.figures import Curve
 

@@ -11,9 +11,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from persrec import api, comparison
+from persrec import api
 from persrec import run as runs
 from persrec.errors import UserError
+from persrec.evaluation import comparison
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 SMALL = [

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from persrec.comparison import Side
+from persrec.evaluation.comparison import Side
 from persrec.page.verdicts import lists_sheet, protocol_sheet, verdicts
 from persrec.run import Run
 

@@ -1,0 +1,1 @@
+"""Commands: the groups that persrec.cli puts together."""

@@ -1,0 +1,118 @@
+"""The commands around training: settings found on validation, and a run's vectors and read step for others to use."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from persrec.errors import UserError
+
+if TYPE_CHECKING:
+    from persrec.evaluation.sheets import Sheet
+    from persrec.prepared import Prepared
+    from persrec.recipe.recipe import Recipe
+    from persrec.tuning import Sweep, Trial
+
+SHOWN = 14  # rates of a sweep, and trials of a search
+
+
+@click.command()
+@click.argument("recipe", metavar="RECIPE|FILE")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set a recipe key; repeatable.")
+@click.option("--lr", is_flag=True, help="Sweep the learning rate over one short training; looks at the loss alone.")
+@click.option(
+    "--search",
+    "wanted",
+    multiple=True,
+    metavar="KEY=SPACE",
+    help="A key to search, as in training.learning_rate=loguniform(1e-4,1e-2); also uniform, int, choice; repeatable.",
+)
+@click.option("--minutes", default=10.0, show_default=True, type=click.FloatRange(min=0, min_open=True), help="In all.")
+@click.option("--trials", type=click.IntRange(min=1), help="At most so many.  [default: until the time is up]")
+@click.option("--out", type=click.Path(path_type=Path), help="Of a search.  [default: tuning/<name of the recipe>]")
+def tune(
+    recipe: str,
+    overrides: tuple[str, ...],
+    lr: bool,
+    wanted: tuple[str, ...],
+    minutes: float,
+    trials: int | None,
+    out: Path | None,
+) -> None:
+    """Find settings of RECIPE on validation; the test set is not looked at.
+
+    A search leaves best.yaml, the recipe with the best values, and trials.csv, all that was tried.
+    """
+    if lr == bool(wanted):
+        raise UserError("tune: expected either --lr or --search KEY=SPACE, and one of them")
+    from rich.console import Console
+
+    from persrec import tuning
+    from persrec.api import say
+    from persrec.evaluation import sheets
+
+    found = tuning.spaces(wanted)
+    cell, data = _opened(recipe, overrides)
+    if lr:
+        sweep = tuning.sweep(cell, data, say=say)
+        Console().print(sheets.rich(_rates(sweep)))
+        click.echo(f"suggested: --set training.learning_rate={sweep.suggested:.2g}")
+        return
+    folder = out or Path("tuning") / cell.name
+    done = tuning.search(cell, data, found, folder, minutes=minutes, trials=trials, say=say)
+    Console().print(sheets.rich(_trials(done)))
+    click.echo(f"{folder / tuning.BEST}: the recipe of trial {done[0].number}; {folder / tuning.TRIALS}: all trials")
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="A folder.")
+def export(run: Path, out: Path) -> None:
+    """Write what others use of RUN: item vectors and user queries as parquet, the read step for torch.export.
+
+    A product of a query and an item's vector is the score of `recommend`.
+    """
+    from persrec.api import say
+    from persrec.export import export as write
+
+    click.echo(write(run, out, say=say))
+
+
+def _opened(recipe: str, overrides: tuple[str, ...]) -> tuple["Recipe", "Prepared"]:
+    """The one history and seed of a recipe, and its log."""
+    from persrec import api
+    from persrec.prepared import open_prepared
+    from persrec.recipe import recipe as recipes
+
+    loaded = recipes.load(recipe, overrides)
+    if len(loaded.histories) != 1 or len(loaded.seeds) != 1:
+        raise UserError(
+            f"tune: got history {list(loaded.histories)} and seeds {list(loaded.seeds)}, expected one of each; add "
+            "--set history=compressed --set seeds=0"
+        )
+    cell = loaded.model_copy(update={"baselines": ()})
+    return cell, open_prepared(api.prepare(cell), cell.split.name)
+
+
+def _rates(sweep: "Sweep") -> "Sheet":
+    from persrec.evaluation.sheets import Sheet
+
+    every = max(1, len(sweep.rates) // SHOWN)
+    rows = [(f"{rate:.2g}", f"{loss:.4f}") for rate, loss in zip(sweep.rates, sweep.losses, strict=True)][::every]
+    return Sheet("Loss by learning rate", ("rate", "smoothed loss"), rows)
+
+
+def _trials(done: list["Trial"]) -> "Sheet":
+    from persrec.evaluation.sheets import Sheet
+
+    keys = tuple(done[0].values)
+    rows = [
+        (
+            str(trial.number),
+            *(f"{value:.3g}" if isinstance(value, float) else str(value) for value in trial.values.values()),
+            trial.fault if trial.validation is None else f"{trial.validation:.4f}",
+            f"{trial.seconds:.0f}",
+        )
+        for trial in done[:SHOWN]
+    ]
+    return Sheet("Trials, the best ones first", ("trial", *keys, "validation ndcg@10", "seconds"), rows)

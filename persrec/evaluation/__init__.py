@@ -1,0 +1,1 @@
+"""Evaluation: metrics of trained models with their intervals, comparisons and tables."""

@@ -1,0 +1,1 @@
+"""Recipes: YAML files as checked values, every fault reported at once."""

@@ -1,0 +1,104 @@
+"""Search where some items of each query get an addition to their score: these one by one, all others by an index.
+
+Shapes: B queries, P pairs of a query and an item with an addition, T targets, V items, D width.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from persrec.retrieval.search import TIE, TopK, check, top_k
+from persrec.retrieval.seen import Seen
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+
+class Additions(NamedTuple):
+    """Pairs of query and item, each at most once, ascending by query."""
+
+    query: Ints  # (P,)
+    item: Ints  # (P,)
+    value: Floats  # (P,)
+
+    def take(self, queries: Ints) -> "Additions":
+        """Those of some queries (ascending), numbered from 0."""
+        begin, end = np.searchsorted(self.query, queries), np.searchsorted(self.query, queries + 1)
+        counts = end - begin
+        number = np.repeat(np.arange(len(queries)), counts)
+        place = begin[number] + np.arange(len(number)) - (np.cumsum(counts) - counts)[number]
+        return Additions(number, self.item[place], self.value[place])
+
+
+def rescored_top_k(
+    index: TopK, queries: Floats, additions: Additions, k: int, *, users_per_chunk: int = 1024
+) -> tuple[Ints, Floats]:
+    """Items (B, k) and scores (B, k) of each query, best first, ties by item; raises as `top_k`."""
+    without = Seen(additions.query, additions.item, len(queries))
+    rest, scores = top_k(index, queries, without, k, exclude_seen=True, users_per_chunk=users_per_chunk)
+    rows = np.repeat(np.arange(len(queries)), k)
+    query = np.concatenate([rows, additions.query])
+    item = np.concatenate([rest.ravel(), additions.item])
+    score = np.concatenate([scores.ravel(), _scores(index, queries, additions.query, additions.item) + additions.value])
+    order = np.lexsort((item, -score, query))
+    counts = np.bincount(query, minlength=len(queries))
+    best = order[(np.cumsum(counts) - counts)[:, None] + np.arange(k)]  # at least k pairs per query: those of the index
+    return item[best], score[best].astype(np.float32)
+
+
+def rescored_ranks(
+    index: TopK,
+    queries: Floats,
+    additions: Additions,
+    query: Ints,
+    target: Ints,
+    k_max: int,
+    *,
+    users_per_chunk: int = 1024,
+) -> npt.NDArray[np.float64]:
+    """Rank (T,) of each target of a query (T,), ascending: 1 + items above it + items tied with it / 2; inf beyond
+    `k_max`. Raises as `top_k`."""
+    check(index, queries, k_max)
+    catalogue = len(index.vectors) - 1
+    ranks = np.full(len(target), np.inf)
+    for start in range(0, len(target), users_per_chunk):
+        rows = np.arange(start, min(start + users_per_chunk, len(target)))
+        depth = min(2 * k_max, catalogue)
+        while len(rows):
+            asked, place = np.unique(query[rows], return_inverse=True)
+            some, own = queries[asked], additions.take(asked)
+            items, scores = rescored_top_k(index, some, own, depth, users_per_chunk=users_per_chunk)
+            rank, lowest = _ranks(index, some, own, place, target[rows], items[place], scores[place])
+            late = rank > k_max
+            settled = late | (scores[place, -1] < lowest) | (depth == catalogue)
+            ranks[rows[settled & ~late]] = rank[settled & ~late]
+            rows, depth = rows[~settled], min(2 * depth, catalogue)
+    return ranks
+
+
+def _ranks(
+    index: TopK, queries: Floats, additions: Additions, query: Ints, target: Ints, items: Ints, scores: Floats
+) -> tuple[npt.NDArray[np.float64], Floats]:
+    """The rank (T,) in the lists at hand, and the score (T,) below which others would not change it."""
+    base = _scores(index, queries, query, target)
+    key = additions.query * len(index.vectors) + additions.item
+    order = np.argsort(key)
+    wanted = query * len(index.vectors) + target
+    place = np.minimum(np.searchsorted(key[order], wanted), max(len(key) - 1, 0))
+    found = key[order][place] == wanted if len(key) else np.zeros(len(wanted), dtype=bool)
+    score = base + np.where(found, additions.value[order][place] if len(key) else 0.0, 0.0)
+    margin = TIE * (np.linalg.norm(queries[query], axis=1) * np.linalg.norm(index.vectors[target], axis=1) + abs(score))
+    rival = items != target[:, None]
+    above = rival & (scores > (score + margin)[:, None])
+    tied = rival & (abs(scores - score[:, None]) <= margin[:, None])
+    return 1 + above.sum(axis=1) + tied.sum(axis=1) / 2, score - margin
+
+
+def _scores(index: TopK, queries: Floats, query: Ints, item: Ints) -> Floats:
+    """Inner products (P,) of pairs of query and item."""
+    parts = [
+        np.einsum("pd,pd->p", queries[query[start : start + (1 << 18)]], index.vectors[item[start : start + (1 << 18)]])
+        for start in range(0, len(query), 1 << 18)
+    ]
+    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)

@@ -1,0 +1,1 @@
+"""Training: the objective, the Lightning module and trainer, and what surrounds a fit."""

@@ -1,0 +1,173 @@
+"""The training loss of a model on a batch.
+
+Shapes: B users, N scored rows, J negatives, D width, W = most clear events of a row.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from persrec import losses, negatives
+from persrec.batches import Batch, History
+from persrec.constants import PAD
+from persrec.losses import info_nce
+from persrec.models.item_encoders import ItemVectors
+from persrec.models.model import Model
+from persrec.negatives import Sampler
+from persrec.training.token_objectives import SetWeights, set_loss
+
+
+class LossSettings(NamedTuple):
+    """Which cross-entropy a row carries."""
+
+    sampled: bool = True
+    negatives: int = 512  # of a sampled loss
+    per_row: bool = False  # drawn for every row by itself
+    sampler: Sampler = "uniform"
+    corrected: bool = False  # for what the sampler draws more often (logQ); of a sampled softmax
+    calibration: float | None = None  # of a sampled binary cross-entropy, gBCE's; None = softmax
+    info_nce: bool = False  # a sampled softmax that masks what looks like the target
+    full_from: float | None = None  # share of the epochs after which a sampled loss gives way to the full one
+    chunk: int = 1 << 24  # logits of a full loss that exist at a time
+    break_ms: int | None = None  # how long before its target a row must lie to be one after a break
+    break_weight: float = 1.0  # of rows after a break; only where rows know the time at which they are asked
+    sets: SetWeights = SetWeights()  # what tokens are asked for themselves
+    consistency: float = 0.0  # weight of the disagreement of memories with references, see `models.parallel`
+
+
+class Drawn(NamedTuple):
+    """Negatives of a sampled loss, shared by all rows or drawn for each."""
+
+    item: Tensor  # (J,) or (N, J)
+    vector: Tensor  # (J, D) or (N, J, D)
+    expected: Tensor | None  # shaped as `item`: see `sampled_softmax`
+
+
+class Scored(NamedTuple):
+    """Losses of some rows, summed."""
+
+    loss: Tensor  # () with gradient
+    weight: Tensor  # ()
+    by_clear_events: Tensor  # (2, W): sums of loss, numbers of rows, by number of clear events minus 1
+
+
+class Objective(NamedTuple):
+    """What is minimised, and its parts."""
+
+    loss: Tensor  # () with gradient: that of the rows, and what the tokens are asked for
+    rows: Tensor  # () mean over the scored rows
+    by_clear_events: Tensor  # (2, W), see `Scored`
+
+
+def objective(
+    model: Model, batch: Batch, settings: LossSettings, *, reads_all: bool, counts: Tensor | None = None
+) -> Objective:
+    """The mean cross-entropy of the batch's scored rows, and the weighted loss of its tokens.
+
+    `counts` (V+1,) are the items' numbers as targets; samplers other than `uniform` need them.
+    """
+    targets = batch.history.target[batch.history.target != PAD]
+    found = _items_drawn(model, settings, counts, targets) if settings.sampled and not settings.per_row else None
+    needed = None if found is None else torch.cat([batch.history.item.flatten(), targets, found])
+    made = model.items.during_step(needed)
+    shared = None if found is None else _drawn(model, settings, counts, found, made)
+
+    def drawn(rows: int | None = None) -> Drawn:
+        return _drawn(model, settings, counts, _items_drawn(model, settings, counts, targets, rows), made)
+
+    def score(hidden: Tensor, history: History) -> Scored:
+        with _exactly(hidden):
+            return scored_rows(hidden.to(torch.promote_types(hidden.dtype, torch.float32)), history)
+
+    def scored_rows(hidden: Tensor, history: History) -> Scored:
+        rows = history.target != PAD
+        weight = _weights(history, settings)[rows]
+        bonus = _bonus(model, batch, hidden[rows], history, rows)
+        target = history.target[rows]
+        against = drawn(len(target)) if settings.sampled and shared is None else shared
+        loss = _row_losses(model, hidden[rows], target, weight, settings, against, bonus, made)
+        clear = history.valid.cumsum(dim=1)[rows] - 1
+        tally = loss.new_zeros(2, hidden.shape[1])
+        tally[0].index_add_(0, clear, loss.detach())
+        tally[1].index_add_(0, clear, torch.ones_like(loss))
+        return Scored(loss.sum(), weight.sum(), tally)
+
+    looped = model(batch, score=score, reads_all=reads_all, items=made)
+    scored: list[Scored] = looped.scored
+    width = max(part.by_clear_events.shape[1] for part in scored)
+    padded = [
+        torch.nn.functional.pad(part.by_clear_events, (0, width - part.by_clear_events.shape[1])) for part in scored
+    ]
+    tally = torch.stack(padded).sum(dim=0)
+    weight = torch.stack([part.weight for part in scored]).sum()
+    rows = torch.stack([part.loss for part in scored]).sum() / torch.where(weight > 0, weight, 1.0)
+    loss = rows if looped.disagreement is None else rows + settings.consistency * looped.disagreement
+    if not any(settings.sets[:2]) or not looped.memory.rows:
+        return Objective(loss, rows.detach(), tally)
+    others = shared or (drawn() if settings.sampled else None)
+    with _exactly(loss):
+        asked = set_loss(model, batch, looped, settings.sets, None if others is None else others.item, made)
+    return Objective(loss + asked, rows.detach(), tally)
+
+
+def _exactly(like: Tensor) -> torch.autocast:
+    """Scores and losses are float32 whatever the layers run in: a logit of 20 has a step of 0.125 in bfloat16."""
+    return torch.autocast(like.device.type, enabled=False)
+
+
+def _items_drawn(
+    model: Model, settings: LossSettings, counts: Tensor | None, targets: Tensor, rows: int | None = None
+) -> Tensor:
+    """Negatives (J,) for all rows, or (N, J) for each of `rows`; `targets` (T,) are those of the batch."""
+    sampler, count, items = settings.sampler, settings.negatives, model.items.count
+    return negatives.draw(sampler, count, items=items, counts=counts, targets=targets, rows=rows)
+
+
+def _drawn(model: Model, settings: LossSettings, counts: Tensor | None, found: Tensor, made: ItemVectors) -> Drawn:
+    """Items that were drawn, and what goes with them."""
+    sampler, count, items = settings.sampler, settings.negatives, model.items.count
+    often = negatives.expected(sampler, count, found, items=items, counts=counts) if settings.corrected else None
+    return Drawn(found, model.vectors(found, made=made), often)
+
+
+def _weights(history: History, settings: LossSettings) -> Tensor:
+    """Weight (E, L) of each row."""
+    weight = history.weight
+    if weight is None:
+        weight = torch.ones(history.item.shape, device=history.item.device)
+    if settings.break_ms is None:
+        return weight
+    after = history.query_time - history.time >= settings.break_ms
+    return weight * torch.where(after, settings.break_weight, 1.0)
+
+
+def _bonus(model: Model, batch: Batch, hidden: Tensor, history: History, rows: Tensor) -> losses.Bonus | None:
+    """What the repeat head adds for scored rows, `rows` (E, L), of which `hidden` (N, D) are the hidden ones."""
+    if model.repeat is None or batch.consumed is None or history.cell is None:
+        return None
+    had = batch.consumed.of(history.cell[rows])
+    return losses.Bonus(had.row, had.item, model.repeat(hidden, had))
+
+
+def _row_losses(
+    model: Model,
+    hidden: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    settings: LossSettings,
+    drawn: Drawn | None,
+    bonus: losses.Bonus | None,
+    made: ItemVectors,
+) -> Tensor:
+    """Loss (N,) of each hidden row (N, D)."""
+    queries = model.query(hidden) / model.temperature
+    if drawn is None:
+        return losses.full_softmax(queries, model.vectors(made=made), target, weight, chunk=settings.chunk, bonus=bonus)
+    given = (queries, model.vectors(target, made=made), drawn.vector, target, drawn.item, weight)
+    if settings.info_nce:
+        return info_nce(*given)
+    if settings.calibration is None:
+        return losses.sampled_softmax(*given, expected=drawn.expected)
+    power = losses.gbce_power(settings.negatives, model.items.count, settings.calibration)
+    return losses.binary_cross_entropy(*given, power=power)

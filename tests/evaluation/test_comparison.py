@@ -1,0 +1,165 @@
+"""Runs in pairs: known answers on folders written by hand."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from persrec import run
+from persrec.errors import UserError
+from persrec.evaluation import comparison
+from persrec.evaluation.comparison import load, pair, pairs, permutation, retention
+from persrec.evaluation.intervals import Interval
+from persrec.recipe import recipe
+
+USERS = 40
+METRIC = "ndcg@10"
+
+
+@pytest.fixture
+def items(tmp_path: Path) -> Path:
+    table = pa.table({"item_id": ["a", "b"], "events": [3, 2]})
+    with pa.OSFile(str(tmp_path / "items.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    return tmp_path / "items.arrow"
+
+
+def save(items: Path, history: str, rank: Any, seed: int = 1, **changes: Any) -> Path:
+    """A run whose targets, two users' queries of one and two targets in turn, have these ranks."""
+    size = np.resize([1, 2], USERS)
+    table = pa.table(
+        {
+            "user": np.repeat(np.arange(USERS) // 2, size),
+            "end": np.repeat(5 + np.arange(USERS), size),
+            "item": np.arange(size.sum()),
+            "age": np.resize([0, 3, 90], size.sum()),
+            "item_events": np.full(size.sum(), 7),
+            "rank": np.broadcast_to(np.asarray(rank, dtype=float), size.sum()),
+        }
+    )
+    chosen = recipe.parse({"name": changes.pop("name", "one"), "history": history, "seeds": [seed]}, "of a test")
+    protocol = {"split": "last-10", "exclude_seen": True, **changes.pop("protocol", {})}
+    return run.save(
+        items.parent / f"{chosen.name}-{history}-{seed}",
+        recipe=chosen.dump(),
+        weights=None,
+        data={"hash": changes.pop("hash", "0" * 64), "folder": "nowhere"},
+        items=items,
+        metrics={"history": history, "seed": seed, "protocol": protocol},
+        targets=changes.pop("targets", table),
+    ).folder
+
+
+def test_a_side_is_a_form_over_its_seeds(items: Path) -> None:
+    sides = load([save(items, "full", 1.0), save(items, "full", 2.0, seed=2), save(items, "recent", 3.0)])
+    assert [(side.name, sorted(side.tables)) for side in sides] == [("full", [1, 2]), ("recent", [1])]
+    mean = comparison.mean(sides[0], "mrr@10")
+    assert (mean.mean, mean.low, mean.high) == pytest.approx((0.75, 0.5, 1.0))
+
+
+def test_a_folder_of_runs_is_all_of_them(items: Path) -> None:
+    save(items, "full", 1.0)
+    save(items, "recent", 2.0)
+    assert {side.name for side in load([items.parent])} == {"full", "recent"}
+
+
+def test_the_ratio_of_two_sides_on_the_same_targets(items: Path) -> None:
+    found = pairs(load([save(items, "full", 1.0), save(items, "recent", 2.0)]), "mrr@10")
+    assert len(found) == 1
+    assert found[0].ratio == Interval(2.0, 2.0, 2.0)
+    assert found[0].difference == Interval(0.5, 0.5, 0.5)
+    assert found[0].p < 0.001, "every user agrees"
+
+
+def test_sets_are_scored_as_sets(items: Path) -> None:
+    """Ranks 1 | 1, 2 | 1 | 1, 2 ...: complete lists; the second target of each set at 20 is lost."""
+    perfect = np.resize([1, 1, 2], 60)
+    sides = load([save(items, "full", perfect), save(items, "recent", np.where(perfect == 2, 20, 1))])
+    assert pair(*sides, "recall@10").ratio.mean == pytest.approx(1 / 0.75)
+    assert comparison.mean(sides[0], METRIC).mean == 1.0
+
+
+def test_only_a_part_of_the_targets(items: Path) -> None:
+    ages = np.resize([0, 3, 90], 60)
+    sides = load([save(items, "full", np.where(ages == 90, 1, 4)), save(items, "recent", np.full(60, 4))])
+    parts = dict(comparison.groups(sides[0], "last consumption of the item"))
+    assert list(parts) == ["never had", "had <= 40 events ago", "had > 40 events ago"]
+    old, new = parts["had > 40 events ago"], parts["never had"]
+    assert pair(*sides, "mrr@10", old).ratio.mean == 4.0
+    assert pair(*sides, "mrr@10", new).ratio.mean == 1.0
+    with pytest.raises(UserError, match=r"by: got 'age', expected one of 'history length', 'training events"):
+        comparison.groups(sides[0], "age")
+
+
+def test_retention(items: Path) -> None:
+    sides = [save(items, "full", 1.0), save(items, "recent", 2.0), save(items, "compressed", 4 / 3)]
+    (found,) = retention(load(sides), "mrr@10")
+    assert found.kept is not None
+    assert found.kept.mean == pytest.approx(0.5)
+    assert found.gain == Interval(2.0, 2.0, 2.0)
+
+
+def test_where_history_brings_nothing_there_is_nothing_to_retain(items: Path) -> None:
+    random = np.random.default_rng(0)
+    ranks = [random.integers(1, 5, 60) for _ in range(3)]
+    sides = [save(items, form, rank) for form, rank in zip(("full", "recent", "compressed"), ranks, strict=True)]
+    (found,) = retention(load(sides), METRIC)
+    assert found.kept is None
+    assert found.gain.low < 1 < found.gain.high
+
+
+def test_sides_that_are_the_same_leave_nothing_to_retain(items: Path) -> None:
+    sides = load([save(items, form, np.inf) for form in ("full", "recent", "compressed")])
+    (found,) = retention(sides, METRIC)
+    assert found.kept is None
+    assert np.isnan(pairs(sides, METRIC)[0].ratio.mean)
+    assert pairs(sides, METRIC)[0].p == 1.0
+
+
+def test_the_permutation_test_is_the_binomial_of_equal_differences() -> None:
+    """n users who all differ by the same: 2 of 2^n sign patterns are as extreme."""
+    for users in (4, 6):
+        assert permutation(np.full(users, 0.5), np.arange(users)) == pytest.approx(2 / 2**users, abs=0.01)
+    assert permutation(np.zeros(5), np.arange(5)) == 1.0
+
+
+def test_queries_of_one_user_are_exchanged_together() -> None:
+    difference = np.full(60, 0.5)
+    assert permutation(difference, np.repeat(np.arange(4), 15)) == pytest.approx(2 / 16, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"hash": "1" * 64}, "data: 000000000000 and 111111111111"),
+        ({"protocol": {"split": "leave-one-out"}}, "split: 'last-10' and 'leave-one-out'"),
+        ({"protocol": {"exclude_seen": False}}, "exclude_seen: True and False"),
+        ({"targets": pa.table({"user": [1], "end": [1], "item": [1], "rank": [1.0]})}, "targets: 60 and 1"),
+    ],
+)
+def test_runs_that_were_not_tested_alike_are_refused(items: Path, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match="were not tested on the same targets") as error:
+        load([save(items, "full", 1.0), save(items, "recent", 1.0, **changes)])
+    assert words in str(error.value)
+
+
+def test_the_same_seed_twice_is_refused(items: Path) -> None:
+    folder = save(items, "full", 1.0)
+    with pytest.raises(UserError, match="a second run of full with seed 1"):
+        load([folder, folder])
+
+
+def test_seeds_in_common(items: Path) -> None:
+    """A side of one run, such as a baseline, is held against every seed; sides of several need common ones."""
+    full = [save(items, "full", 1.0, seed=seed) for seed in (1, 2)]
+    assert pair(*load([*full, save(items, "recent", 2.0, seed=9)]), METRIC).seeds == 2
+    with pytest.raises(UserError, match="full and compressed: have no seed in common"):
+        pair(*load([*full, *(save(items, "compressed", 1.0, seed=seed) for seed in (3, 4))]), METRIC)
+
+
+@pytest.mark.parametrize("metric", ["ndcg", "ndcg@0", "ndcg@50", "clicks@10"])
+def test_an_unknown_metric(items: Path, metric: str) -> None:
+    with pytest.raises(UserError, match=f"metric: got {metric}, expected one of recall, .* a cutoff of 1 to 20"):
+        comparison.check_metric(load([save(items, "full", 1.0)]), metric)

@@ -1,0 +1,65 @@
+"""`fit --from RUN`: weights go over by item id, through the command and into a model."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from persrec.errors import UserError
+from persrec.models.build import build
+from persrec.training.starting import matched, start_from
+from tests.small import events, prepared_of, run_of
+
+
+def test_items_are_matched_by_id_whatever_their_type_and_order() -> None:
+    before, now = matched(pa.array([3, 7, 11]), pa.array(["11", "2", "3"]))
+    assert list(zip(before.tolist(), now.tolist(), strict=True)) == [(3, 1), (1, 3)]
+
+
+def test_a_grown_log_starts_from_the_vectors_of_the_items_it_shares(tmp_path: Path) -> None:
+    old = run_of(tmp_path, events(items=20))
+    (tmp_path / "new").mkdir()
+    renamed = events(items=30).with_columns(pl.col("item_id").replace({"чай 3": "кофе 3"}))
+    recipe, data = prepared_of(tmp_path / "new", renamed)
+    model = build(recipe, items=data.items_count)
+    fresh = model.state_dict()["items.table"].clone()
+    found = start_from(model, old, data)
+    assert found == {"run": str(old), "matched": 19, "new": 11, "vanished": 1}
+    given, own = load_file(old / "weights.safetensors"), model.state_dict()
+    for name in given.keys() - {"items.table"}:
+        assert torch.equal(given[name], own[name]), name
+    names = sorted({f"чай {number}" for number in range(20)})
+    for row, item in enumerate(data.item_ids().to_pylist(), start=1):
+        expected = given["items.table"][names.index(item) + 1] if item in names else fresh[row]
+        assert torch.equal(own["items.table"][row], expected), item
+
+
+def test_another_model_is_refused_by_the_names_of_its_weights(tmp_path: Path) -> None:
+    old = run_of(tmp_path, events())
+    recipe, data = prepared_of(tmp_path, events(), memory={"segment": 6, "recent": 5, "tokens": 3}, time="none")
+    model = build(recipe, items=data.items_count)
+    expected = r"3 weights of the run do not fit .*time_bias: \(2, 80\) there, none here; .*: \(2, 8\) there, \(3, 8"
+    with pytest.raises(UserError, match=expected):
+        start_from(model, old, data)
+
+
+def test_through_the_command_the_numbers_are_said_and_kept(tmp_path: Path) -> None:
+    old = run_of(tmp_path, events(items=20))
+    events(items=30).write_csv(tmp_path / "grown.csv")
+    model = "{layers: 2, width: 8, heads: 2, dropout: 0.5}"
+    settings = [f"model={model}", "memory={segment: 6, recent: 5, tokens: 2}", "time=last", "evaluation.k=[5, 10]"]
+    settings += ["training={epochs: 1, learning_rate: 1.0e-9, ema: null}"]
+    given = [part for setting in settings for part in ("--set", setting)]
+    command = ["-c", "from persrec.cli import main; main()", "fit", "grown.csv", "--out", "again", "--from", str(old)]
+    done = subprocess.run([sys.executable, *command, *given], cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert "20 items are known by their ids, 10 are new and start fresh, 0 have vanished" in done.stderr
+    assert json.loads((tmp_path / "again" / "metrics.json").read_text())["start"]["matched"] == 20
+    before, after = (load_file(folder / "weights.safetensors") for folder in (old, tmp_path / "again"))
+    assert torch.allclose(before["compressor.tokens"], after["compressor.tokens"], atol=1e-5)
