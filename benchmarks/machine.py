@@ -48,11 +48,16 @@ def resident_kib() -> int:
     return _status("VmRSS")
 
 
-def _status(key: str) -> int:
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+def anonymous_kib(process: int) -> int:
+    """What a process has allocated and not given back: without the pages of files that it has mapped."""
+    return _status("RssAnon", process)
+
+
+def _status(key: str, process: int | str = "self") -> int:
+    for line in Path(f"/proc/{process}/status").read_text(encoding="ascii").splitlines():
         if line.startswith(key + ":"):
             return int(line.split()[1])
-    raise RuntimeError(f"/proc/self/status has no {key}; this benchmark needs Linux")
+    raise RuntimeError(f"/proc/{process}/status has no {key}; this benchmark needs Linux")
 
 
 def _commit() -> str:

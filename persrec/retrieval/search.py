@@ -1,7 +1,7 @@
 """The items with the highest scores of a query, and the rank of a target among them.
 
 B users, V items, D width. Item row 0 is padding and is never retrieved. `ExactIndex` (faiss) does the work,
-`BruteForce` (numpy) is its oracle; whatever is a `TopK`, as those of persrec/retrieval/indexes.py, can take their place.
+`BruteForce` (numpy) is its oracle; whatever is a `TopK`, as those of indexes.py, can take their place.
 """
 
 from collections.abc import Iterator
