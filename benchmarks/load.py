@@ -117,9 +117,9 @@ async def under_load(
     """All requests, and the memory meanwhile."""
     found: list[Answered] = []
     until = time.perf_counter() + seconds
-    asking = [ask(port, until, seed, found) for seed in range(connections)]
-    memory, *_ = await asyncio.gather(watch(process, until), *asking)
-    return found, memory
+    watching = asyncio.create_task(watch(process, until))
+    await asyncio.gather(*(ask(port, until, seed, found) for seed in range(connections)))
+    return found, await watching
 
 
 def row(found: list[Answered], memory: list[tuple[float, float]], connections: int, seconds: float) -> dict[str, Any]:
