@@ -293,7 +293,7 @@ def test_a_log_that_is_not_there(tmp_path: Path) -> None:
 
 def test_reading_recipes_loads_neither_torch_nor_polars() -> None:
     code = (
-        "import sys, persrec.recipe as r; r.load('quickstart'); print({'torch', 'polars', 'faiss'} & set(sys.modules))"
+        "import sys, persrec.recipe.recipe as r; r.load('quickstart'); print({'torch', 'polars', 'faiss'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
