@@ -7,6 +7,7 @@
 | MovieLens: movies.dat, u.item            | item_id, title, genres; item_id, title, release_date            |
 | any other .dat, and text of a separator  | without a header by number: 1, 2, 3, ...                        |
 | of more than one sign                    |                                                                 |
+| the word `synthetic`                     | the titles of the synthetic log's items                         |
 
 `item_id` may be movieId (MovieLens), parent_asin or asin (Amazon), or what `items.columns` says.
 """
@@ -20,9 +21,11 @@ import polars as pl
 
 from persrec.datasets.files import bad_json, ending, opened, scan_json, uneven_row
 from persrec.datasets.table import JSON_LINES, PARQUET
+from persrec.datasets.titles import titles
 from persrec.errors import UserError
 from persrec.interactions.schema import ITEM, close_matches, reading, shown
 
+MADE: Final = "synthetic"  # in the place of a path
 RECBOLE: Final = ".item"
 SEPARATORS: Final = {".csv": ",", ".tsv": "\t", RECBOLE: "\t", ".dat": "::"}
 KNOWN_FILES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {  # separator, names of the first fields; all Latin-1
@@ -38,6 +41,8 @@ def read(section: Any) -> pl.DataFrame:
     Raises:
         UserError: the file is missing, empty or of an unknown kind, a row cannot be read (named), or there are no ids.
     """
+    if section.path == MADE:
+        return titles()
     file = Path(section.path)
     if not file.is_file():
         there = [entry.name for entry in file.parent.iterdir()] if file.parent.is_dir() else []

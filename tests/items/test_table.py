@@ -105,3 +105,9 @@ def test_a_missing_file_names_its_neighbour(tmp_path: Path) -> None:
 def test_tables_as_published(name: str, rows: int, title: str) -> None:
     found = read(section(real(name)))
     assert (len(found), found["title"][0], found["title"].null_count()) == (rows, title, 0)
+
+
+def test_the_synthetic_log_has_titles() -> None:
+    found = read(Items(path="synthetic"))
+    assert found.columns == ["item_id", "title"]
+    assert dict(found.iter_rows())["second-0-4"] == "cheese board at the Harbour Café"

@@ -24,6 +24,7 @@ NAMES = [
     "quickstart",
     "synthetic-causes",
     "synthetic-old-signal",
+    "synthetic-old-signal-text",
 ]
 SECTIONS = {"data", "data.synthetic", "model", "memory", "loss", "training", "evaluation"}
 
