@@ -27,6 +27,7 @@ from persrec.errors import UserError
 FORMAT: Final = 2
 ROOT: Final = Path("data/prepared")  # where prepared folders are made and looked for
 FACTS: Final = "prepared.json"
+TOGETHER: Final = 1 << 12  # users whose events are counted together
 SEQUENCES: Final = "sequences.arrow"
 USERS: Final = "users.arrow"
 ITEMS: Final = "items.arrow"
@@ -82,9 +83,13 @@ class Prepared:
     @cached_property
     def training_events_per_item(self) -> Ints:
         """(V+1,) events of each item among those that are trained on; 0 = a cold item."""
-        user = np.repeat(np.arange(self.users), np.diff(self.offsets))
-        trained = np.arange(len(self.items)) < (self.offsets[:-1] + self.train_end)[user]
-        return np.bincount(self.items[trained], minlength=self.items_count + 1)
+        found = np.zeros(self.items_count + 1, dtype=np.int64)
+        for start in range(0, self.users, TOGETHER):
+            offsets, trained = self.offsets[start : start + TOGETHER + 1], self.train_end[start : start + TOGETHER]
+            runs = np.column_stack([trained, np.diff(offsets) - trained]).ravel()
+            inside = np.repeat(np.tile([True, False], len(trained)), runs)
+            found += np.bincount(self.items[offsets[0] : offsets[-1]][inside], minlength=len(found))
+        return found
 
     @property
     def hash(self) -> str:

@@ -5,6 +5,7 @@ Shapes: Q queries, T targets, E events of a log.
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from persrec.prepared import Prepared, Queries
 HOUR = 3_600_000  # ms
 GAP_HOURS = (1, 12, 24 * 7)
 ITEM_EVENTS = (1, 10, 100, 1000)
+TOGETHER = 1 << 22  # events of the users who are looked at together
 
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -63,7 +65,7 @@ def targets_of(data: Prepared, queries: Queries) -> Targets:
     within = np.arange(len(query)) - np.repeat(np.cumsum(queries.size) - queries.size, queries.size)
     place = first[query] + within
     end = data.offsets[queries.user][query] + queries.end[query]
-    earlier = before(data)[place]
+    earlier = _earlier(data, queries.user[query], place)
     new = earlier < end  # else it is in the set already
     query, place, earlier, end = query[new], place[new], earlier[new], end[new]
     item = data.items[place].astype(np.int64)
@@ -75,6 +77,30 @@ def targets_of(data: Prepared, queries: Queries) -> Targets:
         item_events=data.training_events_per_item[item],
         gap=None if data.times is None else data.times[first] - data.times[first - 1],
     )
+
+
+class _Some(NamedTuple):
+    """Histories of some users, one after the other."""
+
+    offsets: Ints
+    items: npt.NDArray[np.int32]
+    times: None = None
+
+
+def _earlier(data: Prepared, user: Ints, place: Ints) -> Ints:
+    """Where in the log the user (T,) of each place (T,) last had the item that stands there; -1 = never."""
+    found = np.empty(len(place), dtype=np.int64)
+    asked, row = np.unique(user, return_inverse=True)
+    lengths = data.offsets[asked + 1] - data.offsets[asked]
+    group = (np.cumsum(lengths) - lengths) // TOGETHER  # of each user
+    for number in np.unique(group):
+        first, last = np.searchsorted(group, [number, number + 1])
+        starts, offsets = data.offsets[asked[first:last]], np.concatenate([[0], np.cumsum(lengths[first:last])])
+        source = np.repeat(starts - offsets[:-1], lengths[first:last]) + np.arange(offsets[-1])
+        mine = np.flatnonzero((row >= first) & (row < last))
+        here = before(_Some(offsets, data.items[source]))[place[mine] + (offsets[:-1] - starts)[row[mine] - first]]
+        found[mine] = np.where(here >= 0, source[here], -1)
+    return found
 
 
 def _between(values: Ints, bounds: tuple[int, ...], *, last: str) -> list[tuple[str, Mask]]:

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from persrec import prepared
 from persrec.errors import UserError
 from persrec.interactions.prepare import prepare
 from persrec.prepared import open_prepared
@@ -97,3 +98,12 @@ def test_damaged_facts(folder, text):
 def test_split_that_is_not_there(folder):
     with pytest.raises(UserError, match=r"no split 'time'; got leave-one-out. Run `persrec prepare`"):
         open_prepared(folder, "time")
+
+
+@pytest.mark.parametrize("together", [1, 2, 100])
+def test_training_events_are_counted_some_users_at_a_time(tmp_path, monkeypatch, together):
+    monkeypatch.setattr(prepared, "TOGETHER", together)
+    frame = pl.DataFrame({"user_id": [1, 1, 1, 2, 3, 3, 3, 3], "item_id": [5, 6, 7, 5, 6, 5, 5, 7]})
+    log = open_prepared(prepare({"deduplicate": False}, "small", tmp_path, frame=frame))
+    assert log.train_end.tolist() == [1, 1, 2]
+    assert log.training_events_per_item.tolist() == [0, 3, 1, 0]

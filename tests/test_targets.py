@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from persrec import targets
 from persrec.interactions.prepare import prepare
 from persrec.prepared import Prepared, Queries, open_prepared
 from persrec.recipe.sections import Split
@@ -79,3 +80,22 @@ def test_a_log_without_times_has_no_gaps(tmp_path: Path) -> None:
     assert found.gap is None
     assert found.age.tolist() == [3]
     assert "hours since the last event" not in found.groups(lengths=(2,), recent=2)
+
+
+@pytest.mark.parametrize("together", [1, 13, 1000])
+def test_ages_however_many_users_are_looked_at_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: int
+) -> None:
+    random = np.random.default_rng(0)
+    frame = pl.DataFrame({"user_id": np.repeat(np.arange(6), 9), "item_id": random.integers(0, 5, 54)})
+    log = open_prepared(prepare({"deduplicate": False}, "few", tmp_path, frame=frame))
+    monkeypatch.setattr(targets, "TOGETHER", together)
+    queries = Queries(np.array([4, 0, 5, 0]), np.array([3, 1, 8, 7]), np.array([2, 1, 1, 2]))
+    found, expected = targets_of(log, queries), []
+    for user, end, size in zip(*queries, strict=True):
+        own = log.items[9 * user : 9 * user + 9].tolist()
+        expected += [
+            (item, own[:end][::-1].index(item) + 1 if item in own[:end] else 0)
+            for item in dict.fromkeys(own[end : end + size])
+        ]
+    assert list(zip(found.item.tolist(), found.age.tolist(), strict=True)) == expected

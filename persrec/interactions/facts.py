@@ -1,11 +1,16 @@
 """What a log is like: counts, ties, repeats, span, and whether there is anything to compress."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from persrec.interactions.schema import ITEM, TIME, USER
+
+Ints = npt.NDArray[np.int64]
 
 SMALL_SHARE = 0.1  # of users with closed segments, below which compression can hardly show
 
@@ -69,51 +74,53 @@ class Facts:
             found.append((f"users with m >= 1 (S={self.segment}, R={self.recent})", share))
         return found
 
-    def with_segments(self, events: pl.LazyFrame, *, segment: int, recent: int, length: int | None) -> "Facts":
-        """Also how many users have m = max(0, (n - R) // S) >= 1 over their last `length` events."""
-        seen = pl.len() if length is None else pl.len().clip(upper_bound=length)
-        lengths = events.group_by(USER).agg(seen.alias("events"))
-        with_memory = lengths.filter(pl.col("events") >= segment + recent).select(pl.len()).collect().item()
-        return replace(self, segment=segment, recent=recent, length=length, users_with_memory=int(with_memory))
+    def with_segments(self, lengths: Ints, *, segment: int, recent: int, length: int | None) -> "Facts":
+        """Also how many users, of so many events each, have m = max(0, (n - R) // S) >= 1 over their last `length`."""
+        read = lengths if length is None else np.minimum(lengths, length)
+        with_memory = int((read >= segment + recent).sum())
+        return replace(self, segment=segment, recent=recent, length=length, users_with_memory=with_memory)
 
 
-def facts_of(events: pl.LazyFrame, *, duplicates: int, filtered: int) -> Facts:
-    """The facts of an ordered log in numbers (users 0.., items 1.., no gaps)."""
-    lengths = events.group_by(USER).agg(pl.len().alias("events"))
-    per_user = lengths.select(
-        pl.len().alias("users"),
-        pl.col("events").sum(),
-        pl.col("events").median().alias("median"),
-        pl.col("events").max().alias("max"),
-    )
-    counts = per_user.collect().row(0, named=True)
-    timed = TIME in events.collect_schema().names()
+def facts_of(parts: Iterable[pl.DataFrame], *, duplicates: int, filtered: int) -> Facts:
+    """The facts of an ordered log in numbers (users 0.., items 1.., no gaps), of which no user stands in two parts."""
+    lengths, items, ties, repeats = [np.zeros(0, dtype=np.int64)], 0, 0, 0
+    moments: list[Any] = []
+    for part in parts:
+        lengths.append(part.group_by(USER).agg(pl.len().cast(pl.Int64).alias("events"))["events"].to_numpy())
+        items = max(items, _whole(part, pl.col(ITEM).max()))
+        repeats += _repeats(part)
+        if TIME in part.columns:
+            ties += _ties(part)
+            moments += part.select(pl.col(TIME).min().alias("first"), pl.col(TIME).max().alias("last")).row(0)
+    every = np.concatenate(lengths)
     return Facts(
-        users=counts["users"],
-        items=int(events.select(pl.col(ITEM).max()).collect().item()),
-        events=counts["events"],
+        users=len(every),
+        items=items,
+        events=int(every.sum()),
         duplicates_dropped=duplicates,
         filtered_dropped=filtered,
-        median_events=float(counts["median"]),
-        max_events=counts["max"],
-        ties=_ties(events) if timed else None,
-        repeats=_repeats(events),
-        first_time=_moment(events, pl.col(TIME).min()) if timed else None,
-        last_time=_moment(events, pl.col(TIME).max()) if timed else None,
+        median_events=float(np.median(every)),
+        max_events=int(every.max()),
+        ties=ties if moments else None,
+        repeats=repeats,
+        first_time=_moment(min(moments)) if moments else None,
+        last_time=_moment(max(moments)) if moments else None,
     )
 
 
-def _ties(events: pl.LazyFrame) -> int:
+def _ties(part: pl.DataFrame) -> int:
     same = (pl.col(USER) == pl.col(USER).shift()) & (pl.col(TIME) == pl.col(TIME).shift())
-    tied = same.fill_null(False) | same.shift(-1).fill_null(False)
-    return int(events.select(tied.sum()).collect().item())
+    return _whole(part, (same.fill_null(False) | same.shift(-1).fill_null(False)).sum())
 
 
-def _repeats(events: pl.LazyFrame) -> int:
+def _repeats(part: pl.DataFrame) -> int:
     pair = pl.col(USER).cast(pl.Int64) * 2**32 + pl.col(ITEM)
-    return int(events.select((pair.sort().diff() == 0).sum()).collect().item())
+    return _whole(part, (pair.sort().diff() == 0).sum())
 
 
-def _moment(events: pl.LazyFrame, time: pl.Expr) -> str:
-    moment = time.cast(pl.Datetime("ms")).dt.strftime("%Y-%m-%d %H:%M:%S")
-    return str(events.select(moment).collect().item())
+def _whole(part: pl.DataFrame, number: pl.Expr) -> int:
+    return int(part.select(number).item())
+
+
+def _moment(time: int) -> str:
+    return str(pl.Series([time]).cast(pl.Datetime("ms")).dt.strftime("%Y-%m-%d %H:%M:%S")[0])

@@ -1,12 +1,15 @@
 """Which events stay: by their values, exact duplicates, the newest of a user, by counts and the k-core."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from persrec.errors import UserError
+from persrec.interactions.parts import Spool
 from persrec.interactions.schema import EVENT, ITEM, RATING, TIME, USER, Say, log
 
 DEFAULTS: Final[dict[str, Any]] = {
@@ -21,7 +24,8 @@ DEFAULTS: Final[dict[str, Any]] = {
 """The keys of a data section that filter, beside those of the k-core; null: everything stays."""
 
 NEEDED: Final = {"events": EVENT, "min_rating": RATING, "since": TIME, "until": TIME}
-COUNTED: Final = {"max_user_events": USER, "max_item_events": ITEM}
+
+Ints = npt.NDArray[np.int64]
 
 
 def by_value(frame: pl.LazyFrame, section: Mapping[str, Any], say: Say = log) -> pl.LazyFrame:
@@ -30,14 +34,29 @@ def by_value(frame: pl.LazyFrame, section: Mapping[str, Any], say: Say = log) ->
     Raises:
         UserError: the log has no such column, or nothing is left.
     """
-    names = frame.collect_schema().names()
+    sieves = sieves_of(section, frame.collect_schema().names())
+    if not sieves:
+        return frame
+    kept = sifted(frame.collect(), sieves)
+    for sieve in sieves:
+        sieve.settle(say)
+    return kept.lazy()
+
+
+def sieves_of(section: Mapping[str, Any], names: Sequence[str]) -> dict["Sieve", pl.Expr]:
+    """What a data section asks of types, ratings and times, in order.
+
+    Raises:
+        UserError: the log has no such column.
+    """
+    found = {}
     for key, column in NEEDED.items():
         if section[key] is None:
             continue
         if column not in names:
             raise UserError(f"data.{key}: the log has no {column}; name its column by data.columns, or remove the key.")
-        frame = _counted(frame, _condition(key, section[key]), key, section[key], say)
-    return frame
+        found[Sieve(key, section[key])] = _condition(key, section[key])
+    return found
 
 
 def _condition(key: str, value: Any) -> pl.Expr:
@@ -49,49 +68,100 @@ def _condition(key: str, value: Any) -> pl.Expr:
     return pl.col(TIME) >= moment if key == "since" else pl.col(TIME) < moment
 
 
-def by_count(frame: pl.LazyFrame, section: Mapping[str, Any], say: Say = log) -> pl.LazyFrame:
-    """Of a log in order: without users and items that have too many events, then the newest events of each user.
-
-    Raises:
-        UserError: nothing is left.
-    """
-    most = {key: section[key] for key in COUNTED if section[key] is not None}
-    conditions = {key: pl.len().over(COUNTED[key]) <= limit for key, limit in most.items()}
-    if section["max_history"] is not None:
-        most["max_history"] = section["max_history"]
-        age = pl.len().over(USER) - pl.int_range(pl.len()).over(USER)
-        conditions["max_history"] = age <= section["max_history"]
-    for key, condition in conditions.items():
-        frame = _counted(frame, condition, key, most[key], say)
-    return frame
+def sifted(part: pl.DataFrame, sieves: Mapping["Sieve", pl.Expr]) -> pl.DataFrame:
+    """What all sieves, one after the other, leave of a part."""
+    for sieve, keep in sieves.items():
+        part = sieve.sift(part, keep)
+    return part
 
 
-def _counted(frame: pl.LazyFrame, condition: pl.Expr, key: str, value: Any, say: Say) -> pl.LazyFrame:
-    """The events where the condition holds, with a sentence on how many these are not."""
-    data = frame.collect()
-    kept = data.filter(condition)
-    shown = f"[{', '.join(map(str, value))}]" if isinstance(value, list | tuple) else str(value)
-    if kept.is_empty():
-        there = ""
-        if key in NEEDED:
-            column = data[NEEDED[key]]
-            there = f" (there are {_range(column)})"
-        raise UserError(f"data.{key}: {shown} leaves none of the {data.height:,} events{there}; change it.")
-    users = data[USER].n_unique() - kept[USER].n_unique()
-    items = data[ITEM].n_unique() - kept[ITEM].n_unique()
-    say(
-        f"data.{key}: {shown} leaves {kept.height:,} of {data.height:,} events; {users:,} users and {items:,} items "
-        "have none."
-    )
-    return kept.lazy()
+class Sieve:
+    """What a key leaves of the events of a log that comes part by part."""
+
+    def __init__(self, key: str, value: Any) -> None:
+        self.key, self.value = key, value
+        self._events = [0, 0]  # before and after
+        self._met: dict[tuple[str, int], pl.Series] = {}  # ids by column, before and after
+        self._values: list[pl.Series] = []  # types that there are, or the least and the greatest value
+
+    def sift(self, part: pl.DataFrame, keep: pl.Expr | pl.Series) -> pl.DataFrame:
+        """The events of a part for which `keep` holds."""
+        kept = part.filter(keep)
+        for place, frame in enumerate((part, kept)):
+            self._events[place] += frame.height
+            for name in (USER, ITEM):
+                met, own = self._met.get((name, place)), frame[name].unique()
+                self._met[name, place] = own if met is None else pl.concat([met, own]).unique()
+        if self.key in NEEDED:
+            self._values.append(_ends(part[NEEDED[self.key]]))
+        return kept
+
+    def settle(self, say: Say) -> None:
+        """Say what was left; raises UserError where that is nothing."""
+        value = self.value
+        shown = f"[{', '.join(map(str, value))}]" if isinstance(value, list | tuple) else str(value)
+        events, kept = self._events
+        if not kept:
+            there = f" (there are {_range(pl.concat(self._values))})" if self._values else ""
+            raise UserError(f"data.{self.key}: {shown} leaves none of the {events:,} events{there}; change it.")
+        users, items = (self._met[name, 0].len() - self._met[name, 1].len() for name in (USER, ITEM))
+        say(
+            f"data.{self.key}: {shown} leaves {kept:,} of {events:,} events; {users:,} users and {items:,} items "
+            "have none."
+        )
+
+
+def _ends(column: pl.Series) -> pl.Series:
+    """The types that there are, or the least and the greatest value."""
+    if column.name == EVENT:
+        return column.unique()
+    return pl.Series(column.name, [column.min(), column.max()], dtype=column.dtype)
 
 
 def _range(column: pl.Series) -> str:
-    """The types that there are, or the least and the greatest value."""
     if column.name == EVENT:
         return ", ".join(column.unique().sort().head(10))
     ends = column.cast(pl.Datetime("ms")) if column.name == TIME else column
     return f"{ends.min()!s} to {ends.max()!s}"
+
+
+def by_count(events: Spool, section: Mapping[str, Any], say: Say = log) -> Spool:
+    """Of a log in order, items being numbers: without users and items that have too many events, then the newest
+    events of each user. No user stands in two frames.
+
+    Raises:
+        UserError: nothing is left.
+    """
+    count = pl.len().over(USER)
+    ages = {"max_user_events": count, "max_item_events": None, "max_history": count - pl.int_range(pl.len()).over(USER)}
+    for key, age in ages.items():
+        if section[key] is not None:
+            sieve = Sieve(key, section[key])
+            events = _at_most(events, sieve, age)
+            sieve.settle(say)
+    return events
+
+
+def _at_most(events: Spool, sieve: "Sieve", number: pl.Expr | None) -> Spool:
+    """The events whose number, or whose item's events, are at most what the key says."""
+    if number is not None:
+        return events.each(lambda part: sieve.sift(part, number <= sieve.value))
+    few = counts_of(events, ITEM) <= sieve.value
+    return events.each(lambda part: sieve.sift(part, _gathered(few, part[ITEM])))
+
+
+def counts_of(events: Iterable[pl.DataFrame], column: str) -> Ints:
+    """Events of each number in a column."""
+    counts = np.zeros(0, dtype=np.int64)
+    for frame in events:
+        own = np.bincount(frame[column].to_numpy(), minlength=len(counts))
+        own[: len(counts)] += counts
+        counts = own
+    return counts
+
+
+def _gathered(which: npt.NDArray[np.bool_], numbers: pl.Series) -> pl.Series:
+    return pl.Series(which[numbers.to_numpy()])
 
 
 def drop_duplicates(frame: pl.LazyFrame) -> pl.LazyFrame:
@@ -118,26 +188,27 @@ def drop_duplicates(frame: pl.LazyFrame) -> pl.LazyFrame:
     return numbered.join(again.lazy(), on="row", how="anti", maintain_order="left").drop("row")
 
 
-def k_core(frame: pl.LazyFrame, *, min_user_events: int = 1, min_item_events: int = 1) -> pl.LazyFrame:
-    """The largest part of the log in which every user and every item has enough events.
+def k_core(events: Spool, *, min_user_events: int = 1, min_item_events: int = 1) -> Spool:
+    """The largest part of the log in which every user and every item, a number, has enough events.
 
-    Dropping an item may leave a user with too few events, and the reverse: both are repeated until nothing changes.
+    Dropping an item may leave a user with too few events, and the reverse: both are repeated until nothing changes. No
+    user stands in two frames.
 
     Raises:
         UserError: nothing is left.
     """
     if min_user_events <= 1 and min_item_events <= 1:
-        return frame
-    data = frame.collect()
-    events = data.height
+        return events
+    first = events.height
     while True:
-        kept = data.filter(pl.len().over(USER) >= min_user_events)
-        kept = kept.filter(pl.len().over(ITEM) >= min_item_events)
-        if kept.is_empty():
+        before = events.height
+        events = events.each(lambda frame: frame.filter(pl.len().over(USER) >= min_user_events))
+        enough = counts_of(events, ITEM) >= min_item_events
+        events = events.each(lambda frame, enough=enough: frame.filter(_gathered(enough, frame[ITEM])))  # type: ignore[misc]
+        if not events.height:
             raise UserError(
                 f"data.min_user_events: {min_user_events} and data.min_item_events: {min_item_events} leave none of "
-                f"the {events:,} events; lower them."
+                f"the {first:,} events; lower them."
             )
-        if kept.height == data.height:
-            return kept.lazy()
-        data = kept
+        if events.height == before:
+            return events

@@ -8,24 +8,26 @@ import hashlib
 import json
 import logging
 import os
+import platform
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
 from persrec import datasets, prepared
-from persrec.constants import PAD
 from persrec.errors import UserError
-from persrec.interactions import filters, sequences, vocabulary
-from persrec.interactions.cold import cold
-from persrec.interactions.facts import Facts, facts_of
-from persrec.interactions.schema import EVENT, ITEM, TIME, USER, Say
+from persrec.interactions import filters
+from persrec.interactions.cold import Part, cold
+from persrec.interactions.facts import Facts
+from persrec.interactions.log import Columns, Ints, Log, histories, load
+from persrec.interactions.schema import EVENT, Say
 from persrec.interactions.split import split as split_of
+from persrec.interactions.split import with_moments
 from persrec.recipe.sections import MADE, Split
 
 LEAVE_ONE_OUT: Final = Split()
@@ -48,16 +50,6 @@ SECTION: Final[dict[str, Any]] = {
     "synthetic": {},
     "causes": {},
 }
-
-
-@dataclass(frozen=True)
-class Log:
-    """An ordered log in numbers, its vocabularies, and what is known about it."""
-
-    events: pl.LazyFrame  # user_id Int32 0.., item_id Int32 1.., timestamp, rating, and what is kept
-    users: pl.LazyFrame
-    items: pl.LazyFrame
-    facts: Facts
 
 
 def prepare(
@@ -96,7 +88,12 @@ def prepare(
         notes.append(sentence)
         say(sentence)
 
-    log = load(section, frame=frame, say=note)
+    _tidy(folder)
+    try:
+        log = load(section, frame=frame, folder=_working(folder), say=note)
+    except BaseException:
+        shutil.rmtree(_working(folder), ignore_errors=True)
+        raise
     facts = {"format": prepared.FORMAT, "hash": identity, "name": name, "source": source, "understood": notes}
     _write(log, folder, split, facts | {"counts": log.facts.as_dict()}, note)
     say(f"{folder}: written.")
@@ -108,7 +105,7 @@ def check(
 ) -> Facts:
     """What a log is like, without writing anything; with the share of users who have closed segments under S and R."""
     log = load(data_section(data), frame=frame, say=say)
-    return log.facts.with_segments(log.events, segment=segment, recent=recent, length=length)
+    return log.facts.with_segments(np.diff(log.offsets), segment=segment, recent=recent, length=length)
 
 
 def data_section(data: Any) -> dict[str, Any]:
@@ -120,34 +117,6 @@ def data_section(data: Any) -> dict[str, Any]:
     if unknown:
         raise UserError(f"data: unknown key {', '.join(map(str, unknown))}; known are {', '.join(SECTION)}.")
     return SECTION | {key: value for key, value in given.items() if value is not None}
-
-
-def load(section: Mapping[str, Any], *, frame: Any = None, say: Say = logger.info) -> Log:
-    """The log of a data section: read, filtered by value, numbered, ordered, without duplicates, by count, k-core."""
-    raw = filters.by_value(datasets.read_section(section, frame=frame, say=say), section, say)
-    users = vocabulary.vocabulary(raw, USER, first=0).collect().lazy()
-    items = vocabulary.vocabulary(raw, ITEM, first=PAD + 1).collect().lazy()
-    events = sequences.ordered(vocabulary.encode(raw, {USER: users, ITEM: items})).collect().lazy()
-    del raw
-    read = _height(events)
-    if section["deduplicate"]:
-        events = filters.drop_duplicates(events).collect().lazy()
-    distinct = _height(events)
-    events = filters.by_count(events, section, say)
-    counted = _height(events)
-    events = filters.k_core(
-        events, min_user_events=section["min_user_events"], min_item_events=section["min_item_events"]
-    )
-    kept = _height(events)
-    if kept < distinct:
-        events, users = vocabulary.compact(events, users, USER, first=0)
-        events, items = vocabulary.compact(events, items, ITEM, first=PAD + 1)
-        events, users, items = (part.collect().lazy() for part in (events, users, items))
-    if EVENT in events.collect_schema().names():
-        kept_types = EVENT in section["keep"]
-        events = sequences.coded(events, section["events"]) if kept_types else events.drop(EVENT)
-    facts = facts_of(events, duplicates=read - distinct, filtered=counted - kept)
-    return Log(events=events, users=users, items=items, facts=facts)
 
 
 def hash_of(source: Mapping[str, Any]) -> str:
@@ -190,15 +159,14 @@ def _facts(folder: Path) -> dict[str, Any] | None:
 
 def _add_split(folder: Path, split: Split, facts: dict[str, Any], say: Say) -> None:
     """A split beside what is there; the folder has it only when its files are whole."""
-    lists = pl.scan_ipc(folder / prepared.SEQUENCES).with_row_index(USER)
-    columns = {"items": ITEM, "times": TIME}
-    there = {ours: name for ours, name in columns.items() if ours in lists.collect_schema().names()}
-    events = lists.select(USER, *there).explode(*there).rename(there)
+    lists = prepared.read_batch(folder / prepared.SEQUENCES)
+    columns = {name: lists.column(name).values.to_numpy() for name in ("items", "times") if name in lists.schema.names}
+    offsets = lists.column("items").offsets.to_numpy()
     with _writing(folder, facts["counts"]["events"]):
         working = folder / f".split-{os.getpid()}"
         try:
             working.mkdir()
-            found = _write_split(events, working, split, say)
+            found = _write_split(offsets, columns, working, split, say)
             facts = facts | {"files": facts["files"] | _files(working), "cold": facts.get("cold", {}) | found}
             for path in working.iterdir():
                 path.replace(folder / path.name)
@@ -209,14 +177,37 @@ def _add_split(folder: Path, split: Split, facts: dict[str, Any], say: Say) -> N
             shutil.rmtree(working, ignore_errors=True)
 
 
+def _working(folder: Path) -> Path:
+    """Where this process makes a folder."""
+    return folder.with_name(f".{folder.name}-{platform.node()}-{os.getpid()}")
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what processes that were killed on this machine have left of a folder."""
+    for left in folder.parent.glob(f".{folder.name}-{platform.node()}-*"):
+        process = left.name.rpartition("-")[2]
+        if process.isdigit() and not _alive(int(process)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
+
+
 def _write(log: Log, folder: Path, split: Split, facts: dict[str, Any], say: Say) -> None:
     """Write under a temporary name, then rename; on any failure nothing stays."""
-    working = folder.with_name(f".{folder.name}-{os.getpid()}")
+    working = _working(folder)
     with _writing(folder, log.facts.events):
         try:
             working.mkdir(parents=True, exist_ok=True)
             _write_log(log, working)
-            found = _write_split(log.events, working, split, say)
+            found = _write_split(log.offsets, log.columns, working, split, say)
             facts = facts | {"files": _files(working), "cold": found}
             (working / prepared.FACTS).write_text(_json(facts), encoding="utf-8")
             if folder.exists():
@@ -250,28 +241,41 @@ def _json(facts: dict[str, Any]) -> str:
 
 
 def _write_log(log: Log, folder: Path) -> None:
-    write_batch(sequences.grouped(log.events).drop(USER).collect(), folder / prepared.SEQUENCES)
-    write_batch(log.users.select(USER).collect(), folder / prepared.USERS)
-    write_batch(vocabulary.item_table(log.items, log.events).collect(), folder / prepared.ITEMS)
+    offsets = pa.array(log.offsets)
+    lists = {name: pa.LargeListArray.from_arrays(offsets, pa.array(values)) for name, values in log.columns.items()}
+    _write_record(pa.record_batch(lists), folder / prepared.SEQUENCES)
+    write_batch(log.users, folder / prepared.USERS)
+    write_batch(log.items, folder / prepared.ITEMS)
 
 
-def _write_split(events: pl.LazyFrame, folder: Path, split: Split, say: Say) -> dict[str, Any]:
+def _write_split(offsets: Ints, columns: Columns, folder: Path, split: Split, say: Say) -> dict[str, Any]:
     """Write the files of a split; what it asks of users and items that training never saw, by its name."""
-    parts = split_of(events, split.model_dump(exclude_none=True))
-    bounds, validation, test = pl.collect_all(list(parts))
-    for part, name in zip((bounds, validation, test), prepared.split_files(split.name), strict=True):
-        write_batch(part, folder / name)
-    found = cold(events, bounds, test)
+    settings = split.model_dump(exclude_none=True)
+    if split.kind == "global-time" and "times" in columns:
+        settings = with_moments(settings, columns["times"])
+    frames: tuple[list[pl.DataFrame], ...] = [], [], []
+
+    def cut() -> Iterator[Part]:
+        for events in histories(offsets, columns):
+            found = pl.collect_all(list(split_of(events.lazy(), settings)))
+            for several, frame in zip(frames, found, strict=True):
+                several.append(frame)
+            bounds, _, test = found
+            yield Part(events, bounds, test)
+
+    found = cold(cut(), items=int(columns["items"].max()))
+    for several, name in zip(frames, prepared.split_files(split.name), strict=True):
+        write_batch(pl.concat(several), folder / name)
     say(f"split {split.name}: {found}.")
     return {split.name: found.as_dict()}
 
 
 def write_batch(frame: pl.DataFrame, path: Path) -> None:
-    """An uncompressed Arrow file with one record batch."""
+    """A frame as an uncompressed Arrow file with one record batch."""
     table = frame.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest()).combine_chunks()
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
-        writer.write_batch(table.to_batches()[0] if len(table) else pa.RecordBatch.from_pylist([], table.schema))
+    _write_record(table.to_batches()[0] if len(table) else pa.RecordBatch.from_pylist([], table.schema), path)
 
 
-def _height(frame: pl.LazyFrame) -> int:
-    return int(frame.select(pl.len()).collect().item())
+def _write_record(batch: pa.RecordBatch, path: Path) -> None:
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
+        writer.write_batch(batch)

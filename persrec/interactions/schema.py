@@ -20,7 +20,8 @@ from typing import Final
 import polars as pl
 
 from persrec.errors import UserError
-from persrec.interactions.values import Faults, amounts, ids, ratings, times, types
+from persrec.interactions.parts import Parts
+from persrec.interactions.values import Clock, Faults, Plain, amounts, ids, ratings, times, types
 
 USER: Final = "user_id"
 ITEM: Final = "item_id"
@@ -30,6 +31,7 @@ EVENT: Final = "event"
 WEIGHT: Final = "weight"
 DWELL: Final = "dwell"
 ROW: Final = "row of the file"  # of each event, in a log whose rows hold several
+PLACE: Final = "place in the log"
 REQUIRED: Final = (USER, ITEM)
 COLUMNS: Final = (USER, ITEM, TIME, RATING)
 
@@ -102,11 +104,11 @@ def conform(
     why: Why = str,
     say: Say = log,
 ) -> pl.LazyFrame:
-    """The log in our schema, checked; read into memory once, because id types and the time unit depend on the values.
+    """The log in our schema, checked; how ids and times are read depends on all values, so it is read for that first.
 
     Text ids become Int64 where every one is a plain whole number, so that 7 and 10 sort as numbers. `events` keeps
     the types of the events, `keep` names weight and dwell where these are wanted; `bad_rows` skip leaves out the rows
-    below instead of refusing the log.
+    below instead of refusing the log. A log of one part is in memory then, a larger one is read again, part by part.
 
     Raises:
         UserError: missing columns; no rows; null, negative or unparsable values, with their count and first rows
@@ -119,54 +121,130 @@ def conform(
             _check_event_column(names, where=where)
         _check_kept(names, keep, where=where)
         wanted = (*COLUMNS, *keep, ROW) + (EVENT,) * events
-        data = frame.select(name for name in wanted if name in names).collect()
-    if data.is_empty():
-        raise UserError(f"{where}: no events; got a header or an empty table, expected one event per row.")
-    if TIME not in data.columns:
+        frame = frame.select(name for name in wanted if name in names)
+    if TIME not in names:
         say(f"{where}: no timestamp column; events keep the order of the file.")
-    done = _sound(data, where=where, unit=unit, first_row=first_row, skip=bad_rows == "skip", say=say)
-    kinds = ", ".join(f"{column.name} {column.dtype}" for column in done)
-    say(f"{where}: {len(done[0]):,} events; {kinds}.")
-    return pl.DataFrame(done).lazy()
+    parts = Parts(frame)
+
+    def read() -> Iterator[pl.DataFrame]:
+        several = iter(parts)
+        while True:
+            with reading(where, why):
+                part = next(several, None)
+            if part is None:
+                return
+            yield part
+
+    return _sound(frame, read, where=where, unit=unit, first_row=first_row, skip=bad_rows == "skip", say=say)
 
 
-def _sound(data: pl.DataFrame, *, where: str, unit: str, first_row: int, skip: bool, say: Say) -> list[pl.Series]:
-    """The columns in our types, of all rows; with `skip`, of those without faults."""
-    rows = data.height
+def _sound(
+    frame: pl.LazyFrame,
+    read: Callable[[], Iterable[pl.DataFrame]],
+    *,
+    where: str,
+    unit: str,
+    first_row: int,
+    skip: bool,
+    say: Say,
+) -> pl.LazyFrame:
+    """The log in our types; all rows, or with `skip` those without faults."""
+    good: list[pl.Series] | None = None  # of each part, once faults have been found
     found: list[str] = []
     while True:
-        faults = Faults(data.height, first_row, data[ROW] if ROW in data.columns else None)
-        heard: list[str] = []
-        done = _columns(data, faults, unit=unit, say=heard.append)
+        kinds, faults, bad = Kinds(unit), Faults(first_row), []
+        for part in _left(read(), good):
+            kinds.look(part)
+        if good is None and not kinds.events:
+            raise UserError(f"{where}: no events; got a header or an empty table, expected one event per row.")
+        done, tops = [], []
+        for part in _left(read(), good):
+            faults.begin(part.height, part[ROW] if ROW in part.columns else part[PLACE])
+            columns, top = kinds.columns(part, faults)
+            bad.append(faults.bad)
+            tops += [] if top is None else [top]
+            done = [pl.DataFrame(columns)]
+        if good is None:
+            rows = kinds.events
         found += [*faults.columns, *faults.sentences]
-        if faults.columns or not skip or not faults.bad.any():
+        if faults.columns or not skip or not any(one.any() for one in bad):
             break
-        data = data if ROW in data.columns else data.with_row_index(ROW)
-        data = data.filter(~faults.bad)  # and again: ids that are left may all be numbers
+        good = _again(good, bad)  # and again: ids that are left may all be numbers
     text = "; ".join(found)
     if found and (faults.columns or not skip):
         advice = "" if faults.columns else ", or set data.bad_rows: skip to leave them out"
         raise UserError(f"{where}: {text}. Correct or remove these rows{advice}.")
-    if data.is_empty():
+    if not kinds.events:
         raise UserError(f"{where}: none of the {rows:,} rows can be used: {text}. Is data.columns right?")
     if found:
-        say(f"{where}: {rows - data.height:,} of {rows:,} rows skipped (data.bad_rows: skip): {text}.")
-    for sentence in heard:
-        say(sentence)
-    return done
+        say(f"{where}: {rows - kinds.events:,} of {rows:,} rows skipped (data.bad_rows: skip): {text}.")
+    if tops and max(tops) > 0:
+        say(kinds.clock.sentence(max(tops)))
+    shown_kinds = ", ".join(f"{name} {dtype}" for name, dtype in done[0].schema.items())
+    say(f"{where}: {kinds.events:,} events; {shown_kinds}.")
+    return done[0].lazy() if len(bad) == 1 else _lazy(frame, kinds, good, done[0].schema)
 
 
-def _columns(data: pl.DataFrame, faults: Faults, *, unit: str, say: Say) -> list[pl.Series]:
-    """The columns of a table in our types."""
-    done = [ids(data[name], faults) for name in REQUIRED]
-    if TIME in data.columns:
-        done.append(times(data[TIME], faults, unit=unit, say=say))
-    if RATING in data.columns:
-        done.append(ratings(data[RATING], faults))
-    done += [amounts(data[name], faults) for name in (WEIGHT, DWELL) if name in data.columns]
-    if EVENT in data.columns:
-        done.append(types(data[EVENT], faults))
-    return done
+class Kinds:
+    """How the columns of a log are read."""
+
+    def __init__(self, unit: str) -> None:
+        self.events = 0
+        self.plain = {name: Plain() for name in REQUIRED}
+        self.clock = Clock(unit)
+
+    def look(self, part: pl.DataFrame) -> None:
+        """Take in a part, before any is read."""
+        self.events += part.height
+        for name, plain in self.plain.items():
+            plain.look(part[name])
+        if TIME in part.columns:
+            self.clock.look(part[TIME])
+
+    def columns(self, part: pl.DataFrame, faults: Faults) -> tuple[list[pl.Series], float | None]:
+        """The columns of a part in our types, and the greatest number among its times."""
+        top = None
+        done = [ids(part[name], faults, self.plain[name]) for name in REQUIRED]
+        if TIME in part.columns:
+            moments, top = times(part[TIME], faults, self.clock)
+            done.append(moments)
+        if RATING in part.columns:
+            done.append(ratings(part[RATING], faults))
+        done += [amounts(part[name], faults) for name in (WEIGHT, DWELL) if name in part.columns]
+        if EVENT in part.columns:
+            done.append(types(part[EVENT], faults))
+        return done, top
+
+
+def _left(parts: Iterable[pl.DataFrame], good: list[pl.Series] | None) -> Iterator[pl.DataFrame]:
+    """The rows of the parts that are good so far, with their places in the log."""
+    first = 0
+    for index, part in enumerate(parts):
+        placed = part.with_columns(pl.int_range(first, first + part.height, dtype=pl.Int64).alias(PLACE))
+        first += part.height
+        yield placed if good is None else placed.filter(good[index])
+
+
+def _again(good: list[pl.Series] | None, bad: list[pl.Series]) -> list[pl.Series]:
+    """Which rows of each part are good still, where some of those that were are bad."""
+    if good is None:
+        return [~one for one in bad]
+    return [one.scatter(one.arg_true(), ~now) for one, now in zip(good, bad, strict=True)]
+
+
+def _lazy(frame: pl.LazyFrame, kinds: Kinds, good: list[pl.Series] | None, schema: pl.Schema) -> pl.LazyFrame:
+    """A log that is read again when it is asked for, in our types, without the rows that are not good."""
+    kept = None if good is None else pl.concat(good)
+
+    def typed(part: pl.DataFrame) -> pl.DataFrame:
+        left = part if kept is None else part.filter(kept.gather(part[PLACE]))
+        faults = Faults(0)
+        faults.begin(left.height, 0)
+        return pl.DataFrame(kinds.columns(left, faults)[0])
+
+    placed = frame if kept is None else frame.with_row_index(PLACE)
+    through = dict.fromkeys(("predicate_pushdown", "projection_pushdown", "slice_pushdown"), False)
+    return placed.map_batches(typed, schema=schema, streamable=True, **through)
 
 
 def _check_kept(names: Sequence[str], keep: Sequence[str], *, where: str) -> None:

@@ -24,8 +24,9 @@ def ordered(frame: pl.LazyFrame) -> pl.LazyFrame:
 
 def coded(frame: pl.LazyFrame, types: Sequence[str]) -> pl.LazyFrame:
     """The types of events as their places in a list, from 1 on."""
-    codes = pl.col(EVENT).replace_strict(list(types), list(range(1, len(types) + 1)), return_dtype=pl.Int16)
-    return frame.with_columns(codes)
+    names = [str(kind) for kind in types]
+    codes = {name: names.index(name) + 1 for name in names}
+    return frame.with_columns(pl.col(EVENT).replace_strict(codes, return_dtype=pl.Int16))
 
 
 def grouped(frame: pl.LazyFrame) -> pl.LazyFrame:

@@ -5,10 +5,13 @@ the events [0, end), which are the next `size`? Whatever is asked for in the tes
 validation, and that after what is trained on; a test query may use validation events as history.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from persrec.errors import UserError
@@ -16,6 +19,9 @@ from persrec.interactions.schema import TIME, USER
 
 INDEX, EVENTS, END, SIZE = "index", "events", "end", "size"  # place in the user's history, its length; see Queries
 HOUR = 3_600_000  # ms
+CHUNK = 1 << 22  # values compared at a time
+
+Ints = npt.NDArray[np.int64]
 
 
 class Split(NamedTuple):
@@ -70,15 +76,27 @@ def global_time(events: pl.LazyFrame, settings: Mapping[str, Any]) -> Split:
     `validation` and `test` are the shares of all events that lie there, or the dates at which they begin. Of each
     user the first n events of either part are asked for, each by itself.
     """
-    begins = _moment(events, settings["validation"], settings["test"]), _moment(events, settings["test"])
+    if "begins" not in settings:
+        settings = with_moments(settings, events.select(TIME).collect().to_series().to_numpy())
+    validation, test = ((pl.col(TIME) < moment).sum().over(USER).cast(pl.Int64) for moment in settings["begins"])
+    place = pl.col(INDEX) - pl.when(pl.col(INDEX) >= test).then(test).otherwise(validation)
+    return _cut(events, validation, test, asked=place < settings["n"])
+
+
+def with_moments(settings: Mapping[str, Any], times: Ints) -> dict[str, Any]:
+    """Settings of `global_time` with the moments (`begins`) at which its parts begin, by the times of the whole log, so
+    that they hold for a part of it.
+
+    Raises:
+        UserError: the validation does not begin before the test.
+    """
+    begins = _moment(times, settings["validation"], settings["test"]), _moment(times, settings["test"])
     if not begins[0] < begins[1]:
         raise UserError(
             f"split: got validation {settings['validation']} and test {settings['test']}, by which the validation "
             "does not begin before the test; expected an earlier validation"
         )
-    validation, test = ((pl.col(TIME) < moment).sum().over(USER).cast(pl.Int64) for moment in begins)
-    place = pl.col(INDEX) - pl.when(pl.col(INDEX) >= test).then(test).otherwise(validation)
-    return _cut(events, validation, test, asked=place < settings["n"])
+    return {**settings, "begins": begins}
 
 
 def after_break(events: pl.LazyFrame, settings: Mapping[str, Any]) -> Split:
@@ -135,9 +153,19 @@ def _breaks(settings: Mapping[str, Any]) -> pl.Expr:
     return (gap >= settings["gap_hours"] * HOUR).fill_null(False)
 
 
-def _moment(events: pl.LazyFrame, *parts: Any) -> int:
+def _moment(times: Ints, *parts: Any) -> int:
     """The time in ms at which the last shares of all events begin, or that of a date."""
     if isinstance(parts[0], str):
         return int(datetime.fromisoformat(parts[0]).replace(tzinfo=UTC).timestamp() * 1000)
     share = sum(part for part in parts if not isinstance(part, str))
-    return int(events.select(pl.col(TIME).quantile(1 - share, "higher")).collect().item())
+    return _smallest(times, math.ceil((1 - share) * (len(times) - 1)))
+
+
+def _smallest(values: Ints, place: int) -> int:
+    """The value that has this place, from 0 on, among all in order; found by halving, without a copy of them."""
+    low, high = int(values.min()), int(values.max())
+    while low < high:
+        middle = (low + high) // 2
+        below = sum(int((values[start : start + CHUNK] <= middle).sum()) for start in range(0, len(values), CHUNK))
+        low, high = (low, middle) if below > place else (middle + 1, high)
+    return low

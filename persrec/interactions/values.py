@@ -1,8 +1,11 @@
-"""The values of a log's columns in one type each, and what is wrong with them, by row."""
+"""The values of a log's columns in one type each, and what is wrong with them, by row.
 
-from collections.abc import Callable
+A log comes part by part. How a column is read depends on all its values: `Plain` and `Clock` look at every part first.
+"""
+
 from typing import Final
 
+import numpy as np
 import polars as pl
 
 from persrec.errors import UserError
@@ -13,138 +16,210 @@ ZONED_FORMS: Final = ("%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f%#z")
 LATEST: Final = 7_258_118_399_999_999  # microseconds, the end of the year 2199: no log has later events
 CONTROL: Final = "unprintable (line breaks or zero bytes; is a quote not closed?)"
 SHOWN: Final = 5  # rows named in a message
+PLAIN: Final = r"^(0|-?[1-9][0-9]{0,18})$"  # no leading zeros, signs or spaces, and hardly more than 64 bits
+LIMITS: Final = {"s": 1e11, "ms": 1e14, "us": 1e17}  # times of our days are below
 
 
 class Faults:
-    """What is wrong with the values of a table: sentences, and the rows that they speak of."""
+    """What is wrong with the values of a table: sentences, and the rows of the present part that they speak of."""
 
-    def __init__(self, height: int, first_row: int, rows: pl.Series | None) -> None:
-        """Of a table of this height, whose rows in the file count from `first_row`; `rows` are their places there."""
+    def __init__(self, first_row: int) -> None:
+        """Of a table whose rows in the file count from `first_row`."""
         self.first_row = first_row
+        self.rows: pl.Series | int = 0
+        self.bad = pl.Series([], dtype=pl.Boolean)
+        self.columns: list[str] = []  # on columns that are wrong as a whole
+        self._found: dict[tuple[str, str], tuple[int, list[str]]] = {}
+
+    def begin(self, height: int, rows: pl.Series | int) -> None:
+        """Go on with a part of this height; `rows` are its places in the file, or that of its first row."""
         self.rows = rows
         self.bad = pl.repeat(False, height, eager=True)
-        self.sentences: list[str] = []
-        self.columns: list[str] = []  # on columns that are wrong as a whole
 
     def add(self, column: pl.Series, bad: pl.Series, what: str, *, show: bool = True) -> None:
         """The rows where `bad` holds, if there are any; `show` names their values."""
         bad = bad.fill_null(False)
-        places = bad.arg_true()
-        if places.is_empty():
+        count, named = self._found.setdefault((column.name, what), (0, []))
+        if not bad.any():
             return
         self.bad = self.bad | bad
-        named = ", ".join(
-            f"row {self._row(place)}" + (f" ({column[place]!r})" if show else "") for place in places.head(SHOWN)
-        )
-        more = ", ..." if places.len() > SHOWN else ""
-        count = f"{places.len():,} {what} value{'s' * (places.len() > 1)}"
-        self.sentences.append(f"column {column.name} has {count}: {named}{more}")
+        places = bad.arg_true()
+        for place in places.head(SHOWN - len(named)):
+            named.append(f"row {self._row(place)}" + (f" ({column[place]!r})" if show else ""))
+        self._found[column.name, what] = count + places.len(), named
+
+    def add_column(self, what: str) -> None:
+        """A column that is wrong as a whole."""
+        if what not in self.columns:
+            self.columns.append(what)
+
+    @property
+    def sentences(self) -> list[str]:
+        """Kind by kind, with the first rows."""
+        return [
+            f"column {name} has {count:,} {what} value{'s' * (count > 1)}: {', '.join(named)}"
+            + ", ..." * (count > SHOWN)
+            for (name, what), (count, named) in self._found.items()
+            if count
+        ]
 
     def _row(self, place: int) -> int:
-        return self.first_row + int(place if self.rows is None else self.rows[place])
+        return self.first_row + int(self.rows + place if isinstance(self.rows, int) else self.rows[place])
 
     def add_nulls(self, column: pl.Series) -> None:
         self.add(column, column.is_null(), "null (empty)", show=False)
 
 
-def ids(column: pl.Series, faults: Faults) -> pl.Series:
+class Plain:
+    """Whether every id of a column is a plain whole number, so that text becomes Int64 and loses nothing by it."""
+
+    def __init__(self) -> None:
+        self.holds = True
+
+    def look(self, column: pl.Series) -> None:
+        column = _as_text(column)
+        if column.dtype != pl.String or not self.holds:
+            return
+        column = _without_blanks(column)
+        self.holds = bool(
+            column.head(1000).str.contains(PLAIN).all()
+            and column.str.contains(PLAIN).all()
+            and column.cast(pl.Int64, strict=False).null_count() == column.null_count()
+        )
+
+
+class Clock:
+    """How the times of a column are read: text as whole numbers, numbers or dates, and numbers in which unit."""
+
+    def __init__(self, unit: str) -> None:
+        self._unit = unit
+        self._unread = np.zeros(3, dtype=np.int64)  # values that a reading does not understand
+        self._below = np.zeros((2, 1 + len(LIMITS)), dtype=np.int64)  # numbers, and how many are below the limits
+
+    def look(self, column: pl.Series) -> None:
+        if column.dtype.is_float():
+            column = column.fill_nan(None)
+        values = [column] * 2
+        if column.dtype == pl.String:
+            whole = _reading(column, 0)
+            unread = [whole.null_count(), whole.null_count(), column.len()]
+            values = [whole] * 2
+            if whole.null_count() > column.null_count():
+                values[1] = _reading(column, 1)
+                unread[1:] = values[1].null_count(), _reading(column, 2).null_count()
+            self._unread += unread
+        if values[1].dtype.is_numeric():
+            self._below += [[one.count(), *(_count(one < limit) for limit in LIMITS.values())] for one in values]
+
+    @property
+    def reading(self) -> int:
+        """Of text: the one that leaves the fewest values unread."""
+        return int(self._unread.argmin())
+
+    @property
+    def unit(self) -> str:
+        """The unit in which most of the numbers are times of our days; a few wild ones do not decide."""
+        if self._unit != "auto":
+            return self._unit
+        count, *below = self._below[min(self.reading, 1)].tolist()
+        named = zip(LIMITS, below, strict=True)
+        return next((name for name, least in named if 2 * least > count or not count), "ns")
+
+    def sentence(self, top: float) -> str:
+        """How numbers up to `top` were understood."""
+        last = pl.Series([int(top * UNITS[self.unit])], dtype=pl.Int64).cast(pl.Datetime("us"))
+        day = last.dt.strftime("%Y-%m-%d")[0]
+        return f"timestamp: numbers up to {top!r} read as {self.unit}, so the last event is of {day}."
+
+
+def ids(column: pl.Series, faults: Faults, plain: Plain) -> pl.Series:
     """Ids as integers or text; whole floats become integers."""
-    if column.dtype in (pl.Categorical, pl.Enum, pl.Int128) or column.dtype == pl.Null:
-        column = column.cast(pl.String)
+    column = _as_text(column)
     if column.dtype.is_float():
         column = column.fill_nan(None)
         whole = column.cast(pl.Int64, strict=False)
         faults.add(column, (whole != column) | (whole.is_null() & column.is_not_null()), "fractional")
         column = whole
     elif not (column.dtype == pl.String or column.dtype.is_integer()):
-        faults.columns.append(f"column {column.name} is {column.dtype}; ids are whole numbers or text")
+        faults.add_column(f"column {column.name} is {column.dtype}; ids are whole numbers or text")
         return column
     if column.dtype == pl.String:
-        column = column.set(column.str.contains(r"^\s*$").fill_null(False), None)
+        column = _without_blanks(column)
         faults.add(column, column.str.contains(r"[\x00-\x1f]"), CONTROL)
     faults.add_nulls(column)
-    if column.dtype == pl.String:
-        column = _numbers_where_plain(column)
+    if column.dtype == pl.String and plain.holds:
+        column = column.cast(pl.Int64)
     if column.dtype.is_signed_integer():
         what = "negative (-1 often marks a missing id; if it is meant, write ids as text, such as u-1)"
         faults.add(column, column < 0, what)
     return column
 
 
-def _numbers_where_plain(column: pl.Series) -> pl.Series:
-    """Text as Int64 if that loses nothing: no leading zeros, signs, spaces, or more than 64 bits."""
-    if not column.head(1000).str.contains(r"^(0|-?[1-9][0-9]{0,18})$").all():
-        return column
-    if not column.str.contains(r"^(0|-?[1-9][0-9]{0,18})$").all():
-        return column
-    numbers = column.cast(pl.Int64, strict=False)
-    return numbers if numbers.null_count() == column.null_count() else column
+def _as_text(column: pl.Series) -> pl.Series:
+    """Categories, and numbers that are too large, as text."""
+    kinds = pl.Categorical, pl.Enum, pl.Int128
+    return column.cast(pl.String) if column.dtype in kinds or column.dtype == pl.Null else column
 
 
-def times(column: pl.Series, faults: Faults, *, unit: str, say: Callable[[str], None]) -> pl.Series:
-    """Times as Int64 milliseconds, of numbers in `unit`, dates, or text with either."""
+def _without_blanks(column: pl.Series) -> pl.Series:
+    """Text of nothing but spaces as null."""
+    return column.set(column.str.contains(r"^\s*$").fill_null(False), None)
+
+
+def times(column: pl.Series, faults: Faults, clock: Clock) -> tuple[pl.Series, float | None]:
+    """Times as Int64 milliseconds, of numbers, dates, or text with either; and the greatest of the numbers."""
     if column.dtype.is_float():
         column = column.fill_nan(None)
     faults.add_nulls(column)
-    values = _from_text(column) if column.dtype == pl.String else column
+    values = _reading(column, clock.reading) if column.dtype == pl.String else column
     if not (values.dtype.is_numeric() or values.dtype in (pl.Date, pl.Datetime)):
-        faults.columns.append(
+        faults.add_column(
             f"column {column.name} is {column.dtype}; times are numbers, dates or text such as 2024-01-31 12:00:00"
         )
-        return column
-    late = "too late (after the year 2199"
+        return column, None
+    top, late = None, "too late (after the year 2199"
     if values.dtype in (pl.Date, pl.Datetime):
         millis = values.cast(pl.Datetime("ms", getattr(values.dtype, "time_zone", None))).cast(pl.Int64)
     else:
         if values.dtype.is_float():
             values = values.set(values.is_infinite().fill_null(False), None)
-        unit = _unit(values) if unit == "auto" else unit
-        millis = _scaled(values, unit, say)
-        late += f", read as {unit}; see data.unit"
+        millis, top = _scaled(values, clock.unit)
+        late += f", read as {clock.unit}; see data.unit"
     what = "unparsable (understood are numbers and text such as 2024-01-31 12:00:00)"
     faults.add(column, values.is_null() & column.is_not_null(), what)
     faults.add(column, (millis > LATEST // 1000) | (millis.is_null() & values.is_not_null()), f"{late})")
     faults.add(column, millis < 0, "negative (before 1970)")
-    return millis
+    return millis, top
 
 
-def _from_text(column: pl.Series) -> pl.Series:
-    """Whole numbers, else numbers, else dates: the reading that leaves the fewest values unread."""
+def _reading(column: pl.Series, which: int) -> pl.Series:
+    """Text as whole numbers (0), numbers (1) or dates (2); null where it is something else."""
     clean = column.str.strip_chars()
-    readings = [clean.cast(pl.Int64, strict=False)]
-    if readings[0].null_count() > column.null_count():
-        frame = clean.to_frame()
-        local = pl.coalesce(
-            pl.col(column.name).str.to_datetime(form, time_unit="us", strict=False) for form in TIME_FORMS
-        )
-        zoned = pl.coalesce(
-            pl.col(column.name).str.replace("Z$", "+00:00").str.to_datetime(form, time_unit="us", strict=False)
-            for form in ZONED_FORMS
-        )
-        dates = pl.coalesce(local, zoned.dt.replace_time_zone(None))
-        readings += [clean.cast(pl.Float64, strict=False).fill_nan(None), frame.select(dates).to_series()]
-    return min(readings, key=pl.Series.null_count)
+    if which == 0:
+        return clean.cast(pl.Int64, strict=False)
+    if which == 1:
+        return clean.cast(pl.Float64, strict=False).fill_nan(None)
+    text = pl.col(column.name)
+    local = pl.coalesce(text.str.to_datetime(form, time_unit="us", strict=False) for form in TIME_FORMS)
+    zoned = pl.coalesce(
+        text.str.replace("Z$", "+00:00").str.to_datetime(form, time_unit="us", strict=False) for form in ZONED_FORMS
+    )
+    return clean.to_frame().select(pl.coalesce(local, zoned.dt.replace_time_zone(None))).to_series()
 
 
-def _unit(values: pl.Series) -> str:
-    """The unit in which most of the numbers are times of our days; a few wild ones do not decide."""
-    middle = values.median()
-    size = float(middle) if isinstance(middle, int | float) else 0.0
-    return next((name for name, limit in (("s", 1e11), ("ms", 1e14), ("us", 1e17)) if size < limit), "ns")
-
-
-def _scaled(values: pl.Series, unit: str, say: Callable[[str], None]) -> pl.Series:
-    """Numbers in `unit` as whole milliseconds; null where they are too large for a time."""
+def _scaled(values: pl.Series, unit: str) -> tuple[pl.Series, float | None]:
+    """Numbers in `unit` as whole milliseconds, null where they are too large for a time; and the greatest of them."""
     if unit not in UNITS:
         raise UserError(f"data.unit: got {unit!r}, expected one of auto, {', '.join(UNITS)}.")
     size = values.cast(pl.Float64, strict=False) * UNITS[unit]
     fitting = values.set((size.abs() > LATEST).fill_null(False), None)
     top = fitting.max()
-    if isinstance(top, int | float) and top > 0:
-        last = pl.Series([int(top * UNITS[unit])], dtype=pl.Int64).cast(pl.Datetime("us"))
-        day = last.dt.strftime("%Y-%m-%d")[0]
-        say(f"timestamp: numbers up to {top!r} read as {unit}, so the last event is of {day}.")
-    return fitting.to_frame().select(_in_milliseconds(pl.col(values.name), unit, values.dtype)).to_series()
+    scaled = fitting.to_frame().select(_in_milliseconds(pl.col(values.name), unit, values.dtype)).to_series()
+    return scaled, top if isinstance(top, int | float) else None
+
+
+def _count(true: pl.Series) -> int:
+    return int(true.sum() or 0)
 
 
 def _in_milliseconds(values: pl.Expr, unit: str, dtype: pl.DataType) -> pl.Expr:
@@ -158,7 +233,7 @@ def ratings(column: pl.Series, faults: Faults) -> pl.Series:
     """Ratings as Float32."""
     faults.add_nulls(column)
     if not (column.dtype == pl.String or column.dtype.is_numeric()):
-        faults.columns.append(f"column {column.name} is {column.dtype}; ratings are numbers")
+        faults.add_column(f"column {column.name} is {column.dtype}; ratings are numbers")
         return column
     text = column.str.strip_chars() if column.dtype == pl.String else column
     numbers = text.cast(pl.Float32, strict=False)
@@ -178,7 +253,7 @@ def amounts(column: pl.Series, faults: Faults) -> pl.Series:
 def types(column: pl.Series, faults: Faults) -> pl.Series:
     """Types of events as text."""
     if not (column.dtype in (pl.String, pl.Categorical, pl.Enum, pl.Boolean) or column.dtype.is_integer()):
-        faults.columns.append(f"column {column.name} is {column.dtype}; types of events are text or whole numbers")
+        faults.add_column(f"column {column.name} is {column.dtype}; types of events are text or whole numbers")
         return column
     faults.add_nulls(column)
     return column.cast(pl.String)

@@ -1,37 +1,47 @@
 """Numbers for ids: users 0..U-1, items 1..V (0 is `PAD`), each in the order of its sorted ids."""
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
-
-from persrec.interactions.schema import ITEM
 
 INDEX = "index"
 
-
-def vocabulary(frame: pl.LazyFrame, column: str, *, first: int) -> pl.LazyFrame:
-    """The distinct ids of a column, sorted, with their numbers from `first` on as `index` (Int32)."""
-    ids = frame.select(column).unique().sort(column)
-    return ids.with_columns(pl.int_range(first, pl.len() + first, dtype=pl.Int32).alias(INDEX))
+Ints = npt.NDArray[np.int32]
 
 
-def encode(frame: pl.LazyFrame, vocabularies: dict[str, pl.LazyFrame]) -> pl.LazyFrame:
-    """The log with the ids of the named columns replaced by their numbers; the order of the rows is kept."""
-    columns = frame.collect_schema().names()
-    for column, ids in vocabularies.items():
-        numbers = ids.rename({INDEX: f"{column} number"})
-        frame = frame.join(numbers, on=column, how="left", maintain_order="left").drop(column)
-        frame = frame.rename({f"{column} number": column})
-    return frame.select(columns)
+class Numbering:
+    """Numbers for the ids of a column as they are met, part by part; `ordered` says what they are in the end."""
+
+    def __init__(self, column: str) -> None:
+        self.column = column
+        self._known: pl.DataFrame | None = None
+
+    def numbers(self, part: pl.DataFrame) -> pl.Series:
+        """For each row of a part the number of its id, Int32."""
+        ids = part.select(self.column)
+        if self._known is None:
+            self._known = _numbered(ids.unique().sort(self.column), 0)
+        else:
+            new = ids.unique().join(self._known, on=self.column, how="anti")
+            self._known = pl.concat([self._known, _numbered(new, self._known.height)])
+        return ids.join(self._known, on=self.column, how="left", maintain_order="left")[INDEX]
+
+    def ordered(self) -> tuple[pl.Series, Ints]:
+        """The ids, sorted; and for each number the place of its id among them."""
+        assert self._known is not None
+        known = self._known.sort(self.column)
+        place = np.empty(known.height, dtype=np.int32)
+        place[known[INDEX].to_numpy()] = np.arange(known.height, dtype=np.int32)
+        return known[self.column], place
 
 
-def compact(frame: pl.LazyFrame, ids: pl.LazyFrame, column: str, *, first: int) -> tuple[pl.LazyFrame, pl.LazyFrame]:
-    """Numbers without gaps after events were dropped: the log renumbered, and its smaller vocabulary."""
-    left = vocabulary(frame, column, first=first).rename({INDEX: "new", column: INDEX})
-    renumbered = encode(frame, {column: left.rename({INDEX: column, "new": INDEX})})
-    smaller = ids.join(left, on=INDEX, maintain_order="left").drop(INDEX).rename({"new": INDEX})
-    return renumbered, smaller
+def compact(counts: npt.NDArray[np.int64], *, first: int) -> Ints:
+    """Numbers without gaps, from `first` on, for those that occur.
+
+    counts [3 0 1] from 1 on -> [1 0 2]; what stands where nothing occurs means nothing
+    """
+    return (np.cumsum(counts > 0) + (first - 1)).clip(0).astype(np.int32)
 
 
-def item_table(items: pl.LazyFrame, events: pl.LazyFrame) -> pl.LazyFrame:
-    """Per item, in the order of its numbers: `item_id`, and how many `events` have it."""
-    counts = events.group_by(ITEM).agg(pl.len().cast(pl.Int64).alias("events")).rename({ITEM: INDEX})
-    return items.join(counts, on=INDEX, how="left").sort(INDEX).select(ITEM, "events")
+def _numbered(ids: pl.DataFrame, first: int) -> pl.DataFrame:
+    return ids.with_columns(pl.int_range(first, first + pl.len(), dtype=pl.Int32).alias(INDEX))

@@ -3,7 +3,7 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from persrec.interactions.cold import cold
+from persrec.interactions.cold import Part, cold
 from persrec.interactions.split import split
 from persrec.recipe.sections import Split
 
@@ -20,7 +20,7 @@ def test_by_hand():
     histories = [[1, 2, 4, 3], [4, 1], [3, 3, 5]]
     bounds = pl.DataFrame({"train_end": [2, 0, 2]})
     queries = pl.DataFrame([(0, 2, 2), (1, 0, 1), (1, 1, 1), (2, 2, 1)], schema=SCHEMA, orient="row")
-    found = cold(log(histories), bounds, queries)
+    found = cold([Part(log(histories).collect(), bounds, queries)], items=5)
     assert found.as_dict() == {
         "queries": 4,
         "users": 3,
@@ -35,7 +35,9 @@ def test_by_hand():
 
 
 def test_nothing_asked():
-    found = cold(log([[1, 2]]), pl.DataFrame({"train_end": [2]}), pl.DataFrame(schema=SCHEMA))
+    found = cold(
+        [Part(log([[1, 2]]).collect(), pl.DataFrame({"train_end": [2]}), pl.DataFrame(schema=SCHEMA))], items=2
+    )
     assert set(found.as_dict().values()) == {0}
 
 
@@ -50,7 +52,7 @@ def test_as_one_would_count_by_hand(seed, kind):
     ends = bounds["train_end"].to_list()
     known = {item for items, end in zip(histories, ends, strict=True) for item in items[:end]}
     targets = [item for user, end, size in test.rows() for item in histories[user][end : end + size]]
-    found = cold(events, bounds, test)
+    found = cold([Part(events.collect(), bounds, test)], items=8)
     assert found.targets == len(targets)
     assert found.cold_targets == sum(item not in known for item in targets)
     assert found.cold_items == len(set(targets) - known)

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from persrec.errors import UserError
 from persrec.interactions.filters import DEFAULTS, by_count, by_value, drop_duplicates, k_core
+from persrec.interactions.parts import Spool
 from persrec.interactions.sequences import ordered
 
 EVENTS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 3)), min_size=1, max_size=60)
@@ -12,6 +13,23 @@ EVENTS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0,
 
 def log(rows, columns=("user_id", "item_id", "timestamp")):
     return pl.LazyFrame(rows, schema=list(columns), orient="row")
+
+
+def parted(frame, users_of_each):
+    """The log in parts of so many users, in order."""
+    data, spool = frame.collect(), Spool()
+    users = data["user_id"].unique().sort()
+    for start in range(0, len(users), users_of_each):
+        some = users[start : start + users_of_each]
+        spool.append(data.filter(pl.col("user_id").is_in(some.implode())), start)
+    return spool
+
+
+def whole(spool):
+    return pl.concat(list(spool)).rows()
+
+
+PARTS = pytest.mark.parametrize("users", [1, 2, 99])
 
 
 def test_a_duplicate_repeats_every_column():
@@ -32,11 +50,12 @@ def test_duplicates_as_one_would_by_hand(rows):
     assert drop_duplicates(ordered(log(rows))).collect().rows() == list(dict.fromkeys(in_order))
 
 
-def test_k_core_goes_on_until_nothing_changes():
+@PARTS
+def test_k_core_goes_on_until_nothing_changes(users):
     """Item 9 goes (1 event), then user 3 (1 left), then item 8 (1 left), then user 2."""
-    rows = [(1, 6), (1, 7), (4, 6), (4, 7), (2, 7), (2, 8), (3, 8), (3, 9)]
-    kept = k_core(log(rows, ("user_id", "item_id")), min_user_events=2, min_item_events=2).collect()
-    assert kept.rows() == [(1, 6), (1, 7), (4, 6), (4, 7)]
+    rows = [(1, 6), (1, 7), (2, 7), (2, 8), (3, 8), (3, 9), (4, 6), (4, 7)]
+    kept = k_core(parted(log(rows, ("user_id", "item_id")), users), min_user_events=2, min_item_events=2)
+    assert whole(kept) == [(1, 6), (1, 7), (4, 6), (4, 7)]
 
 
 def slow_k_core(rows, users, items):
@@ -49,24 +68,25 @@ def slow_k_core(rows, users, items):
         rows = kept
 
 
-@given(EVENTS, st.integers(1, 4), st.integers(1, 4))
+@given(EVENTS, st.integers(1, 4), st.integers(1, 4), st.integers(1, 6))
 @settings(deadline=None, max_examples=60)
-def test_k_core_is_the_fixed_point_in_order(rows, users, items):
-    expected = slow_k_core(rows, users, items)
+def test_k_core_is_the_fixed_point_in_order(rows, users, items, part):
+    limits = {"min_user_events": users, "min_item_events": items}
+    in_order = ordered(log(rows)).collect()
+    expected = slow_k_core(in_order.rows(), users, items)
     if not expected:
         with pytest.raises(UserError, match="leave none of the"):
-            k_core(log(rows), min_user_events=users, min_item_events=items)
+            k_core(parted(in_order.lazy(), part), **limits)
         return
-    kept = k_core(log(rows), min_user_events=users, min_item_events=items).collect()
-    assert kept.rows() == expected
-    assert k_core(kept.lazy(), min_user_events=users, min_item_events=items).collect().rows() == expected
+    assert whole(k_core(parted(in_order.lazy(), part), **limits)) == expected
+    assert whole(k_core(parted(log(expected), part), **limits)) == expected
 
 
 def test_nothing_left():
     with pytest.raises(
         UserError, match=r"data.min_user_events: 3 and data.min_item_events: 1 leave none of the 2 events"
     ):
-        k_core(log([(1, 2, 3), (2, 2, 3)]), min_user_events=3)
+        k_core(parted(log([(1, 2, 3), (2, 2, 3)]), 1), min_user_events=3)
 
 
 WHOLE = ("user_id", "item_id", "timestamp", "rating", "event")
@@ -114,25 +134,26 @@ def test_values_that_the_log_has_not(key, value, column):
         by_value(log([(1, 2)], ("user_id", "item_id")), DEFAULTS | {key: value})
 
 
-def test_users_and_items_with_too_many_events_go_before_histories_are_cut():
+@PARTS
+def test_users_and_items_with_too_many_events_go_before_histories_are_cut(users):
     rows = [(1, 5, 1), (1, 6, 2), (1, 5, 3), (2, 5, 1), (2, 7, 2)]
     said = []
-    kept = by_count(log(rows), DEFAULTS | {"max_user_events": 2, "max_history": 1}, said.append).collect()
-    assert kept.rows() == [(2, 7, 2)]
+    kept = by_count(parted(log(rows), users), DEFAULTS | {"max_user_events": 2, "max_history": 1}, said.append)
+    assert whole(kept) == [(2, 7, 2)]
     assert said[0] == "data.max_user_events: 2 leaves 2 of 5 events; 1 users and 1 items have none."
-    assert by_count(log(rows), DEFAULTS | {"max_item_events": 2}).collect().rows() == [(1, 6, 2), (2, 7, 2)]
+    assert whole(by_count(parted(log(rows), users), DEFAULTS | {"max_item_events": 2})) == [(1, 6, 2), (2, 7, 2)]
 
 
 def test_counts_that_leave_nothing():
     with pytest.raises(UserError, match=r"data.max_user_events: 1 leaves none of the 2 events; change it"):
-        by_count(log([(1, 2, 3), (1, 2, 4)]), DEFAULTS | {"max_user_events": 1})
+        by_count(parted(log([(1, 2, 3), (1, 2, 4)]), 1), DEFAULTS | {"max_user_events": 1})
 
 
-@given(EVENTS, st.integers(1, 4))
+@given(EVENTS, st.integers(1, 4), st.integers(1, 6))
 @settings(deadline=None, max_examples=40)
-def test_the_newest_events_of_each_user(rows, newest):
+def test_the_newest_events_of_each_user(rows, newest, part):
     in_order = ordered(log(rows)).collect().rows()
     expected = [
         row for user in sorted({row[0] for row in rows}) for row in [r for r in in_order if r[0] == user][-newest:]
     ]
-    assert by_count(ordered(log(rows)), DEFAULTS | {"max_history": newest}).collect().rows() == expected
+    assert whole(by_count(parted(ordered(log(rows)), part), DEFAULTS | {"max_history": newest})) == expected

@@ -249,8 +249,8 @@ def test_filters_by_value_then_duplicates_then_counts_then_k_core(tmp_path):
     section = {"source": "table", "path": str(path), "events": ["buy"], "until": "1970-01-01 00:10:00"}
     section |= {"max_history": 2, "min_user_events": 1, "min_item_events": 2}
     log = module.load(module.data_section(section), say=said.append)
-    assert log.users.collect()["user_id"].to_list() == [1, 3]
-    assert log.items.collect()["item_id"].to_list() == [9]
+    assert log.users["user_id"].to_list() == [1, 3]
+    assert log.items["item_id"].to_list() == [9]
     assert [sentence for sentence in said if sentence.startswith("data.")] == [
         "data.events: [buy] leaves 8 of 9 events; 0 users and 1 items have none.",
         "data.until: 1970-01-01 00:10:00 leaves 7 of 8 events; 0 users and 0 items have none.",

@@ -1,37 +1,33 @@
+import numpy as np
 import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from persrec.interactions.vocabulary import compact, encode, item_table, vocabulary
+from persrec.interactions.vocabulary import Numbering, compact
+
+IDS = st.one_of(st.lists(st.text(max_size=3), min_size=1, max_size=50), st.lists(st.integers(0, 60), min_size=1))
 
 
 def test_numbers_follow_the_sorted_ids():
-    ids = vocabulary(pl.LazyFrame({"item_id": ["b", "ä", "a", "b"]}), "item_id", first=1).collect()
-    assert ids.rows() == [("a", 1), ("b", 2), ("ä", 3)]
-    assert ids["index"].dtype == pl.Int32
+    numbering = Numbering("item_id")
+    numbers = numbering.numbers(pl.DataFrame({"item_id": ["b", "ä", "a", "b"]}))
+    ids, place = numbering.ordered()
+    assert ids.to_list() == ["a", "b", "ä"]
+    assert place[numbers.to_numpy()].tolist() == [1, 2, 0, 1]
+    assert (numbers.dtype, place.dtype) == (pl.Int32, np.int32)
 
 
-@given(st.lists(st.one_of(st.text(max_size=3)), min_size=1, max_size=50))
+@given(IDS, st.integers(1, 20))
 @settings(deadline=None, max_examples=40)
-def test_encoding_is_undone_by_the_vocabulary(ids):
-    frame = pl.LazyFrame(
-        {"user_id": range(len(ids)), "item_id": ids}, schema={"user_id": pl.Int64, "item_id": pl.String}
-    )
-    items = vocabulary(frame, "item_id", first=1).collect()
-    numbers = encode(frame, {"item_id": items.lazy()}).collect()
-    assert numbers["user_id"].to_list() == list(range(len(ids)))
-    assert [items["item_id"][number - 1] for number in numbers["item_id"]] == ids
+def test_numbering_is_undone_by_the_ids_however_they_come(ids, rows):
+    frame, numbering = pl.DataFrame({"item_id": ids}), Numbering("item_id")
+    numbers = pl.concat([numbering.numbers(part) for part in frame.iter_slices(rows)])
+    known, place = numbering.ordered()
+    assert known.to_list() == sorted(set(ids), key=lambda one: one if isinstance(one, int) else one.encode())
+    assert [known[int(number)] for number in place[numbers.to_numpy()]] == ids
 
 
 def test_compact_closes_gaps():
-    items = pl.LazyFrame({"item_id": ["a", "b", "c"], "index": [1, 2, 3]}, schema_overrides={"index": pl.Int32})
-    frame = pl.LazyFrame({"item_id": [3, 1, 3]}, schema={"item_id": pl.Int32})
-    events, smaller = compact(frame, items, "item_id", first=1)
-    assert events.collect()["item_id"].to_list() == [2, 1, 2]
-    assert smaller.collect().rows() == [("a", 1), ("c", 2)]
-
-
-def test_item_table():
-    items = pl.LazyFrame({"item_id": ["a", "b"], "index": [1, 2]}, schema_overrides={"index": pl.Int32})
-    events = pl.LazyFrame({"item_id": [1, 2, 2, 1, 1]}, schema={"item_id": pl.Int32})
-    assert item_table(items, events).collect().rows() == [("a", 3), ("b", 2)]
+    events = np.array([0, 2, 0, 5, 1])
+    assert compact(events, first=1)[events > 0].tolist() == [1, 2, 3]
+    assert compact(events, first=0)[events > 0].tolist() == [0, 1, 2]
