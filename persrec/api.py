@@ -18,9 +18,9 @@ from rich.text import Text
 from persrec import report
 from persrec.errors import UserError
 from persrec.evaluation import sheets
+from persrec.interactions import log as logs
 from persrec.interactions import prepare as preparing
 from persrec.interactions.facts import Facts
-from persrec.interactions.schema import ITEM, TIME, USER
 from persrec.prepared import ROOT, Prepared, open_prepared
 from persrec.recipe import recipe as recipes
 from persrec.recipe.file import override
@@ -253,7 +253,7 @@ def probe(
     if figure is not None:
         probe_report.check_format(Path(figure))
     loaded, frame = _recipe(recipe, overrides, frame)
-    log = preparing.load(preparing.data_section(loaded.data), frame=frame, say=say)
+    log = logs.load(preparing.data_section(loaded.data), frame=frame, say=say)
     found = probing.probe(_histories(log), name=loaded.name, gap_hours=gap_hours, say=say)
     if json_file is not None:
         _write_json(Path(json_file), found.as_rows())
@@ -262,14 +262,12 @@ def probe(
     return Table(found.as_rows(), probe_report.shown(found), Path())
 
 
-def _histories(log: preparing.Log) -> "Histories":
+def _histories(log: logs.Log) -> "Histories":
     """The log as arrays."""
     from persrec.probe.ridge import Histories
 
-    events = log.events.collect()
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(events[USER].to_numpy()))])
-    items = events[ITEM].to_numpy().astype(np.int64) - 1
-    return Histories(offsets, items, events[TIME].to_numpy() if TIME in events.columns else None, int(items.max()) + 1)
+    items = log.columns["items"].astype(np.int64) - 1
+    return Histories(log.offsets, items, log.columns.get("times"), log.items.height)
 
 
 def _check_folder(option: str, path: str | Path | None) -> None:
@@ -285,12 +283,28 @@ def recommend(
     k: int = 10,
     at: int | None = None,
     store: str | Path | None = None,
+    allow: Sequence[Any] | str | Path | None = None,
+    block: Sequence[Any] | str | Path | None = None,
+    unknown: str | None = None,
 ) -> pl.DataFrame:
-    """The k best items of each user of a run, or of its `store`; see `Recommender.recommend`."""
+    """The k best items of each user of a run, or of its `store`; see `Recommender.recommend`.
+
+    `allow` and `block` are ids, or files of them.
+    """
+    from persrec.serving import lists
     from persrec.serving.recommender import Recommender
 
+    allow, block = (lists.read(one) if isinstance(one, str | Path) else one for one in (allow, block))
+    options: dict[str, Any] = {"allow": allow, "block": block, "unknown": unknown}
     with Recommender.load(run, store) as recommender:
-        return recommender.recommend(users, k, histories=histories, at=at, say=say)
+        return recommender.recommend(users, k, histories=histories, at=at, **options, say=say)
+
+
+def similar(run: str | Path, items: Sequence[Any], *, k: int = 10) -> pl.DataFrame:
+    """The k items of a run that are most like each of `items`; see `Recommender.similar`."""
+    from persrec.serving.recommender import Recommender
+
+    return Recommender.load(run).similar(items, k)
 
 
 def _recipe(recipe: Any, overrides: Sequence[str], frame: Any) -> tuple[Recipe, Any]:
@@ -325,9 +339,11 @@ def _results(recipe: Recipe, rows: list[dict[str, Any]], places: Sequence[Path],
     k = int(recipe.primary.partition("@")[2])
     metrics = list(dict.fromkeys([recipe.primary, f"recall@{k}", f"recall@{max(recipe.evaluation.k)}"]))
     protocol = rows[0]["protocol"]
+    odds = protocol.get("seen_odds")
+    seen = "excluded" if protocol["exclude_seen"] else "included" if odds is None else f"at {odds:g} times their odds"
     heading = (
-        f"{recipe.name}: test ({protocol['split']}), {_asked(protocol)}, all items ranked, seen items "
-        f"{'excluded' if protocol['exclude_seen'] else 'included'}, time: {protocol['time']}"
+        f"{recipe.name}: test ({protocol['split']}), {_asked(protocol)}, all items ranked, seen items {seen}, "
+        f"time: {protocol['time']}"
     )
     if protocol["exclude_seen"] and protocol["targets_seen_before"]:
         heading += f"; {protocol['targets_seen_before']:,} targets were seen before and are ranked all the same"

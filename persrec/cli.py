@@ -35,6 +35,10 @@ overrides = click.option(
     help="Set a recipe key, as in training.epochs=3; repeatable.",
 )
 
+out_file = click.option(
+    "--out", type=click.Path(path_type=Path), help="A .csv, .parquet or .jsonl file.  [default: print csv]"
+)
+
 
 def main() -> NoReturn:
     """Run a command; faults of the user's input end in one message and exit code 2, Ctrl-C in 130."""
@@ -194,7 +198,10 @@ def report_page(runs: tuple[Path, ...], out: Path, titles: Path | None) -> None:
 @click.option("--histories", type=click.Path(path_type=Path), help="A log of users who may be new, instead of USERS.")
 @click.option("--k", default=10, show_default=True, type=click.IntRange(min=1), help="Items per user.")
 @click.option("--at", metavar="TIME", help="When they are asked: ISO 8601 or ms.  [default: the user's last event]")
-@click.option("--out", type=click.Path(path_type=Path), help="A .csv, .parquet or .jsonl file.  [default: print csv]")
+@click.option("--allow", type=click.Path(path_type=Path), help="Only items of this file: .txt, or a table's item_id.")
+@click.option("--block", type=click.Path(path_type=Path), help="No items of this file.")
+@click.option("--unknown", type=click.Choice(["popular"]), help="Answer USERS nobody knows.  [default: an error]")
+@out_file
 def recommend(
     run: Path,
     users: tuple[str, ...],
@@ -202,6 +209,9 @@ def recommend(
     store: Path | None,
     k: int,
     at: str | None,
+    allow: Path | None,
+    block: Path | None,
+    unknown: str | None,
     out: Path | None,
 ) -> None:
     """Recommend items to USERS (ids of the log that RUN was fitted on, or of a store; of a store all, if none is named)
@@ -213,8 +223,23 @@ def recommend(
     moment = None if at is None else milliseconds(at)
     from persrec import api
 
-    frame = api.recommend(run, users=list(users) or None, histories=histories, k=k, at=moment, store=store)
-    write(frame, out)
+    options: dict[str, Any] = {"allow": allow, "block": block, "unknown": unknown}
+    asked = list(users) or None
+    write(api.recommend(run, users=asked, histories=histories, k=k, at=moment, store=store, **options), out)
+
+
+@commands.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("items", nargs=-1, required=True)
+@click.option("--k", default=10, show_default=True, type=click.IntRange(min=1), help="Similar items per item.")
+@out_file
+def similar(run: Path, items: tuple[str, ...], k: int, out: Path | None) -> None:
+    """Find the items of RUN that are most like each of ITEMS, by the cosine of the vectors that queries meet."""
+    if out is not None:
+        check_format(out)
+    from persrec import api
+
+    write(api.similar(run, list(items), k=k), out)
 
 
 @commands.group(invoke_without_command=True)

@@ -15,7 +15,9 @@ import persrec
 from persrec import cli
 from persrec.errors import UserError
 
-COMMANDS = ["prepare", "probe", "fit", "evaluate", "compare", "recommend", "recipes", "recipes list", "recipes print"]
+COMMANDS = ["prepare", "probe", "fit", "evaluate", "compare", "recommend", "similar"]
+COMMANDS += ["recipes", "recipes list", "recipes print"]
+NO_LISTS = {"allow": None, "block": None, "unknown": None}
 FRAME = pl.DataFrame({"user_id": ["ü", "b"], "item_id": [7, 8], "score": [0.5, 0.25], "rank": [1, 1]})
 
 
@@ -99,7 +101,7 @@ def test_recommend_prints_csv(monkeypatch: pytest.MonkeyPatch, calls: list, caps
         (
             "recommend",
             (Path("runs/x"),),
-            {"users": ["ü", "b"], "histories": None, "k": 3, "at": 1717156800000, "store": None},
+            {"users": ["ü", "b"], "histories": None, "k": 3, "at": 1717156800000, "store": None, **NO_LISTS},
         )
     ]
     assert capsys.readouterr().out == "user_id,item_id,score,rank\nü,7,0.5,1\nb,8,0.25,1\n"
@@ -113,7 +115,7 @@ def test_recommend_writes_files(
 ) -> None:
     out = tmp_path / f"out.{ending}"
     assert call(monkeypatch, "recommend", "runs/x", "--histories", "new.csv", "--out", str(out)) == 0
-    assert calls[0][2] == {"users": None, "histories": Path("new.csv"), "k": 10, "at": None, "store": None}
+    assert calls[0][2] == {"users": None, "histories": Path("new.csv"), "k": 10, "at": None, "store": None, **NO_LISTS}
     assert read(out).equals(FRAME)
     assert list(tmp_path.iterdir()) == [out]
 

@@ -221,7 +221,9 @@ def _check_same(first: runs.Run, other: runs.Run) -> None:
     """Refuse runs whose figures do not compare, and say what differs."""
     before, now = first.metrics["protocol"], other.metrics["protocol"]
     differing = [
-        f"{key}: {before[key]!r} and {now[key]!r}" for key in ("split", "exclude_seen") if before[key] != now[key]
+        f"{key}: {before.get(key)!r} and {now.get(key)!r}"
+        for key in ("split", "exclude_seen", "seen_odds")
+        if before.get(key) != now.get(key)
     ]
     if first.data["hash"] != other.data["hash"]:
         differing.append(f"data: {first.data['hash'][:12]} and {other.data['hash'][:12]}")

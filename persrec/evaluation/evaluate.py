@@ -25,7 +25,7 @@ from persrec.models.encodings import memory_bytes
 from persrec.models.model import Model
 from persrec.prepared import Prepared, Queries
 from persrec.retrieval.indexes import INDEXES, Index, Quality, measure
-from persrec.retrieval.rescoring import Additions, rescored_ranks, rescored_top_k
+from persrec.retrieval.rescoring import Additions, discounted, rescored_ranks, rescored_top_k
 from persrec.retrieval.search import rank_targets, top_k
 from persrec.retrieval.seen import Seen
 from persrec.targets import Targets, targets_of
@@ -44,6 +44,7 @@ class EvaluationSettings:
     split: str
     k: tuple[int, ...]
     exclude_seen: bool
+    seen_odds: float | None = None
     users_per_chunk: int
     length_buckets: tuple[int, ...]
     recent: int  # R, for the group of targets that were last consumed before the clear events
@@ -115,6 +116,7 @@ class Evaluation:
             "users": len(np.unique(self.user)),
             "ranked": "the whole catalogue",
             "exclude_seen": settings.exclude_seen,
+            "seen_odds": settings.seen_odds,
             "targets_seen_before": int((targets.age > 0).sum()),
             "cold_targets": int((targets.item_events == 0).sum()),
             "seen_in_top_10": self.seen_in_lists,
@@ -161,6 +163,7 @@ def evaluate(
     targets = targets_of(data, data.test)
     windows = _windows(model, data.test, settings.length, None)
     found = read_users(model, data, windows, settings.time, on_queries=on_queries)
+    found = _discounted(found, model, data, settings)
     index = settings.index(item_vectors(model)[: data.items_count + 1])  # without items that were added since
     rank, lists = _ranks(index, found, targets, data, settings), _lists(index, found, data, settings)
     exact = settings.retrieval == "flat"
@@ -185,6 +188,7 @@ def ranks(
     """
     windows = _windows(model, data.test, settings.length, open_block)
     found = read_users(model, data, windows, settings.time, recall=recall, on_queries=on_queries)
+    found = _discounted(found, model, data, settings)
     return _ranks(settings.index(item_vectors(model)[: data.items_count + 1]), found, targets, data, settings)
 
 
@@ -195,7 +199,7 @@ def evaluate_baseline(
     *,
     on_queries: Callable[[int], None] = lambda count: None,
 ) -> Evaluation:
-    """The same of a fitted baseline; it keeps nothing per user that the log does not hold."""
+    """The same of a fitted baseline, whose seen items have no odds; it keeps nothing per user beside the log."""
     targets = targets_of(data, data.test)
     found = ranking.rank(
         baseline,
@@ -260,6 +264,16 @@ def _ranks(
         seen = _seen(data, targets.queries.user[rows], targets.queries.end[rows], settings)
         found[part] = rank_targets(index, read.queries[rows], targets.item[part], seen, deepest, **options)
     return found
+
+
+def _discounted(read: Read, model: Model, data: Prepared, settings: EvaluationSettings) -> Read:
+    """What is known of the test queries, seen items discounted where the settings say so."""
+    if settings.seen_odds is None:
+        return read
+    first = data.offsets[data.test.user]
+    seen = Seen.from_ranges(data.items, first, first + data.test.end)
+    odds, temperature = settings.seen_odds, float(model.temperature)
+    return read._replace(additions=discounted(read.additions, seen, odds=odds, temperature=temperature))
 
 
 def _seen(

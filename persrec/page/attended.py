@@ -46,8 +46,11 @@ class _Step(NamedTuple):
 
 
 def can_look(model: Model) -> bool:
-    """Whether `attended` understands the model: HSTU layers and a layered memory."""
-    return isinstance(model.backbone, HSTU) and isinstance(model.compressor, Layered)
+    """Whether `attended` understands the model: HSTU layers without options for tokens, and a layered memory."""
+    backbone = model.backbone
+    if not (isinstance(backbone, HSTU) and isinstance(model.compressor, Layered)):
+        return False
+    return not (backbone.compete or backbone.count_weight or backbone.stack[0].token_inner is not None)
 
 
 @torch.no_grad()

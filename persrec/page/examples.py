@@ -19,7 +19,7 @@ from persrec.models.model import Model
 from persrec.prepared import Prepared, Queries
 from persrec.recipe.recipe import Recipe
 from persrec.retrieval.indexes import INDEXES
-from persrec.retrieval.rescoring import rescored_top_k
+from persrec.retrieval.rescoring import discounted, rescored_top_k
 from persrec.retrieval.search import top_k
 from persrec.retrieval.seen import Seen
 
@@ -87,10 +87,13 @@ def best(model: Model, data: Prepared, cell: Recipe, queries: Queries) -> Ints:
     read = read_users(model, data, windows, cell.time)
     retrieval, k = cell.retrieval, min(LIST, data.items_count)
     index = INDEXES[retrieval.kind](item_vectors(model)[: data.items_count + 1], **retrieval.options)
+    first = data.offsets[queries.user]
+    seen, odds = Seen.from_ranges(data.items, first, first + queries.end), cell.evaluation.seen_odds
+    if odds is not None:
+        less = discounted(read.additions, seen, odds=odds, temperature=float(model.temperature))
+        read = read._replace(additions=less)
     if read.additions is not None:
         return rescored_top_k(index, read.queries, read.additions, k)[0]
-    first = data.offsets[queries.user]
-    seen = Seen.from_ranges(data.items, first, first + queries.end)
     return top_k(index, read.queries, seen, k, exclude_seen=cell.evaluation.exclude_seen)[0]
 
 

@@ -153,12 +153,20 @@ def protocol_sheet(runs: Sequence[Run]) -> Sheet:
         ("of them cold, never trained on", _count(protocol["cold_targets"])),
         ("ranked", protocol["ranked"]),
         ("searched by", ", ".join(searches)),
-        ("items seen before", "excluded, the target never" if protocol["exclude_seen"] else "may be recommended"),
+        ("items seen before", _repeats(protocol)),
         ("ties", protocol["ties"]),
         ("time known to the model", ", ".join(TIMES[time] for time in times)),
         ("history used", ", ".join("all of it" if one is None else f"the last {one:,} events" for one in lengths)),
     ]
     return Sheet("Protocol", ("rule", "value"), rows)
+
+
+def _repeats(protocol: dict[str, Any]) -> str:
+    """What becomes of items that the user had before."""
+    if protocol["exclude_seen"]:
+        return "excluded, the target never"
+    odds = protocol.get("seen_odds")
+    return "may be recommended" if odds is None else f"may be recommended, at {odds:g} of their odds"
 
 
 def lists_sheet(sides: Sequence[Side], runs: Sequence[Run]) -> Sheet:

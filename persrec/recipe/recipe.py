@@ -17,6 +17,7 @@ from persrec.recipe.faults import Fault, field_faults, suggestion, without
 from persrec.recipe.file import locate, override
 from persrec.recipe.sections import (
     MADE,
+    TOKEN_KEYS,
     Baseline,
     Data,
     Evaluation,
@@ -131,6 +132,9 @@ def conflicts(recipe: Recipe) -> Iterator[Fault]:
     if recipe.repeat == "head" and recipe.evaluation.exclude_seen:
         text = "got head with evaluation.exclude_seen true, which never recommends what it scores; set that to false"
         yield Fault(("repeat", "evaluation.exclude_seen"), text)
+    if recipe.evaluation.seen_odds is not None and recipe.baselines:
+        text = f"got {recipe.evaluation.seen_odds} with baselines, whose scores are no odds; remove one of both"
+        yield Fault(("evaluation.seen_odds", "baselines"), text)
     if recipe.loss.break_hours is not None and recipe.time != "next":
         text = f"got time {recipe.time}, expected next: only there a row knows how long after it it is asked"
         yield Fault(("loss.break_hours", "time"), text)
@@ -196,6 +200,12 @@ def _decoder_conflicts(recipe: Recipe) -> Iterator[Fault]:
         return
     if recipe.time != "none":
         yield Fault(("time", "model.kind"), f"got {recipe.time}, expected none: a decoder reads no times")
+    for key in TOKEN_KEYS:
+        if getattr(recipe.memory, key):
+            text = (
+                "got true, expected false: it is an option of the layers of hstu, sasrec and ligr, not of a decoder's"
+            )
+            yield Fault((f"memory.{key}", "model.kind"), text)
 
 
 def _data_conflicts(data: Data) -> Iterator[Fault]:

@@ -181,6 +181,9 @@ class Memory(Section):
     cap: Count | None = None  # layered, segment_mean: newest segments that are kept; null: all
     merge: bool = False  # layered: old rows are merged pairwise, so that O(log n) of them are left
     write: Literal["fresh", "residual", "gated"] = "residual"  # recurrent: what is taken over
+    compete: bool = False  # layered, recurrent: tokens divide the events of their segment among them, as slots do
+    own_projections: bool = False  # layered, recurrent: token rows, remembered or not, have maps of their own in layers
+    count_weight: bool = False  # remembered rows count in attention by the events that they stand for
     encoding: Literal["float32", "float16", "int8", "int4"] = "float32"  # of the numbers that are kept
     straight_through: bool = False  # they are rounded in training too
     detach_every: int | None = Field(None, ge=2)  # segments after which the gradient through the memory ends
@@ -197,6 +200,8 @@ class Memory(Section):
     def _of_its_kind(self) -> Self:
         given = [key for key, value in MEMORY_DEFAULTS.items() if getattr(self, key) != value]
         _refuse_foreign(self.kind, given, MEMORY_KEYS)
+        if self.compete and self.tokens == 1:
+            raise ValueError("got compete with tokens 1, expected 2 or more: one alone has nobody to share with")
         return self
 
     @field_validator("reads", mode="before")
@@ -209,14 +214,24 @@ class Memory(Section):
         return float(value)
 
 
-MEMORY_DEFAULTS = {"cap": None, "merge": False, "write": "residual", "detach_every": None, "parallel": None}
+MEMORY_DEFAULTS = {
+    "cap": None,
+    "merge": False,
+    "write": "residual",
+    "compete": False,
+    "own_projections": False,
+    "count_weight": False,
+    "detach_every": None,
+    "parallel": None,
+}
+TOKEN_KEYS = ("compete", "own_projections", "count_weight")  # which layers of ours read
 MEMORY_KEYS: dict[str, tuple[str, ...]] = {
-    "layered": ("cap", "merge", "detach_every"),
-    "recurrent": ("write", "detach_every", "parallel"),
-    "segment_mean": ("cap",),
-    "decayed_mean": (),
-    "merged_neighbours": (),
-    "prototypes": (),
+    "layered": ("cap", "merge", *TOKEN_KEYS, "detach_every"),
+    "recurrent": ("write", *TOKEN_KEYS, "detach_every", "parallel"),
+    "segment_mean": ("cap", "count_weight"),
+    "decayed_mean": ("count_weight",),
+    "merged_neighbours": ("count_weight",),
+    "prototypes": ("count_weight",),
 }
 
 
@@ -224,7 +239,7 @@ class Items(Section):
     """What item vectors are made of, and the texts and the text model where they are made of texts."""
 
     use: Literal["id", "text", "id+text"] = "id"
-    path: str | None = None  # the items table: one row per item, its id and what is known of it
+    path: str | None = None  # the items table, a row per item, its id and what is known of it; or synthetic: its titles
     columns: dict[str, str] = {}  # ours -> the file's, or the number of a field where there is no header
     separator: str | None = None  # null: by extension
     charset: Literal["utf-8", "latin-1"] | None = None  # null: latin-1 for movies.dat and u.item, utf-8 for others
@@ -400,8 +415,18 @@ class Training(Section):
 class Evaluation(Section):
     k: OneOrMore = (1, 5, 10, 20)
     exclude_seen: bool = True
+    seen_odds: float | None = Field(None, gt=0, lt=1)  # seen items are not excluded; their odds are multiplied by it
     users_per_chunk: Count = 1024
     length_buckets: OneOrMore = (20, 50, 100, 200, 500)
+
+    @model_validator(mode="after")
+    def _seen_in_one_way(self) -> Self:
+        if self.seen_odds is not None and self.exclude_seen:
+            raise ValueError(
+                f"got seen_odds {self.seen_odds} with exclude_seen true, which never recommends what it discounts; "
+                "set exclude_seen to false"
+            )
+        return self
 
 
 def expand(path: str) -> str:

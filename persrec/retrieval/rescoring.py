@@ -30,6 +30,28 @@ class Additions(NamedTuple):
         place = begin[number] + np.arange(len(number)) - (np.cumsum(counts) - counts)[number]
         return Additions(number, self.item[place], self.value[place])
 
+    def within(self, place: Ints) -> "Additions":
+        """The same of other numbers: `place` (V+1,) has that of each item, 0 where it has none."""
+        item = place[self.item]
+        return Additions(self.query[item > 0], item[item > 0], self.value[item > 0])
+
+
+def discounted(additions: Additions | None, seen: Seen, *, odds: float, temperature: float) -> Additions:
+    """Additions by which what a query has seen is lowered, beside what else is added to it.
+
+    A softmax over scores / temperature gives an item the odds exp(score / temperature) against another one of score 0;
+    these are multiplied by `odds`, so temperature * log(odds) is added to the score.
+    """
+    query, item = seen.pairs()
+    value = np.full(len(query), temperature * np.log(odds), np.float32)
+    if additions is None:
+        return Additions(query, item, value)
+    queries, items = np.append(additions.query, query), np.append(additions.item, item)
+    stride = int(items.max(initial=0)) + 1
+    keys, place = np.unique(queries * stride + items, return_inverse=True)
+    values = np.bincount(place, np.append(additions.value, value), len(keys))
+    return Additions(keys // stride, keys % stride, values.astype(np.float32))
+
 
 def rescored_top_k(
     index: TopK, queries: Floats, additions: Additions, k: int, *, users_per_chunk: int = 1024

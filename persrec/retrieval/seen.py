@@ -36,6 +36,15 @@ class Seen:
         within = np.arange(len(users)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         return cls(users, items[np.repeat(starts, lengths) + within], len(starts))
 
+    def pairs(self) -> tuple[np.ndarray, np.ndarray]:
+        """User rows and items (P,) each, each pair once, ascending by user and item."""
+        return self._keys // self._stride, self._keys % self._stride
+
+    def within(self, place: np.ndarray) -> "Seen":
+        """The same of other numbers: `place` (V+1,) has that of each item, 0 where it has none."""
+        users, items = self.pairs()
+        return Seen(users, place[items], len(self.counts))
+
     def contains(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
         """Whether user `users[b]` has seen `items[b, j]`. (B,), (B, J) -> (B, J) bool"""
         if not len(self._keys):

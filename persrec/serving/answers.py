@@ -3,7 +3,7 @@
 Shapes: B users, P pairs of a user and an item, D width.
 """
 
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +13,14 @@ from persrec.constants import PAD
 from persrec.interactions.schema import ITEM, USER
 from persrec.recipe.recipe import Recipe
 from persrec.retrieval.indexes import Index
-from persrec.retrieval.rescoring import Additions, rescored_top_k
-from persrec.retrieval.search import top_k
+from persrec.retrieval.rescoring import Additions, discounted, rescored_top_k
+from persrec.retrieval.search import ExactIndex, top_k
 from persrec.retrieval.seen import Seen
+from persrec.retrieval.subset import chosen_top_k
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
+ROW: Final = "row"  # of the user among those asked
 
 
 class Known(NamedTuple):
@@ -30,26 +32,68 @@ class Known(NamedTuple):
     seen: Seen
 
 
-def best(known: Known, k: int, index: Index, recipe: Recipe, item_ids: pl.Series) -> pl.DataFrame:
-    """The k best items of each user: `user_id, item_id, score, rank`; fewer where fewer are left."""
-    evaluation = recipe.evaluation
-    chunk = evaluation.users_per_chunk
-    if known.additions is not None:
-        items, scores = rescored_top_k(index, known.queries, known.additions, k, users_per_chunk=chunk)
+def discounting(known: Known, recipe: Recipe, temperature: float) -> Known:
+    """What is known, with seen items discounted where the recipe says so."""
+    odds = recipe.evaluation.seen_odds
+    if odds is None:
+        return known
+    return known._replace(additions=discounted(known.additions, known.seen, odds=odds, temperature=temperature))
+
+
+def best(
+    known: Known, k: int, index: Index, recipe: Recipe, item_ids: pl.Series, chosen: Ints | None = None
+) -> pl.DataFrame:
+    """The k best items of each user, or of the `chosen` items: `user_id, item_id, score, rank`, and the user's `row`.
+
+    There are fewer where fewer are left.
+    """
+    exclude, chunk = recipe.evaluation.exclude_seen, recipe.evaluation.users_per_chunk
+    queries, seen, additions = known.queries, known.seen, known.additions
+    if chosen is not None:
+        options: dict[str, Any] = {"exclude_seen": exclude, "users_per_chunk": chunk}
+        items, scores = chosen_top_k(index, chosen, queries, seen, additions, k, **options)
+    elif additions is not None:
+        items, scores = rescored_top_k(index, queries, additions, k, users_per_chunk=chunk)
     else:
-        exclude = evaluation.exclude_seen
-        items, scores = top_k(index, known.queries, known.seen, k, exclude_seen=exclude, users_per_chunk=chunk)
-    users = len(items)
+        items, scores = top_k(index, queries, seen, k, exclude_seen=exclude, users_per_chunk=chunk)
+    return listed(known.ids, items, scores, item_ids)
+
+
+def popular(users: pl.Series, k: int, events: Ints, item_ids: pl.Series, chosen: Ints | None = None) -> pl.DataFrame:
+    """For each user the k items, or `chosen` ones, with the most `events` (V,), which are the scores; as `best`."""
+    items = np.arange(1, len(events) + 1) if chosen is None else chosen
+    items = items[np.argsort(-events[items - 1], kind="stable")[:k]]
+    rows = np.broadcast_to(items, (len(users), len(items)))
+    return listed(users, rows, events[rows - 1].astype(np.float32), item_ids)
+
+
+def listed(ids: pl.Series, items: Ints, scores: Floats, names: pl.Series) -> pl.DataFrame:
+    """Rows of items (B, k) with their scores, PAD left out, as a frame."""
+    users, k = items.shape
+    row = np.repeat(np.arange(users), k)
     frame = pl.DataFrame(
         {
-            USER: known.ids.gather(np.repeat(np.arange(users), k)),
-            ITEM: item_ids.gather(np.maximum(items.ravel() - 1, 0)),
+            USER: ids.gather(row),
+            ITEM: names.gather(np.maximum(items.ravel() - 1, 0)),
             "score": scores.ravel(),
             "rank": np.tile(np.arange(1, k + 1), users),
+            ROW: row,
         }
     )
     found = items.ravel() != PAD
     return frame if found.all() else frame.filter(pl.Series(found))
+
+
+def nearest(item: Ints, k: int, vectors: Floats, names: pl.Series) -> pl.DataFrame:
+    """The k items with the highest cosine to each item (B,), itself left out: `item_id, similar, score, rank`.
+
+    `vectors` are those of all items (V+1, D). A vector of nothing but zeros has the cosine 0 with every other.
+    """
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+    items, cosines = top_k(ExactIndex(unit), unit[item], Seen.from_lists([*item[:, None]]), k)
+    found = listed(names.gather(item - 1), items, cosines, names).drop(ROW)
+    return found.rename({ITEM: "similar"}).rename({USER: ITEM})
 
 
 def scores(known: Known, user: Ints, item: Ints, vectors: Floats) -> Floats:

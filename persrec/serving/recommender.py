@@ -23,10 +23,10 @@ from persrec.prepared import Prepared
 from persrec.recipe import recipe as recipes
 from persrec.retrieval.indexes import INDEXES, Index
 from persrec.retrieval.seen import Seen
-from persrec.serving import adoption, writing
+from persrec.serving import adoption, lists, writing
 from persrec.serving import histories as logs
 from persrec.serving.adoption import Adapter
-from persrec.serving.answers import Known, best, scores, together
+from persrec.serving.answers import ROW, Known, best, discounting, nearest, popular, scores, together
 from persrec.serving.disk import DATA
 from persrec.serving.features import features
 from persrec.serving.filters import Filtered
@@ -35,6 +35,8 @@ from persrec.serving.packing import Record
 from persrec.serving.states import ask
 from persrec.serving.updates import Update
 from persrec.serving.users import Users, opened, parts, stats
+
+POPULAR = "popular"  # how users are answered whom nobody knows, where that is asked for
 
 
 def _silent(sentence: str) -> None:
@@ -90,17 +92,45 @@ class Recommender:
         *,
         histories: Any = None,
         at: int | None = None,
+        allow: Sequence[Any] | None = None,
+        block: Sequence[Any] | None = None,
+        unknown: str | None = None,
         say: Say = _silent,
     ) -> pl.DataFrame:
         """The k best items of each user: `user_id, item_id, score, rank`, best first.
 
         `users` are ids of the store, or without one of the run's log; `histories` instead, a file or a pandas or Polars
         frame of events, may hold users that training never saw (neither: everybody). `at` is when they are asked, in ms
-        since 1970, and defaults to each user's last event; only `time: next` uses it. Raises UserError for unknown
-        users, users without a known item, and k above the catalogue.
+        since 1970, and defaults to each user's last event; only `time: next` uses it.
+
+        Only items of the list `allow` are recommended, and none of `block`; among them the best are found, so users get
+        k items where there are as many. With `unknown` popular, ids of `users` that nobody has get the items with the
+        most events in the log, which are their scores. Raises UserError for unknown users otherwise, users without a
+        known item, lists that leave no item, and k above the catalogue.
         """
-        parts_known = self._known(users, histories, at, say)
-        return together([best(one, k, self._catalogue(), self.recipe, self.item_ids) for one in parts_known])
+        items = lists.chosen(self.item_ids, allow, block, say)
+        named, strange = self._strangers(users, histories, unknown)
+        done, frames = 0, []
+        for one in self._known(named, histories, at, say):
+            found = best(one, k, self._catalogue(), self.recipe, self.item_ids, items)
+            frames.append(found.with_columns(pl.col(ROW) + done))
+            done += len(one.ids)
+        if not strange:
+            return together(frames).drop(ROW)
+        order = np.append(np.setdiff1d(np.arange(done + len(strange)), list(strange)), list(strange))
+        others = popular(pl.Series(USER, list(strange.values())), k, self._events(), self.item_ids, items)
+        both = together([*frames, others.with_columns(pl.col(ROW) + done)])
+        return both.with_columns(pl.Series(ROW, order[both[ROW].to_numpy()])).sort(ROW, "rank").drop(ROW)
+
+    def similar(self, items: Sequence[Any] | str | int, k: int = 10) -> pl.DataFrame:
+        """The k items most like each item, by the cosine of their vectors: `item_id, similar, score, rank`, best first.
+
+        An item is not like itself. Raises UserError for unknown items and k above the catalogue.
+        """
+        asked = _listed(items) or []
+        advice = "a model knows the items that it was fitted on"
+        item = 1 + logs.places(self.item_ids, asked, "items", "the run's catalogue", advice)
+        return nearest(item, k, self._catalogue().vectors, self.item_ids)
 
     def score(
         self,
@@ -266,6 +296,31 @@ class Recommender:
             self._users = opened(self.store, self.model, self.recipe, self.item_ids, write=write)
         return self._users
 
+    def _strangers(self, users: Any, histories: Any, unknown: str | None) -> tuple[Any, dict[int, str]]:
+        """Users who are known, and by their places those who are not, where these are answered as well."""
+        if unknown is None:
+            return users, {}
+        listed = _listed(users)
+        if unknown != POPULAR or listed is None or histories is not None:
+            raise UserError(
+                f"unknown: got {unknown!r}{' with histories' * (histories is not None)}, expected {POPULAR!r} beside "
+                "users named by their ids, or None, which refuses ids that nobody has"
+            )
+        if self.store is None:
+            ids = set(pl.Series(self.prepared().user_ids()).cast(pl.String))
+            there = [logs.plain_id(one) in ids for one in listed]
+        else:
+            there = [record is not None for record in self._open().find(self._open().ids(listed))]
+        strange = {place: logs.plain_id(one) for place, one in enumerate(listed) if not there[place]}
+        return [one for place, one in enumerate(listed) if there[place]], strange
+
+    def _events(self) -> npt.NDArray[np.int64]:
+        """(V,) events of each item in the log; 0 for those that were added since."""
+        events = np.zeros(len(self.item_ids), dtype=np.int64)
+        known = self.prepared().events_per_item[1:]
+        events[: len(known)] = known
+        return events
+
     def _known(self, users: Any, histories: Any, at: int | None, say: Say) -> Iterator[Known]:
         """Some users after the other; at least one part, which may be empty."""
         if users is not None and histories is not None:
@@ -278,13 +333,16 @@ class Recommender:
                 found = self._log(None, say) if listed is None else self._named(None, listed, say)
             last = None if found.times is None else found.times[found.offsets[1:] - 1]
             self._say_when(found.ids, last, at, say)
-            yield self._of_histories(found, at)
+            yield self._discounted(self._of_histories(found, at))
             return
         told = False
         for names, records in self._records(users):
             self._say_when(self._open().series(names), _last(records), at, _silent if told else say)
-            yield self._of_records(self._open().series(names), records, at)
+            yield self._discounted(self._of_records(self._open().series(names), records, at))
             told = True
+
+    def _discounted(self, known: Known) -> Known:
+        return discounting(known, self.recipe, float(self.model.temperature))
 
     def _records(self, users: Any) -> Iterator[tuple[Sequence[Any], list[Record]]]:
         """Ids and records of users of the store, some after the other; at least one part."""

@@ -48,11 +48,12 @@ def keeping_of(model: Model, recipe: Recipe, *, raw: bool, seen_rate: float | No
     folds = model.rule.recent is not None and recipe.length is None and not raw
     start = model.compressor.start(1).states
     planes = 0 if model.compressor.rows == 0 else max(1, start.shape[1] - 1)  # plane 0 of several is the shared tokens
-    keeps: Keeps = "items" if recipe.evaluation.exclude_seen else "none"
+    evaluation = recipe.evaluation
+    keeps: Keeps = "items" if evaluation.exclude_seen or evaluation.seen_odds is not None else "none"
     if model.repeat is not None:
         keeps = "counts"
     if seen_rate is not None:
-        if keeps != "items":
+        if keeps != "items" or not evaluation.exclude_seen:
             raise UserError("seen_rate: only a run that excludes seen items (evaluation.exclude_seen) can filter them")
         if not 0 < seen_rate < 1:
             raise UserError(f"seen_rate: got {seen_rate}, expected a share between 0 and 1, as 0.01")

@@ -29,6 +29,7 @@ SETTINGS: dict[str, Any] = {
 CASES: dict[str, dict[str, Any]] = {
     "as it is": {},
     "seen items included": {"exclude_seen": False},
+    "seen items at half their odds": {"exclude_seen": False, "seen_odds": 0.5},
     "last 7 events": {"length": 7},
     "time of the next event": {"time": "next"},
     "no time": {"time": "none"},
@@ -57,10 +58,11 @@ def slow_ranks(model: Model, data: Prepared, settings: dict[str, Any]) -> dict[i
         windows = evaluation_windows(np.array([user]), np.array([last - first - 1]), length=settings["length"])
         query = model.queries(collate(data, windows, time=settings["time"])).numpy()[0]
         target, seen = int(data.items[last - 1]), set(data.items[first : last - 1].tolist())
-        rank = 1.0
+        rank, score = 1.0, vectors @ query
+        score[list(seen)] += model.temperature * np.log(settings.get("seen_odds", 1))
         for item in range(1, len(vectors)):
             if item != target and not (settings["exclude_seen"] and item in seen):
-                rank += float(vectors[item] @ query > vectors[target] @ query)
+                rank += float(score[item] > score[target])
         ranks[user] = rank
     return ranks
 

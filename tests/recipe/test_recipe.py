@@ -15,6 +15,7 @@ from persrec.recipe.recipe import Recipe, load, parse
 NAMES = [
     "amazon-beauty",
     "amazon-games-text",
+    "amazon-sports",
     "ml-100k",
     "ml-1m",
     "ml-1m-text",
@@ -294,7 +295,8 @@ def test_a_log_that_is_not_there(tmp_path: Path) -> None:
 
 def test_reading_recipes_loads_neither_torch_nor_polars() -> None:
     code = (
-        "import sys, persrec.recipe.recipe as r; r.load('quickstart'); print({'torch', 'polars', 'faiss'} & set(sys.modules))"
+        "import sys; from persrec.recipe.recipe import load; load('quickstart');"
+        "print({'torch', 'polars', 'faiss'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

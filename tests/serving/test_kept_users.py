@@ -34,6 +34,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "a length": {"length": 20},
     "time next": {"time": "next"},
     "no time": {"time": "none"},
+    "seen at half their odds": {"evaluation": {"k": [1, 5, 10], "exclude_seen": False, "seen_odds": 0.5}},
     "repeat head": HEAD,
     "repeat head, recent": {**HEAD, "history": "recent"},
     "repeat head, full": {**HEAD, "history": "full"},

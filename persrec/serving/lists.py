@@ -1,0 +1,91 @@
+"""Lists of items that may, or may not, be recommended."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from persrec.datasets.table import JSON_LINES, PARQUET, SEPARATORS
+from persrec.errors import UserError
+from persrec.interactions.schema import ITEM, reading, shown
+from persrec.serving.histories import Say, examples, plain_id
+
+Ints = npt.NDArray[np.int64]
+TEXT = ".txt"
+
+
+def chosen(
+    item_ids: pl.Series, allow: Sequence[Any] | str | int | None, block: Sequence[Any] | str | int | None, say: Say
+) -> Ints | None:
+    """The items (1..V, ascending) that `allow` names, or all, without those that `block` names; None: all.
+
+    Ids that the catalogue does not have are counted and said. Raises UserError where no item is left.
+    """
+    if allow is None and block is None:
+        return None
+    left = np.ones(len(item_ids), dtype=bool) if allow is None else _named(item_ids, allow, "allow", say)
+    if allow is not None and not left.any():
+        raise UserError(
+            f"allow: got a list without any item of the run's catalogue, expected ids such as {item_ids[0]!r}; leave "
+            "the list out to allow every item"
+        )
+    if block is not None:
+        left &= ~_named(item_ids, block, "block", say)
+    if not left.any():
+        raise UserError("block: got every item that is allowed, so there is nothing to recommend; block fewer")
+    return np.flatnonzero(left) + 1
+
+
+def _named(item_ids: pl.Series, listed: Sequence[Any] | str | int, what: str, say: Say) -> npt.NDArray[np.bool_]:
+    """Which items of the catalogue a list names."""
+    ids = [plain_id(one) for one in ([listed] if isinstance(listed, str | int) else listed)]
+    asked = pl.Series(list(dict.fromkeys(ids)), dtype=pl.String)
+    known = item_ids.cast(pl.String)
+    unknown = asked.filter(~asked.is_in(known.implode()))
+    if len(unknown):
+        say(
+            f"{what}: {len(unknown):,} of {len(asked):,} ids are not in the run's catalogue ({examples(unknown)}); "
+            "they are left out"
+        )
+    return known.is_in(asked.implode()).to_numpy()
+
+
+def read(path: str | Path) -> list[str]:
+    """The ids of a file: the column `item_id` of a table, or one per line of a .txt.
+
+    Raises:
+        UserError: there is no such file, it cannot be read, has no such column, or a row without an id.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; expected ids of items, one per line (.txt) or a table with {ITEM}")
+    if path.suffix == TEXT:
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError:
+            raise UserError(f"{path}: is not UTF-8; save it as UTF-8, with one id per line") from None
+        return [line.strip() for line in lines if line.strip()]
+    with reading(str(path)):
+        table = _table(path)
+        names = table.collect_schema().names()
+        if ITEM not in names:
+            raise UserError(f"{path}: missing column {ITEM}; got {shown(names)}; name one of the columns {ITEM}")
+        ids = table.select(pl.col(ITEM).cast(pl.String)).collect().to_series()
+    if ids.null_count():
+        row = int(ids.is_null().arg_true()[0]) + 1 + (path.suffix in SEPARATORS)
+        raise UserError(f"{path}: {ids.null_count():,} rows have no {ITEM}, the first is row {row}; remove them")
+    return ids.to_list()
+
+
+def _table(path: Path) -> pl.LazyFrame:
+    if path.suffix in PARQUET:
+        return pl.scan_parquet(path)
+    if path.suffix in JSON_LINES:
+        return pl.scan_ndjson(path, infer_schema_length=None)
+    if path.suffix in SEPARATORS:
+        return pl.scan_csv(path, separator=SEPARATORS[path.suffix], infer_schema=False)
+    known = ", ".join([TEXT, *SEPARATORS, *PARQUET, *JSON_LINES])
+    raise UserError(f"{path}: unknown ending {path.suffix!r}; expected one of {known}")
