@@ -75,6 +75,8 @@ def export(folder: str | Path, out: str | Path, *, say: Say = log) -> Path:
         raise UserError(f"export {folder}: a repeat head adds to scores what no vector holds; use the run by recommend")
     if recipe.model.inputs:
         raise UserError(f"export {folder}: model.inputs is {list(recipe.model.inputs)}; read.pt2 takes items alone yet")
+    if recipe.history == "compressed" and recipe.memory.count_weight:
+        raise UserError(f"export {folder}: memory.count_weight is true; read.pt2 takes no weights of rows yet")
     data = runs.open_log(run.data, recipe.split.name)
     model = restored(recipe, weights, items=data.items_count).eval()
     out = Path(out)

@@ -77,3 +77,9 @@ def test_a_repeat_head_is_refused(tmp_path: Path) -> None:
     changes = {"repeat": "head", "loss": {"kind": "full"}, "evaluation": {"k": [5, 10], "exclude_seen": False}}
     with pytest.raises(UserError, match="a repeat head adds to scores what no vector holds"):
         exporting.export(run_of(tmp_path, events(), **changes), tmp_path / "out")
+
+
+def test_rows_that_count_by_their_events_are_refused(tmp_path: Path) -> None:
+    changes = {"memory": {"segment": 6, "recent": 5, "tokens": 2, "count_weight": True}}
+    with pytest.raises(UserError, match=r"memory.count_weight is true; read.pt2 takes no weights of rows yet"):
+        exporting.export(run_of(tmp_path, events(), **changes), tmp_path / "out")

@@ -60,6 +60,7 @@ class World:
         recompute: bool = False,
         together: int = 8,
         seed: int = 0,
+        token_options: tuple[str, ...] = (),
         **options: Any,
     ) -> None:
         torch.manual_seed(seed)
@@ -72,6 +73,7 @@ class World:
             timed=timed,
             row_block=row_block,
             recompute=recompute,
+            **dict.fromkeys(token_options, True),
         )
         for parameter in self.backbone.parameters():
             torch.nn.init.normal_(parameter, std=0.3)

@@ -214,6 +214,72 @@ def softmax_attention(
         return _SoftmaxAttention.apply(q, k, v, position_table, time_table, buckets, visible, recompute)
 
 
+def competing_pointwise(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    position_table: Tensor,
+    time_table: Tensor | None,
+    buckets: Buckets,
+    visible: Tensor,
+    divided: Tensor,
+    divisor: Tensor,
+) -> Tensor:
+    """`pointwise_attention` of token rows whose weights at columns `divided` are multiplied by `shared_out`."""
+    q, k, v = _of_one_type(q, k, v)
+    with torch.autocast(q.device.type, enabled=False):
+        scores = _scores(q, k, position_table, time_table, buckets)
+        share = shared_out(scores, visible[:, None], divided).exp()
+        return (F.silu(scores) * share * _scale(visible, divisor, scores)) @ v
+
+
+def competing_softmax(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    position_table: Tensor,
+    time_table: Tensor | None,
+    buckets: Buckets,
+    visible: Tensor,
+    divided: Tensor,
+) -> Tensor:
+    """`softmax_attention` of token rows whose logits at columns `divided` are `shared_out`.
+
+    So over events alone a token takes the mean by its shares in them: slot attention's equations 1 and 2
+    (arXiv 2006.15055).
+    """
+    q, k, v = _of_one_type(q, k, v)
+    with torch.autocast(q.device.type, enabled=False):
+        scores = _scores(q * q.shape[-1] ** -0.5, k, position_table, time_table, buckets)
+        scores = torch.where(divided, shared_out(scores, visible[:, None], divided), scores)
+        weights = scores.masked_fill(~visible[:, None], torch.finfo(scores.dtype).min).softmax(dim=-1)
+        return (weights @ v) * visible.any(dim=-1)[:, None, :, None]
+
+
+def shared_out(scores: Tensor, visible: Tensor, divided: Tensor) -> Tensor:
+    """Logarithm (B, H, K, C) of n times each row's share, by softmax, in a column that n of the K rows see.
+
+    0 where the rows agree, at columns that are not `divided` (C,), and where a row sees nothing.
+    """
+    seen = visible & divided  # (B, 1, K, C)
+    rows = seen.sum(dim=2, keepdim=True).clamp(min=1).to(scores.dtype)
+    share = scores.masked_fill(~seen, torch.finfo(scores.dtype).min).log_softmax(dim=2) + rows.log()
+    return share.where(seen, 0.0)
+
+
+def counted(q: Tensor, k: Tensor, power: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries and keys one number longer, so that the logits of softmax attention are by `power` * `weight` larger.
+
+    `power` (H,) of each head, `weight` (B, C) of each column.
+    """
+    width = q.shape[-1]
+    more = (power * (width + 1) ** 0.5)[:, None, None].to(q.dtype).expand(*q.shape[:3], 1)
+    column = weight[:, None, :, None].to(k.dtype).expand(*k.shape[:3], 1)
+    return torch.cat([q * ((width + 1) / width) ** 0.5, more], dim=-1), torch.cat([k, column], dim=-1)
+
+
 def reference_attention(
     q: Tensor,
     k: Tensor,

@@ -123,6 +123,8 @@ def build_backbone(recipe: Any, *, pretrained: bool = True) -> Stack | DecoderBa
         "timed": recipe.time != "none",
         "dropout": model.dropout,
     }
+    if recipe.history == "compressed":  # others have no token or remembered row
+        sizes |= {key: getattr(memory, key) for key in ("compete", "own_projections", "count_weight")}
     if model.kind != "hstu":
         return Softmax(model.kind, **sizes)
     return HSTU(divisor=memory.segment + memory.recent, first_gain=float(memory.kind != "layered"), **sizes)

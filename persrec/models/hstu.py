@@ -3,12 +3,14 @@
 Shapes: B users, L rows, K tokens, M remembered rows, C = M + L columns, H heads, E = D / H, D width.
 """
 
+from copy import deepcopy
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from persrec.models.attention import TIME_BUCKETS, pointwise_attention, position_buckets
-from persrec.models.stack import RowBlock, Stack, norm, split_heads, with_remembered
+from persrec.models.attention import TIME_BUCKETS, competing_pointwise, pointwise_attention, position_buckets
+from persrec.models.stack import RowBlock, Slots, Stack, norm, projected, split_heads, with_remembered
 
 
 class HSTULayer(nn.Module):
@@ -16,12 +18,24 @@ class HSTULayer(nn.Module):
 
     Values of token rows, remembered or not, are scaled by a learned gain per head. HSTU's attention is a sum, not a
     mean: rows that are nearly the same vector add up in step, while the values of events do not, and drown them.
+    With `own_projections` W1 is another one for token rows; with `count_weight` values of remembered rows are scaled by
+    the events behind them, to a learned power per head that starts at 1.
     """
 
     divisor: Tensor
 
     def __init__(
-        self, *, width: int, heads: int, exact: int, timed: bool, dropout: float, divisor: float, token_gain: float
+        self,
+        *,
+        width: int,
+        heads: int,
+        exact: int,
+        timed: bool,
+        dropout: float,
+        divisor: float,
+        token_gain: float,
+        own_projections: bool = False,
+        count_weight: bool = False,
     ) -> None:
         super().__init__()
         self.heads = heads
@@ -31,8 +45,10 @@ class HSTULayer(nn.Module):
         self.time_bias = nn.Parameter(torch.empty(heads, TIME_BUCKETS)) if timed else None
         self.token_gain = nn.Parameter(torch.full((heads,), token_gain))
         self.dropout = nn.Dropout(dropout)
+        self.count_power = nn.Parameter(torch.ones(heads)) if count_weight else None
         self.register_buffer("divisor", torch.tensor(float(divisor)))
         self.reset_parameters()
+        self.token_inner = deepcopy(self.inner) if own_projections else None
 
     def reset_parameters(self) -> None:
         """Draw fresh weights."""
@@ -51,13 +67,17 @@ class HSTULayer(nn.Module):
         *,
         pick: tuple[Tensor, Tensor] | None = None,
         keep: Tensor | None = None,
+        slots: Slots | None = None,
+        weight: Tensor | None = None,
         recompute: bool = False,
     ) -> Tensor:
         """Rows (B, L, D) after this layer, given the memory's rows (B, M, D) at its input.
 
-        `pick` is that of `with_remembered`; `keep` (K,) are the token rows.
+        `pick` is that of `with_remembered`; `keep` (K,) are the token rows, and `slots` those of them that compete;
+        `weight` (B, C) is the logarithm of the events behind each column.
         """
-        gate, value, query, key = F.silu(self.inner(norm(x))).chunk(4, dim=-1)  # each (B, L, D)
+        every = F.silu(projected(norm(x), self.inner, self.token_inner, keep))
+        gate, value, query, key = every.chunk(4, dim=-1)  # each (B, L, D)
         gain = self.token_gain.repeat_interleave(x.shape[-1] // self.heads)  # (D,)
         if keep is not None:
             value = value.index_copy(1, keep, (value[:, keep] * gain).to(value.dtype))
@@ -65,6 +85,9 @@ class HSTULayer(nn.Module):
             old_value, old_key = self._value_key(remembered)
             value, key = with_remembered(old_value * gain, value, pick), with_remembered(old_key, key, pick)
         query, key, value = (split_heads(part, self.heads) for part in (query, key, value))  # (B, H, L or C, E)
+        if self.count_power is not None and weight is not None:
+            power = self.count_power[:, None, None] * weight[:, None, :, None]  # (B, H, C, 1)
+            value = value * power.exp().to(value.dtype)
         attended = [
             pointwise_attention(
                 query[:, :, block.rows],
@@ -80,13 +103,26 @@ class HSTULayer(nn.Module):
             for block in blocks
         ]
         joined = torch.cat(attended, dim=2) if len(attended) > 1 else attended[0]
+        if slots is not None:
+            own = competing_pointwise(
+                query[:, :, slots.rows],
+                key,
+                value,
+                position_table=self.position_bias,
+                time_table=self.time_bias,
+                buckets=slots.buckets,
+                visible=slots.visible,
+                divided=slots.divided,
+                divisor=self.divisor,
+            )
+            joined = joined.index_copy(2, slots.rows, own)
         joined = joined.transpose(1, 2).flatten(2)  # (B, L, D)
         return x + self.outer(self.dropout(norm(joined) * gate))
 
     def _value_key(self, remembered: Tensor) -> tuple[Tensor, Tensor]:
         """Values and keys of remembered rows, each (B, M, D)."""
-        width = remembered.shape[-1]
-        _, value, _, key = self.inner.weight.split(width)
+        inner = self.inner if self.token_inner is None else self.token_inner
+        _, value, _, key = inner.weight.split(remembered.shape[-1])
         normed = norm(remembered)
         return F.silu(F.linear(normed, value)), F.silu(F.linear(normed, key))
 
@@ -111,6 +147,9 @@ class HSTU(Stack):
         first_gain: float = 0.0,
         row_block: int = 64,
         recompute: bool = False,
+        compete: bool = False,
+        own_projections: bool = False,
+        count_weight: bool = False,
     ) -> None:
         stack = [
             HSTULayer(
@@ -121,7 +160,10 @@ class HSTU(Stack):
                 dropout=dropout,
                 divisor=divisor,
                 token_gain=1.0 if layer else first_gain,
+                own_projections=own_projections,
+                count_weight=count_weight,
             )
             for layer in range(layers)
         ]
-        super().__init__(stack, width=width, exact=exact, timed=timed, row_block=row_block, recompute=recompute)
+        options = {"recompute": recompute, "compete": compete, "count_weight": count_weight}
+        super().__init__(stack, width=width, exact=exact, timed=timed, row_block=row_block, **options)

@@ -109,6 +109,8 @@ class Model(nn.Module):
     def maker(self) -> str:
         """Fingerprint of all that a memory depends on (layers, compressor, S, encoding), the items' vectors apart."""
         digest = hashlib.sha256(repr((self.rule.segment, getattr(self.compressor, "encoding", ""))).encode())
+        if getattr(self.backbone, "compete", False):  # which no parameter shows
+            digest.update(b"compete")
         for name, value in sorted(self.state_dict().items()):
             if name.startswith(("backbone.", "compressor.", "inputs.")):
                 digest.update(

@@ -6,24 +6,38 @@ mean, so that remembered rows, be they ever so alike, cannot add up and drown th
 Shapes: B users, L rows, M remembered rows, C = M + L columns, H heads, E = D / H, D width.
 """
 
+from copy import deepcopy
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from persrec.models.attention import TIME_BUCKETS, position_buckets, softmax_attention
-from persrec.models.stack import RowBlock, Stack, norm, split_heads, with_remembered
+from persrec.models.attention import TIME_BUCKETS, competing_softmax, counted, position_buckets, softmax_attention
+from persrec.models.stack import RowBlock, Slots, Stack, norm, projected, split_heads, with_remembered
 
 
 class SoftmaxAttention(nn.Module):
-    """Multi-head softmax attention of normed rows over remembered and own ones, with relative biases."""
+    """Multi-head softmax attention of normed rows over remembered and own ones, with relative biases.
 
-    def __init__(self, *, width: int, heads: int, exact: int, timed: bool) -> None:
+    After `split` token rows have queries, keys and values of their own maps. With `count_weight` the logits of
+    remembered rows grow by the logarithm of the events behind them, times a learned power per head that starts at 1:
+    a row that stands for n events then counts as n of them (as of merged tokens in arXiv 2210.09461).
+    """
+
+    def __init__(self, *, width: int, heads: int, exact: int, timed: bool, count_weight: bool = False) -> None:
         super().__init__()
         self.heads = heads
         self.inner = nn.Linear(width, 3 * width)  # queries, keys, values
         self.outer = nn.Linear(width, width)
         self.position_bias = nn.Parameter(torch.empty(heads, position_buckets(exact)).normal_(std=0.02))
         self.time_bias = nn.Parameter(torch.empty(heads, TIME_BUCKETS).normal_(std=0.02)) if timed else None
+        self.count_power = nn.Parameter(torch.ones(heads)) if count_weight else None
+        self.token_inner: nn.Linear | None = None
+
+    def split(self) -> None:
+        """Give token rows maps of their own, which start as those of the others."""
+        self.token_inner = deepcopy(self.inner)
 
     def forward(
         self,
@@ -31,17 +45,23 @@ class SoftmaxAttention(nn.Module):
         remembered: Tensor | None,
         blocks: list[RowBlock],
         *,
-        pick: tuple[Tensor, Tensor] | None,
-        recompute: bool,
+        pick: tuple[Tensor, Tensor] | None = None,
+        keep: Tensor | None = None,
+        slots: Slots | None = None,
+        weight: Tensor | None = None,
+        recompute: bool = False,
     ) -> Tensor:
-        """Attended rows (B, L, D); see `with_remembered` for `pick`."""
-        query, key, value = self.inner(x).chunk(3, dim=-1)  # each (B, L, D)
+        """Attended rows (B, L, D); see `HSTULayer.forward` for the other arguments."""
+        query, key, value = projected(x, self.inner, self.token_inner, keep).chunk(3, dim=-1)  # each (B, L, D)
         if remembered is not None and remembered.shape[1]:
             width = x.shape[-1]
-            old = F.linear(remembered, self.inner.weight[width:], self.inner.bias[width:])
+            inner = self.inner if self.token_inner is None else self.token_inner
+            old = F.linear(remembered, inner.weight[width:], inner.bias[width:])
             old_key, old_value = old.chunk(2, dim=-1)  # each (B, M, D)
             key, value = with_remembered(old_key, key, pick), with_remembered(old_value, value, pick)
         query, key, value = (split_heads(part, self.heads) for part in (query, key, value))  # (B, H, L or C, E)
+        if self.count_power is not None and weight is not None:
+            query, key = counted(query, key, self.count_power, weight)
         attended = [
             softmax_attention(
                 query[:, :, block.rows],
@@ -56,33 +76,44 @@ class SoftmaxAttention(nn.Module):
             for block in blocks
         ]
         joined = torch.cat(attended, dim=2) if len(attended) > 1 else attended[0]
+        if slots is not None:
+            own = competing_softmax(
+                query[:, :, slots.rows],
+                key,
+                value,
+                position_table=self.position_bias,
+                time_table=self.time_bias,
+                buckets=slots.buckets,
+                visible=slots.visible,
+                divided=slots.divided,
+            )
+            joined = joined.index_copy(2, slots.rows, own)
         return self.outer(joined.transpose(1, 2).flatten(2))  # (B, L, D)
 
 
 class SASRecLayer(nn.Module):
     """y = x + attention(norm x), then y + W2 relu(W1 norm(y)), with dropout of what is added."""
 
-    def __init__(self, *, width: int, heads: int, exact: int, timed: bool, dropout: float) -> None:
+    def __init__(self, *, width: int, dropout: float, own_projections: bool = False, **attention: Any) -> None:
         super().__init__()
-        self.attention = SoftmaxAttention(width=width, heads=heads, exact=exact, timed=timed)
+        self.attention = SoftmaxAttention(width=width, **attention)
         self.inner, self.outer = nn.Linear(width, width), nn.Linear(width, width)
         self.dropout = nn.Dropout(dropout)
         _reset(self)
+        if own_projections:
+            self.attention.split()
 
     def forward(
         self,
         x: Tensor,
         remembered: Tensor | None,
         blocks: list[RowBlock],
-        *,
-        pick: tuple[Tensor, Tensor] | None = None,
-        keep: Tensor | None = None,
-        recompute: bool = False,
+        **options: Any,
     ) -> Tensor:
-        """Rows (B, L, D) after this layer, given the memory's rows (B, M, D) at its input; tokens, `keep`, are rows
-        like any other."""
+        """Rows (B, L, D) after this layer, given the memory's rows (B, M, D) at its input; options are the
+        attention's."""
         old = None if remembered is None else norm(remembered)
-        x = x + self.dropout(self.attention(norm(x), old, blocks, pick=pick, recompute=recompute))
+        x = x + self.dropout(self.attention(norm(x), old, blocks, **options))
         return x + self.dropout(self.outer(self.dropout(F.relu(self.inner(norm(x))))))
 
 
@@ -92,28 +123,27 @@ class LiGRLayer(nn.Module):
     Gated residuals: LiGR, arXiv 2502.03417; as the layers of eSASRec: arXiv 2508.06450.
     """
 
-    def __init__(self, *, width: int, heads: int, exact: int, timed: bool, dropout: float) -> None:
+    def __init__(self, *, width: int, dropout: float, own_projections: bool = False, **attention: Any) -> None:
         super().__init__()
-        self.attention = SoftmaxAttention(width=width, heads=heads, exact=exact, timed=timed)
+        self.attention = SoftmaxAttention(width=width, **attention)
         self.attention_gate, self.forward_gate = nn.Linear(width, width), nn.Linear(width, width)
         self.inner = nn.Linear(width, 8 * width, bias=False)  # SwiGLU's two factors
         self.outer = nn.Linear(4 * width, width, bias=False)
         self.dropout = nn.Dropout(dropout)
         _reset(self)
+        if own_projections:
+            self.attention.split()
 
     def forward(
         self,
         x: Tensor,
         remembered: Tensor | None,
         blocks: list[RowBlock],
-        *,
-        pick: tuple[Tensor, Tensor] | None = None,
-        keep: Tensor | None = None,
-        recompute: bool = False,
+        **options: Any,
     ) -> Tensor:
         """See `SASRecLayer`."""
         old = None if remembered is None else norm(remembered)
-        attended = self.attention(norm(x), old, blocks, pick=pick, recompute=recompute)
+        attended = self.attention(norm(x), old, blocks, **options)
         x = x + torch.sigmoid(self.attention_gate(x)) * self.dropout(attended)
         one, other = self.inner(norm(x)).chunk(2, dim=-1)  # each (B, L, 4 D)
         return x + torch.sigmoid(self.forward_gate(x)) * self.dropout(self.outer(self.dropout(F.silu(one) * other)))
@@ -146,7 +176,12 @@ class Softmax(Stack):
         dropout: float,
         row_block: int = 64,
         recompute: bool = False,
+        compete: bool = False,
+        own_projections: bool = False,
+        count_weight: bool = False,
     ) -> None:
-        layer = SOFTMAX_LAYERS[kind]
-        stack = [layer(width=width, heads=heads, exact=exact, timed=timed, dropout=dropout) for _ in range(layers)]
-        super().__init__(stack, width=width, exact=exact, timed=timed, row_block=row_block, recompute=recompute)
+        sizes: dict[str, Any] = {"width": width, "heads": heads, "exact": exact, "timed": timed, "dropout": dropout}
+        sizes |= {"own_projections": own_projections, "count_weight": count_weight}
+        stack = [SOFTMAX_LAYERS[kind](**sizes) for _ in range(layers)]
+        options = {"recompute": recompute, "compete": compete, "count_weight": count_weight}
+        super().__init__(stack, width=width, exact=exact, timed=timed, row_block=row_block, **options)

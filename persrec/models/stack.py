@@ -4,7 +4,7 @@ Shapes: B users, L rows, K tokens, M remembered rows, C = M + L columns, N layer
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from persrec.models.attention import Buckets, position_bucket, time_bucket
 from persrec.models.interfaces import Chain, Memory, Rows
 from persrec.models.memory import put
 from persrec.models.segments import causal
+
+LEAST = 0.01  # events that a remembered row counts as at least: a share of them may be as good as none
 
 
 class RowBlock(NamedTuple):
@@ -25,24 +27,54 @@ class RowBlock(NamedTuple):
     visible: Tensor  # (B, rows, columns) bool
 
 
+class Slots(NamedTuple):
+    """Token rows that compete for events, and what they may see."""
+
+    rows: Tensor  # (K,) int64
+    divided: Tensor  # (C,) bool: columns of events, which are divided among the tokens that see them
+    buckets: Buckets
+    visible: Tensor  # (B, K, C) bool
+
+
+class Columns(NamedTuple):
+    """What rows may see: the memory, then the rows themselves."""
+
+    position: Tensor  # (B or 1, C)
+    time: Tensor  # (B, C)
+    valid: Tensor  # (B, C)
+    remembered: int  # M, of the C columns the first ones, which are no rows
+
+
 class Stack(nn.Module):
-    """N layers behind the step, each `layer(x, remembered, blocks, pick=, keep=, recompute=)`.
+    """N layers behind the step, each `layer(x, remembered, blocks, pick=, keep=, slots=, weight=, recompute=)`.
 
     `exact` is the distance in events up to which the position bias is exact (S + R). Causal rows are attended in
     blocks of `row_block` to twice as many, so that most of the invisible half of a long square is not computed;
-    with `recompute` their scores are computed again in the backward pass instead of being kept.
+    with `recompute` their scores are computed again in the backward pass instead of being kept. Where tokens `compete`,
+    layers are told which rows are `slots` (Locatello et al., arXiv 2006.15055); with `count_weight`, the logarithm of
+    the events behind each column (B, C).
     """
 
     chains = True
 
     def __init__(
-        self, layers: Iterable[nn.Module], *, width: int, exact: int, timed: bool, row_block: int, recompute: bool
+        self,
+        layers: Iterable[nn.Module],
+        *,
+        width: int,
+        exact: int,
+        timed: bool,
+        row_block: int,
+        recompute: bool,
+        compete: bool = False,
+        count_weight: bool = False,
     ) -> None:
         super().__init__()
         self.stack = nn.ModuleList(layers)
         self.layers, self.width = len(self.stack), width
         self.exact, self.timed = exact, timed
         self.row_block, self.recompute = row_block, recompute
+        self.compete, self.count_weight = compete, count_weight
 
     def step(
         self,
@@ -55,7 +87,10 @@ class Stack(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """See `Backbone.step`; the memory has N planes, of rows that are keys only, or one, of rows put in front."""
         if memory is None or memory.states.shape[1] == self.layers > 1:
-            return self._through(rows, memory, self._blocks(rows, memory, visible, chain), chain, keep=keep, given=keep)
+            columns = self._columns(rows, memory, chain)
+            parts = self._blocks(rows, columns, visible), self._slots(rows, columns, visible, keep)
+            weight = self._weight(rows, memory, chain)
+            return self._through(rows, memory, *parts, chain, keep=keep, given=keep, weight=weight)
         if memory.states.shape[1] != 1:
             raise ValueError(
                 f"the memory has {memory.states.shape[1]} planes, but this {type(self).__name__} has {self.layers} "
@@ -63,13 +98,14 @@ class Stack(nn.Module):
             )
         if chain is not None:
             raise ValueError("a memory of one plane is folded segment by segment, but a chain was given")
-        count = memory.rows
+        count, weight = memory.rows, self._weight(rows, memory, None)
         rows, visible = _behind(memory, rows, visible)
         leading = torch.arange(count, device=rows.x.device)
         after = None if keep is None else keep + count
-        blocks = self._blocks(rows, None, visible, None, first=count)
+        columns = self._columns(rows, None, None, first=count)
+        parts = self._blocks(rows, columns, visible), self._slots(rows, columns, visible, after, first=count)
         given = leading if after is None else torch.cat([leading, after])
-        x, kept = self._through(rows, None, blocks, None, keep=after, given=given)
+        x, kept = self._through(rows, None, *parts, None, keep=after, given=given, weight=weight)
         return x[:, count:], kept
 
     def _through(
@@ -77,14 +113,23 @@ class Stack(nn.Module):
         rows: Rows,
         memory: Memory | None,
         blocks: list[RowBlock],
+        slots: Slots | None,
         chain: Chain | None,
         *,
         keep: Tensor | None,
         given: Tensor | None,
+        weight: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
         """Rows through all layers, and what is kept of rows `keep`; rows `given` are tokens or made of them."""
         x = rows.x
         pick = None if chain is None else (chain.user[:, None], chain.window)
+        options: dict[str, Any] = {
+            "pick": pick,
+            "keep": given,
+            "slots": slots,
+            "weight": weight,
+            "recompute": self.recompute,
+        }
         kept: list[Tensor] = []
         for index, layer in enumerate(self.stack):
             if keep is not None:
@@ -93,16 +138,13 @@ class Stack(nn.Module):
             if chain is not None and remembered is not None:
                 written = put(chain, kept[-1]).flatten(1, 2)  # (B, G * K, D)
                 remembered = torch.cat([remembered[:, : remembered.shape[1] - written.shape[1]], written], dim=1)
-            x = layer(x, remembered, blocks, pick=pick, keep=given, recompute=self.recompute)
+            x = layer(x, remembered, blocks, **options)
         if keep is None:
             return x, None
         return x, torch.stack([*kept, x[:, keep]], dim=1)
 
-    def _blocks(
-        self, rows: Rows, memory: Memory | None, visible: Tensor | None, chain: Chain | None, *, first: int = 0
-    ) -> list[RowBlock]:
-        """The row blocks of a step, with buckets and masks; row `first` is the first one that is no memory."""
-        length = rows.x.shape[1]
+    def _columns(self, rows: Rows, memory: Memory | None, chain: Chain | None, *, first: int = 0) -> Columns:
+        """What the rows of a step may see; row `first` is the first one that is no memory."""
         position, time, valid = rows.position, rows.time, rows.valid
         remembered = 0
         if memory is not None:
@@ -115,6 +157,12 @@ class Stack(nn.Module):
             time = torch.cat([old[1], time], dim=1)
             valid = torch.cat([old[2], valid], dim=1)
         position = _shared(position - position[:, remembered + first, None], valid)
+        return Columns(position, time, valid, remembered)
+
+    def _blocks(self, rows: Rows, columns: Columns, visible: Tensor | None) -> list[RowBlock]:
+        """The row blocks of a step, with buckets and masks."""
+        length = rows.x.shape[1]
+        position, time, valid, remembered = columns
         size = -(-length // max(1, length // self.row_block))
         blocks = []
         for start in range(0, length, size):
@@ -126,6 +174,31 @@ class Stack(nn.Module):
             seen = causal(own.stop - start, remembered + start, device=rows.x.device)[None] & valid[:, None, :reach]
             blocks.append(RowBlock(own, reach, buckets, seen if visible is None else seen & visible[:, own, :reach]))
         return blocks
+
+    def _slots(
+        self, rows: Rows, columns: Columns, visible: Tensor | None, keep: Tensor | None, *, first: int = 0
+    ) -> Slots | None:
+        """Token rows `keep` of a step, if they compete: for all rows from `first` on that are no tokens."""
+        if not self.compete or keep is None:
+            return None
+        position, time, valid, remembered = columns
+        order = torch.arange(valid.shape[1], device=keep.device)
+        distance = position[:, remembered + keep, None] - position[:, None]
+        gap = rows.query_time[:, keep, None] - time[:, None] if self.timed else None
+        buckets = Buckets(position_bucket(distance, self.exact), None if gap is None else time_bucket(gap))
+        seen = (order <= remembered + keep[:, None])[None] & valid[:, None]
+        divided = (order >= remembered + first).index_fill(0, remembered + keep, False)
+        return Slots(keep, divided, buckets, seen if visible is None else seen & visible[:, keep])
+
+    def _weight(self, rows: Rows, memory: Memory | None, chain: Chain | None) -> Tensor | None:
+        """Logarithm of the events behind each column (B, C), where it counts; below `LEAST` an event it is that."""
+        if not self.count_weight or memory is None:
+            return None
+        old, valid = memory.weight, memory.valid
+        if chain is not None:
+            old, valid = (field[chain.user[:, None], chain.window] for field in (old, valid))
+        old = old.where(valid, 1.0).clamp(min=LEAST).log().to(rows.x.dtype)
+        return F.pad(old, (0, rows.x.shape[1]))
 
 
 def _behind(memory: Memory, rows: Rows, visible: Tensor | None) -> tuple[Rows, Tensor | None]:
@@ -145,6 +218,12 @@ def _shared(position: Tensor, valid: Tensor) -> Tensor:
     fullest = valid.sum(dim=1).argmax()
     one = position[fullest, None]
     return one if bool(((position == one) | ~valid).all()) else position
+
+
+def projected(x: Tensor, inner: nn.Linear, of_tokens: nn.Linear | None, keep: Tensor | None) -> Tensor:
+    """Rows (B, L, D) through a projection; token rows `keep` (K,) through their own, where they have one."""
+    found = inner(x)
+    return found if of_tokens is None or keep is None else found.index_copy(1, keep, of_tokens(x[:, keep]))
 
 
 def with_remembered(old: Tensor, new: Tensor, pick: tuple[Tensor, Tensor] | None) -> Tensor:

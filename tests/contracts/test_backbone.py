@@ -4,7 +4,9 @@ A trained row, a cached read, the loop from scratch and a dense masked twin are 
 other users of a batch; nothing depends on the future.
 """
 
+import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +24,8 @@ from persrec.models.segments import SegmentRule
 from tests.worlds import KINDS, LENGTHS, WIDTH, World, histories
 
 TOLERANCE = {"atol": 1e-5, "rtol": 0.0}
-WORLDS = {
+TOKEN_OPTIONS = ("compete", "own_projections", "count_weight")
+WORLDS: dict[str, dict[str, Any]] = {
     "layered": {"segment": 5, "recent": 4},
     "layered, two layers, no time": {"segment": 5, "recent": 4, "layers": 2, "timed": False},
     "layered, segment by segment": {"segment": 5, "recent": 4, "together": 1},
@@ -52,6 +55,16 @@ WORLDS = {
     "recent": {"segment": 5, "recent": 4, "history": "recent"},
     "full": {"segment": 5, "recent": None, "history": "full"},
     "full, small row blocks": {"segment": 5, "recent": None, "history": "full", "row_block": 4},
+    "layered, tokens compete": {"segment": 5, "recent": 4, "tokens": 3, "row_block": 4, "token_options": ("compete",)},
+    "layered, own projections": {"segment": 3, "recent": 4, "token_options": ("own_projections",)},
+    "layered, capped, counted": {
+        "segment": 3,
+        "recent": 2,
+        "cap": 2,
+        "together": 2,
+        "token_options": ("count_weight",),
+    },
+    "recurrent, all token options": {"segment": 5, "recent": 4, "memory": "recurrent", "token_options": TOKEN_OPTIONS},
 }
 
 
@@ -318,34 +331,45 @@ def dense_twin(world: World, batch: Batch) -> dict[tuple[int, int], Tensor]:
 
     Rows are [segment 0, tokens 0, segment 1, tokens 1, ..., open block]; a row sees its own block causally, and the
     tokens of earlier blocks. It is the served computation of rows with 1 to S clear events, `reads: none`.
+    Where remembered rows count by their events there are two copies of all tokens, which see the same: the first is
+    seen by its fellows, the second by later blocks, and counts.
     """
     rule, tokens = world.rule, world.compressor.tokens
+    copies = 2 if world.backbone.count_weight else 1
     history = batch.history
     events = int(batch.events[0])
     closed = int(rule.closed(batch.events)[0])
     whole = rows_of(history, world.encode)
-    parts, block_of, is_token, place = [], [], [], []
+    parts, block_of, copy_of, slot_of, place = [], [], [], [], []
     for block in range(closed + 1):
         start = block * rule.segment
         end = start + rule.segment if block < closed else events
         parts.append(Rows(*(field[:, start:end] for field in whole)))
         block_of += [block] * (end - start)
-        is_token += [False] * (end - start)
+        copy_of += [0] * (end - start)
+        slot_of += [-1] * (end - start)
         place += range(start, end)
-        if block < closed:
+        for copy in range(copies if block < closed else 0):
             last = Rows(*(field[:, end - 1 : end].expand(-1, len(tokens), *field.shape[2:]) for field in whole))
             parts.append(last._replace(x=tokens[None], query_time=last.time))
             block_of += [block] * len(tokens)
-            is_token += [True] * len(tokens)
+            copy_of += [copy] * len(tokens)
+            slot_of += range(len(tokens))
             place += [-1] * len(tokens)
     rows = Rows(*(torch.cat(fields, dim=1) for fields in zip(*parts, strict=True)))
-    block, token = torch.tensor(block_of), torch.tensor(is_token)
-    order = torch.arange(len(block))
-    own = (block[:, None] == block[None]) & (order[:, None] >= order[None])
-    earlier = (block[:, None] > block[None]) & token[None]
+    block, copy, slot = torch.tensor(block_of), torch.tensor(copy_of), torch.tensor(slot_of)
+    order, token = torch.arange(len(block)), slot >= 0
+    own = (block[:, None] == block[None]) & (order[:, None] >= order[None]) & (copy == 0)[None]
+    own &= ~token[:, None] | (slot[:, None] >= slot[None])
+    remembered = token & (copy == copies - 1)
+    earlier = (block[:, None] > block[None]) & remembered[None]
     if world.compressor.cap is not None:
         earlier &= block[:, None] - block[None] <= world.compressor.cap
-    hidden, _ = world.backbone.step(rows, visible=(own | earlier)[None], keep=token.nonzero().flatten())
+    with pytest.MonkeyPatch.context() as patch:
+        if copies == 2:
+            weight = torch.where(remembered, math.log(rule.segment / len(tokens)), 0.0)[None]
+            patch.setattr(world.backbone, "_weight", lambda *given: weight)  # no memory is given that would say so
+        hidden, _ = world.backbone.step(rows, visible=(own | earlier)[None], keep=token.nonzero().flatten())
     return {(0, p): world.vectors(hidden[0, r]) for r, p in enumerate(place) if p >= 0}
 
 
