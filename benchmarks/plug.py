@@ -177,6 +177,8 @@ def run(arguments: argparse.Namespace) -> None:
         recent=arguments.recent,
         tokens=arguments.tokens,
         epochs=arguments.epochs,
+        batch=arguments.batch,
+        learning_rate=arguments.learning_rate,
         width=arguments.width,
         timed_users=arguments.timed_users,
     )
@@ -217,6 +219,8 @@ def main() -> None:
     for name, value in (("length", 200), ("segment", 40), ("recent", 40), ("tokens", 4), ("width", 64)):
         second.add_argument(f"--{name}", type=int, default=value)
     second.add_argument("--epochs", type=int, default=20)
+    second.add_argument("--batch", type=int, default=16, help="histories per step")
+    second.add_argument("--learning-rate", type=float, default=0.001)
     second.add_argument("--tune", type=int, default=3, help="epochs of tuning")
     second.add_argument("--timed-users", type=int, default=600)
     second.add_argument("--out", type=Path, default=Path("runs/plug"))

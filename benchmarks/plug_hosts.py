@@ -55,6 +55,8 @@ class Settings:
     recent: int
     tokens: int
     epochs: int
+    batch: int  # histories per step
+    learning_rate: float
     width: int
     timed_users: int
 
@@ -113,6 +115,8 @@ class RecTools:
                 n_negatives=128,
                 lightning_module_kwargs={"logits_t": 0.05},
                 epochs=self.settings.epochs,
+                batch_size=self.settings.batch,
+                lr=self.settings.learning_rate,
                 recommend_torch_device="cpu",
                 **chosen,
             )

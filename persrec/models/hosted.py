@@ -44,17 +44,38 @@ class Host(Protocol):
         """
 
 
+class TokenMaps(nn.Module):
+    """What token rows are given at layers 2 to N: x W + b instead of x, which fresh maps leave as it is.
+
+    The projections of a host are made for events, and shared; a map in front of them gives its tokens, and the
+    remembered rows that these become, queries, keys and values of their own, in any host.
+    """
+
+    def __init__(self, *, layers: int, tokens: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.eye(width).repeat(layers - 1, 1, 1))  # (N-1, D, D)
+        self.bias = nn.Parameter(torch.zeros(layers - 1, tokens, width))  # (N-1, K, D)
+
+    def forward(self, x: Tensor, layer: int) -> Tensor:
+        """Token rows (B, c * K, D), c times all tokens in their order, at the input of a layer, counted from 0."""
+        if layer == 0:
+            return x
+        mapped = x @ self.weight[layer - 1].to(x.dtype)
+        return mapped + self.bias[layer - 1].to(x.dtype).repeat(x.shape[1] // self.bias.shape[1], 1)
+
+
 class Hosted:
     """A backbone made of a host; see `Backbone`. The host is not changed, and hooks are there during a step only.
 
     A host takes one mask for all users, so users are run in groups of equal memory, unless it is known to take
     `own_masks`. One that takes no mask folds in two passes: events on the memory, then the tokens and what they see.
+    With `maps` layers are given what these make of token rows.
     """
 
     chains = False
 
-    def __init__(self, host: Host, *, own_masks: bool = False) -> None:
-        self.host, self.own_masks = host, own_masks
+    def __init__(self, host: Host, *, own_masks: bool = False, maps: TokenMaps | None = None) -> None:
+        self.host, self.own_masks, self.maps = host, own_masks, maps
         self.layers, self.width = len(host.layers), host.width
 
     def step(
@@ -125,10 +146,14 @@ class Hosted:
 
         def enter(layer: int, given: Tensor) -> Tensor:
             """What a layer is given instead (B, M+L, D); notes what stands at the tokens."""
-            if layer == 0 and keep is not None:  # whatever the host adds to its inputs, a token is itself
-                given = given.index_copy(1, remembered + keep, rows.x[:, keep].to(given.dtype))
             if keep is not None:
-                kept.append(given[:, remembered + keep])
+                tokens = given[:, remembered + keep]
+                if layer == 0:  # whatever the host adds to its inputs, a token is itself
+                    tokens = rows.x[:, keep].to(given.dtype)
+                elif self.maps is not None:
+                    tokens = self.maps(tokens, layer)
+                given = given.index_copy(1, remembered + keep, tokens)
+                kept.append(tokens)
             if memory is None or not remembered:
                 return given
             return torch.cat([memory.states[:, layer].to(given.dtype), given[:, remembered:]], dim=1)

@@ -28,16 +28,24 @@ KNOWN = "RecTools 0.19 (HSTUModel, SASRecModel), torch-rechub 0.9 (HSTUModel), t
 
 
 def attach(
-    model: Any, *, segment: int, recent: int, tokens: int = 4, cap: int | None = None, checkpointed: bool = False
+    model: Any,
+    *,
+    segment: int,
+    recent: int,
+    tokens: int = 4,
+    cap: int | None = None,
+    past_set: float = 0.1,
+    checkpointed: bool = False,
 ) -> Any:
     """The model with a compressor: a `Compressed`, or for a fitted model of RecTools another model of RecTools.
 
     Histories are cut by the segment rule: `segment` (S) events are compressed together into `tokens`, the latest
-    `recent` (R) to R + S - 1 stay as they are; `cap` keeps the newest segments only. `checkpointed` computes folds
-    again in the backward pass instead of keeping what they computed.
+    `recent` (R) to R + S - 1 stay as they are; `cap` keeps the newest segments only. `past_set` is the weight of
+    `Compressed.token_loss`, which RecTools' models add by themselves. `checkpointed` computes folds again in the
+    backward pass instead of keeping what they computed.
     """
     settings: dict[str, Any] = {"segment": segment, "recent": recent, "tokens": tokens, "cap": cap}
-    settings |= {"checkpointed": checkpointed}
+    settings |= {"past_set": past_set, "checkpointed": checkpointed}
     if _package(model) == "rectools":
         return _module("rectools_model").attach(model, **settings)
     return Compressed(model if isinstance(model, Adapter) else _adapter(model), **settings)

@@ -75,19 +75,16 @@ def made(plugged: Plugged, module: nn.Module, *, seed: int = 0) -> Case:
 
 @contextmanager
 def visible_tokens(plugged: Plugged) -> Iterator[None]:
-    """Fresh tokens are small; large ones while this lasts, so that what is checked is not hidden by their size."""
-    if not isinstance(plugged.compressor, Layered):
-        yield
-        return
-    tokens = plugged.compressor.tokens
+    """Fresh tokens are small and their maps do nothing; while this lasts they are large, and the maps do something."""
+    before = {name: value.clone() for name, value in plugged.compressor.state_dict().items()}
+    random = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        before = tokens.clone()
-        tokens.copy_(torch.randn(tokens.shape, generator=torch.Generator().manual_seed(1)).to(tokens))
+        for name, value in plugged.compressor.named_parameters():
+            value.add_(torch.randn(value.shape, generator=random).to(value), alpha=1.0 if name == "tokens" else 0.1)
     try:
         yield
     finally:
-        with torch.no_grad():
-            tokens.copy_(before)
+        plugged.compressor.load_state_dict(before)
 
 
 def served(plugged: Plugged, told: Told) -> Tensor:

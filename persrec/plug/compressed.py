@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,16 +16,18 @@ from persrec.batches import Batch, History
 from persrec.constants import PAD
 from persrec.errors import UserError
 from persrec.models import memory as memories
-from persrec.models.compressor import loop, read
-from persrec.models.hosted import Hosted
+from persrec.models.compressor import Looped, loop, read
+from persrec.models.hosted import Hosted, TokenMaps
 from persrec.models.interfaces import Memory
 from persrec.models.layered import Layered
 from persrec.models.recent import Recent
 from persrec.models.rows import rows_of
 from persrec.models.segments import SegmentRule
 from persrec.plug.adapter import Adapter
+from persrec.training.token_objectives import past_set_loss
 
 SAMPLE = 512  # numbers of each parameter that go into a fingerprint
+TEMPERATURE = 0.1  # of the cosines of tokens and items
 
 
 class Events(NamedTuple):
@@ -35,6 +37,7 @@ class Events(NamedTuple):
     times: Tensor | None = None  # (B, T) int64 ms
     query_times: Tensor | None = None  # (B, T) int64 ms: when a row is asked; default: its own time
     valid: Tensor | None = None  # (B, T) bool; default: where there is an id
+    ids: Tensor | None = None  # (B, T) of the items where these are vectors; for the loss of the tokens
 
 
 class Compressed(nn.Module):
@@ -51,12 +54,14 @@ class Compressed(nn.Module):
         recent: int,
         tokens: int,
         cap: int | None = None,
+        past_set: float = 0.1,
         checkpointed: bool = False,
     ) -> None:
         super().__init__()
         self.host = adapter.model
         self.compressor = compressor(adapter, tokens=tokens, cap=cap)
-        self.plugged = Plugged(adapter, self.compressor, rule(segment, recent), checkpointed=checkpointed)
+        options: dict[str, Any] = {"past_set": past_set, "checkpointed": checkpointed}
+        self.plugged = Plugged(adapter, self.compressor, rule(segment, recent), **options)
 
     def forward(
         self,
@@ -64,13 +69,23 @@ class Compressed(nn.Module):
         times: Tensor | None = None,
         query_times: Tensor | None = None,
         valid: Tensor | None = None,
+        ids: Tensor | None = None,
     ) -> Tensor:
         """The host's output (B, T, ...) for whole histories, every row on R to R + S - 1 clear events and the memory.
 
-        `items` are ids (B, T), 0 = padding on either side, or vectors (B, T, D) with `valid` (B, T); times are int64
-        milliseconds.
+        `items` are ids (B, T), 0 = padding on either side, or vectors (B, T, D) with `valid` (B, T), and with `ids` for
+        `token_loss`; times are int64 milliseconds.
         """
-        return self.plugged.adapter.head(self.plugged.hidden(Events(items, times, query_times, valid)))
+        return self.plugged.adapter.head(self.plugged.hidden(Events(items, times, query_times, valid, ids)))
+
+    def token_loss(self) -> Tensor:
+        """What to add to the loss () of the call before, in training: how well tokens tell what they have read.
+
+        `past_set` times the cross-entropy of the items of their segments, among those of the batch: without it tokens
+        are learned late, as nothing but rows that already read them well asks anything of them. Raises UserError after
+        a call on vectors without ids.
+        """
+        return self.plugged.token_loss()
 
     def compress(
         self,
@@ -108,25 +123,43 @@ def rule(segment: int, recent: int) -> SegmentRule:
     return SegmentRule(segment, recent)
 
 
-def compressor(adapter: Adapter, *, tokens: int, cap: int | None) -> Layered | Recent:
+def compressor(adapter: Adapter, *, tokens: int, cap: int | None) -> "Mapped | Recent":
     """A fresh compressor for a host, on its device and in its dtype; `tokens` = 0 remembers nothing."""
     if tokens < 0 or (cap is not None and cap < 1):
         raise UserError(f"tokens, cap: got {tokens} and {cap}, expected tokens >= 0 and cap >= 1 segments or None")
     layers = len(adapter.layers)
-    made = Layered(tokens=tokens, width=adapter.width, layers=layers, cap=cap) if tokens else None
+    made = Mapped(tokens=tokens, width=adapter.width, layers=layers, cap=cap) if tokens else None
     like = next(adapter.layers[0].parameters())
     return (made or Recent(width=adapter.width, layers=layers)).to(device=like.device, dtype=like.dtype)
+
+
+class Mapped(Layered):
+    """A layered memory whose tokens have maps in front of a host's layers."""
+
+    def __init__(self, *, tokens: int, width: int, layers: int, **options: Any) -> None:
+        super().__init__(tokens=tokens, width=width, layers=layers, **options)
+        self.maps = TokenMaps(layers=layers, tokens=tokens, width=width)
 
 
 class Plugged:
     """The three verbs on hidden rows, over an adapter, a compressor and the segment rule; owns no parameter."""
 
     def __init__(
-        self, adapter: Adapter, compressor: Layered | Recent, rule: SegmentRule, *, checkpointed: bool = False
+        self,
+        adapter: Adapter,
+        compressor: "Mapped | Recent",
+        rule: SegmentRule,
+        *,
+        past_set: float = 0.0,
+        checkpointed: bool = False,
     ) -> None:
+        if past_set < 0:
+            raise UserError(f"past_set: got {past_set}, expected a weight of 0 or more")
         self.adapter, self.compressor, self.rule = adapter, compressor, rule
-        self.checkpointed = checkpointed
-        self.backbone = Hosted(adapter)
+        self.past_set, self.checkpointed = past_set, checkpointed
+        self.backbone = Hosted(adapter, maps=compressor.maps if isinstance(compressor, Mapped) else None)
+        self._token_loss: Tensor | None = None  # of the last training pass
+        self._unknown = False  # that was on vectors of nobody knows what
 
     def hidden(self, events: Events) -> Tensor:
         """Hidden rows (B, T, D) of whole histories, each as it would be served; zeros where there is no event."""
@@ -146,9 +179,33 @@ class Plugged:
             reads_all=True,
             checkpointed=self.checkpointed,
         )
+        ids = events.ids if events.items.is_floating_point() else events.items
+        training = self.past_set > 0 and self.adapter.model.training and isinstance(self.compressor, Mapped)
+        self._token_loss = self._of_tokens(batch, looped, vectors, ids) if training and ids is not None else None
+        self._unknown = training and ids is None
         rows, places = (torch.cat(parts) for parts in zip(*looped.scored, strict=True))
         blank = rows.new_zeros(len(vectors), rows.shape[1])
         return blank.index_copy(0, places, rows).unflatten(0, events.items.shape[:2])
+
+    def token_loss(self) -> Tensor:
+        """See `Compressed.token_loss`."""
+        if self._unknown:
+            raise UserError(
+                "token_loss: got vectors of items without their ids; give `ids` too, or attach with past_set=0"
+            )
+        return self.compressor.start(0).states.sum() if self._token_loss is None else self._token_loss
+
+    def _of_tokens(self, batch: Batch, looped: Looped, vectors: Tensor, ids: Tensor) -> Tensor:
+        """The weighted loss () of the items that tokens have read, among those of the batch; `ids` are (B, T)."""
+        by_place = ids.flatten()
+        candidates, inverse = by_place.unique(return_inverse=True)
+        place = torch.zeros_like(candidates).scatter_(0, inverse, torch.arange(len(by_place), device=ids.device))
+        real = candidates != PAD
+        told = batch._replace(history=batch.history._replace(item=by_place[batch.history.item]))
+        loss = past_set_loss(
+            self.compressor.rows, self.rule, told, looped, candidates[real], vectors[place[real]], TEMPERATURE
+        )
+        return self.past_set * loss
 
     @torch.no_grad()
     def compress(self, events: Events, memory: Memory | None = None) -> Memory:

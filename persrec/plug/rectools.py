@@ -30,7 +30,13 @@ READING = "persrec_user"  # key of a batch whose users are rows of the backbone'
 
 
 def compressed(
-    *, segment: int, recent: int, tokens: int = 4, cap: int | None = None, checkpointed: bool = False
+    *,
+    segment: int,
+    recent: int,
+    tokens: int = 4,
+    cap: int | None = None,
+    past_set: float = 0.1,
+    checkpointed: bool = False,
 ) -> dict[str, Any]:
     """Arguments for the constructor of `HSTUModel` or `SASRecModel`: `HSTUModel(..., **compressed(...))`."""
     rule(segment, recent)
@@ -41,6 +47,7 @@ def compressed(
             "recent": recent,
             "tokens": tokens,
             "cap": cap,
+            "past_set": past_set,
             "checkpointed": checkpointed,
         },
         "lightning_module_type": CompressedLightning,
@@ -51,7 +58,15 @@ class CompressedBackbone(TransformerTorchBackbone):
     """RecTools' torch model with a compressor: sessions are encoded event by event as they would be served."""
 
     def __init__(
-        self, *, segment: int, recent: int, tokens: int, cap: int | None, checkpointed: bool, **parts: Any
+        self,
+        *,
+        segment: int,
+        recent: int,
+        tokens: int,
+        cap: int | None,
+        past_set: float,
+        checkpointed: bool,
+        **parts: Any,
     ) -> None:
         super().__init__(**parts)
         adapter = RecToolsBackbone(self)
@@ -61,7 +76,8 @@ class CompressedBackbone(TransformerTorchBackbone):
                 "shorter sessions have nothing to compress"
             )
         self.compressor = compressor(adapter, tokens=tokens, cap=cap)
-        self.plugged = Plugged(adapter, self.compressor, rule(segment, recent), checkpointed=checkpointed)
+        options: dict[str, Any] = {"past_set": past_set, "checkpointed": checkpointed}
+        self.plugged = Plugged(adapter, self.compressor, rule(segment, recent), **options)
         self.memories: Memory | None = None  # what `reading` recommends from
 
     def encode_sessions(self, batch: dict[str, Tensor], item_embs: Tensor) -> Tensor:
@@ -75,7 +91,11 @@ class CompressedBackbone(TransformerTorchBackbone):
 
 
 class CompressedLightning(TransformerLightningModule):
-    """RecTools' training, which draws fresh weights when it starts, but not for the compressor."""
+    """RecTools' training with the loss of the tokens; it draws fresh weights when it starts, but no fresh tokens."""
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """RecTools' step, whose loss is logged as it is, and what tokens are asked for beside it."""
+        return super().training_step(batch, batch_idx) + self.torch_model.plugged.token_loss()
 
     def _xavier_normal_init(self) -> None:
         kept = {name: value.clone() for name, value in self.torch_model.compressor.state_dict().items()}
@@ -216,6 +236,6 @@ def session_events(batch: dict[str, Tensor], item_embs: Tensor) -> Events:
     """RecTools' batch of sessions: a row is asked at the time of the next one."""
     items = batch["x"]
     if "unix_ts" not in batch:
-        return Events(item_embs[items], valid=items != 0)
+        return Events(item_embs[items], valid=items != 0, ids=items)
     times = batch["unix_ts"] * 1000
-    return Events(item_embs[items], times[:, :-1], times[:, 1:], items != 0)
+    return Events(item_embs[items], times[:, :-1], times[:, 1:], items != 0, items)

@@ -19,6 +19,7 @@ from persrec.constants import PAD
 from persrec.models.compressor import Looped
 from persrec.models.item_encoders import ItemVectors
 from persrec.models.model import Model
+from persrec.models.segments import SegmentRule
 
 
 class SetWeights(NamedTuple):
@@ -51,7 +52,7 @@ def set_loss(
     catalogue, or against `negatives` (J,) and the items of all sets. Without a segment it is zero.
     `made` are the vectors of a step, where they have been made.
     """
-    slots = _slots(model, batch, looped)
+    slots = _slots(model.compressor.rows, model.rule, batch, looped)
     if slots is None or not bool((slots.segment >= 0).any()):
         return looped.memory.states.sum() * 0
     sets = []
@@ -61,9 +62,39 @@ def set_loss(
         first = model.rule.segment + (model.rule.recent or 0)
         sets.append((weights.future, _events(batch, slots, model.rule.segment, first, weights.horizon), False))
     candidates = _candidates([items for _, items, _ in sets], negatives, model.items.count)
-    vectors = F.normalize((model.items if made is None else made).vectors(candidates), dim=-1)
-    scores = (F.normalize(slots.states, dim=-1) @ vectors.T / model.temperature).amax(dim=3)  # (B, G, P, C)
-    chances = F.log_softmax(scores, dim=-1).mean(dim=2)  # (B, G, C)
+    vectors = (model.items if made is None else made).vectors(candidates)
+    return _weighted(sets, slots, candidates, vectors, model.temperature)
+
+
+def past_set_loss(
+    tokens: int,
+    rule: SegmentRule,
+    batch: Batch,
+    looped: Looped,
+    candidates: Tensor,
+    vectors: Tensor,
+    temperature: float,
+) -> Tensor:
+    """The mean cross-entropy () of the items that K tokens have read, against candidates (C,), ascending, all of these
+    items among them, whose vectors are (C, D); see `set_loss`. For loops without a `Model`.
+    """
+    slots = _slots(tokens, rule, batch, looped)
+    if slots is None or not bool((slots.segment >= 0).any()):
+        return looped.memory.states.sum() * 0
+    items = _events(batch, slots, rule.segment, 0, rule.segment)
+    return _weighted([(1.0, items, slots.grown)], slots, candidates, vectors, temperature)
+
+
+def _weighted(
+    sets: list[tuple[float, Tensor, bool]],
+    slots: Slots,
+    candidates: Tensor,
+    vectors: Tensor,
+    temperature: float | Tensor,
+) -> Tensor:
+    """The losses of sets (their weight, items (B, G, S), whether each segment's includes the earlier ones')."""
+    scores = F.normalize(slots.states, dim=-1) @ F.normalize(vectors, dim=-1).T / temperature  # (B, G, P, K, C)
+    chances = F.log_softmax(scores.amax(dim=3), dim=-1).mean(dim=2)  # (B, G, C)
     losses = []
     for weight, items, grown in sets:
         wanted = _marked(items, candidates)
@@ -74,10 +105,9 @@ def set_loss(
     return torch.stack(losses).sum()
 
 
-def _slots(model: Model, batch: Batch, looped: Looped) -> Slots | None:
-    """The rows that each fold wrote; None where nothing was."""
-    tokens, memory = model.compressor.rows, looped.memory
-    closed = model.rule.closed(batch.events)
+def _slots(tokens: int, rule: SegmentRule, batch: Batch, looped: Looped) -> Slots | None:
+    """The rows that each fold wrote, K `tokens` per segment; None where nothing was."""
+    memory, closed = looped.memory, rule.closed(batch.events)
     if not memory.rows:
         return None
     if memory.states.shape[1] > 1:  # layered: the memory holds them all

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from persrec.errors import UserError
 from persrec.models.compressor import loop
-from persrec.models.hosted import Hosted
+from persrec.models.hosted import Hosted, TokenMaps
 from persrec.models.interfaces import Memory, Rows
 from persrec.models.layered import Layered
 from persrec.models.segments import SegmentRule, causal, fold_visible
@@ -194,3 +194,22 @@ def test_modules_that_are_not_given_the_rows_are_refused() -> None:
     host.run = lambda *given: (counted(3), run(*given))[1]  # type: ignore[func-returns-value,method-assign,assignment]
     with pytest.raises(UserError, match=r"a layer of the host was given no tensor of \(1, 3, 16\) hidden rows"):
         Hosted(host).step(rows(1, 3))
+
+
+def test_fresh_maps_change_nothing_and_others_only_what_tokens_are_given() -> None:
+    host, block, keep = Encoder(), rows(2, 9), torch.tensor([5, 6, 7, 8])
+    maps = TokenMaps(layers=3, tokens=2, width=WIDTH)
+    plain, kept = Hosted(host).step(block, keep=keep)
+    fresh, fresh_kept = Hosted(host, maps=maps).step(block, keep=keep)
+    torch.testing.assert_close((fresh, fresh_kept), (plain, kept), **TOLERANCE)
+    with torch.no_grad():
+        maps.weight += 0.1 * torch.randn(maps.weight.shape)
+        maps.bias += 0.1 * torch.randn(maps.bias.shape)
+    hidden, given = Hosted(host, maps=maps).step(block, keep=keep)
+    assert given is not None
+    assert kept is not None
+    torch.testing.assert_close(hidden[:, :5], plain[:, :5], **TOLERANCE)  # rows before the tokens
+    torch.testing.assert_close(given[:, 0], kept[:, 0], **TOLERANCE)  # layer 1 is given the tokens themselves
+    expected = kept[:, 1] @ maps.weight[0] + maps.bias[0].repeat(2, 1)
+    torch.testing.assert_close(given[:, 1], expected, **TOLERANCE)
+    assert (hidden[:, 5:] - plain[:, 5:]).abs().max() > 0.01

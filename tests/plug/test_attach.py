@@ -1,6 +1,7 @@
 """The verbs on a model that is given its mask, and what bad input gets."""
 
 import copy
+import math
 import os
 import subprocess
 import sys
@@ -267,3 +268,40 @@ def test_histories_longer_than_the_divisor_have_no_original(model: Any) -> None:
     said: list[str] = []
     plug.check(model, say=said.append)
     assert any("BROKEN" in line and "do not fit: the host takes at most 8" in line for line in said)
+
+
+def test_tokens_are_asked_for_what_they_have_read(model: Any) -> None:
+    """Against all items of the batch, with its weight, in training only; and the loss teaches them."""
+    ids = random_ids()
+    model(ids)
+    assert model.token_loss() == 0
+    model.train()
+    model(ids)
+    fresh = model.token_loss()
+    candidates = len(ids[ids > 0].unique())
+    assert 0.1 * math.log(candidates) * 0.5 < fresh.item() < 0.1 * math.log(candidates) * 3
+    optimizer = torch.optim.Adam(model.compressor.parameters(), lr=0.02)
+    for _ in range(60):
+        optimizer.zero_grad()
+        model(ids)
+        model.token_loss().backward()
+        optimizer.step()
+    assert model.token_loss() < 0.8 * fresh
+
+
+def test_vectors_need_their_ids_for_that_loss(model: Any) -> None:
+    ids = random_ids()
+    vectors = model.plugged.adapter.embed(ids).detach()
+    model.train()
+    model(vectors, valid=ids > 0, ids=ids)
+    told = model.token_loss().item()
+    model(ids)
+    assert told == pytest.approx(model.token_loss().item(), rel=1e-5)
+    model(vectors, valid=ids > 0)
+    with refused("token_loss: got vectors of items without their ids"):
+        model.token_loss()
+
+
+def test_a_loss_of_tokens_with_a_negative_weight_is_refused() -> None:
+    with refused("past_set: got -1, expected a weight of 0 or more"):
+        plug.attach(encoder().plugged.adapter, **RULE, past_set=-1)
