@@ -1,6 +1,7 @@
 """Losses against torch's own cross-entropies and by hand, on five items."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,7 +10,16 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from persrec.losses import Bonus, binary_cross_entropy, full_softmax, gbce_power, sampled_softmax
+from persrec.losses import (
+    CACHED,
+    FEWEST_ROWS,
+    Bonus,
+    binary_cross_entropy,
+    full_softmax,
+    gbce_power,
+    info_nce,
+    sampled_softmax,
+)
 from persrec.negatives import Sampler, draw, expected
 
 ITEMS, ROWS, WIDTH = 11, 7, 4
@@ -94,6 +104,17 @@ def test_memory_of_the_full_softmax_is_bounded_by_the_chunk(items: int, chunk: i
     assert largest.elements <= max(chunk, table.numel(), queries.numel())
 
 
+@pytest.mark.parametrize(("items", "rows"), [(CACHED // 64, 64), (CACHED // 4, FEWEST_ROWS)])
+def test_blocks_of_the_full_softmax_stay_in_the_cache(items: int, rows: int) -> None:
+    """Whatever the chunk allows; with a large catalogue some rows are taken together all the same."""
+    queries, table = torch.randn(3 * FEWEST_ROWS, 1), torch.randn(items + 1, 1)
+    with Largest() as largest:
+        full_softmax(
+            queries, table, torch.ones(len(queries), dtype=torch.int64), torch.ones(len(queries)), chunk=1 << 30
+        )
+    assert largest.elements == rows * items
+
+
 def test_sampled_softmax_by_hand() -> None:
     """Five items on a line; item 2 is the target, items 4, 2 and 5 were drawn, of which 2 is masked."""
     vectors = torch.tensor([[9.0], [0.0], [1.0], [2.0], [3.0], [-1.0]])  # PAD, then items 1 to 5
@@ -126,6 +147,51 @@ def test_shared_negatives_and_the_same_ones_per_row_agree() -> None:
         strict=True,
     ):
         torch.testing.assert_close(one, other)
+
+
+def chosen_inputs(count: int = 6) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """`inputs` with negatives of each row; some repeat themselves, and some are the target."""
+    return *inputs(), torch.randint(1, ITEMS + 1, (ROWS, count), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("loss", [sampled_softmax, binary_cross_entropy, info_nce])
+@pytest.mark.parametrize("count", [6, ITEMS, ITEMS + 1, 30])
+def test_negatives_as_rows_of_the_table_are_as_gathered_ones(loss: Callable[..., Tensor], count: int) -> None:
+    queries, table, target, weight, negatives = chosen_inputs(count)
+    fast = loss(queries, table[target], table, target, negatives, weight)
+    slow = loss(queries, table[target], table[negatives], target, negatives, weight)
+    torch.testing.assert_close(fast, slow)
+    for one, other in zip(
+        torch.autograd.grad(fast.sum(), [queries, table]),
+        torch.autograd.grad(slow.sum(), [queries, table]),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
+
+
+def test_negatives_as_rows_of_the_table_pass_the_gradient_check() -> None:
+    queries, table, target, weight, negatives = chosen_inputs()
+    assert torch.autograd.gradcheck(
+        lambda q, t: sampled_softmax(q, t[target], t, target, negatives, weight), (queries, table)
+    )
+
+
+@pytest.mark.parametrize(("rows", "count"), [(0, 4), (ROWS, 0), (0, 0)])
+def test_no_rows_and_no_negatives_cost_nothing(rows: int, count: int) -> None:
+    queries, table, target, weight, negatives = chosen_inputs()
+    given = target[:rows], negatives[:rows, :count], weight[:rows]
+    loss = sampled_softmax(queries[:rows], table[given[0]], table, *given)
+    assert loss.tolist() == [0.0] * rows
+    assert not torch.autograd.grad(loss.sum(), table)[0].any()
+
+
+def test_negatives_as_rows_of_the_table_are_never_gathered() -> None:
+    rows, items, count, width = 50, 40, 30, 16
+    queries, table = torch.randn(rows, width, requires_grad=True), torch.randn(items + 1, width, requires_grad=True)
+    target, negatives = torch.randint(1, items + 1, (rows,)), torch.randint(1, items + 1, (rows, count))
+    with Largest() as largest:
+        sampled_softmax(queries, table[target], table, target, negatives, torch.ones(rows)).sum().backward()
+    assert largest.elements <= rows * (items + 1)  # a sparse matrix counts by its shape
 
 
 def test_all_items_as_negatives_are_the_full_softmax() -> None:

@@ -40,7 +40,7 @@ class Drawn(NamedTuple):
     """Negatives of a sampled loss, shared by all rows or drawn for each."""
 
     item: Tensor  # (J,) or (N, J)
-    vector: Tensor  # (J, D) or (N, J, D)
+    vector: Tensor  # (J, D), or (V+1, D) where each row has its own
     expected: Tensor | None  # shaped as `item`: see `sampled_softmax`
 
 
@@ -128,7 +128,8 @@ def _drawn(model: Model, settings: LossSettings, counts: Tensor | None, found: T
     """Items that were drawn, and what goes with them."""
     sampler, count, items = settings.sampler, settings.negatives, model.items.count
     often = negatives.expected(sampler, count, found, items=items, counts=counts) if settings.corrected else None
-    return Drawn(found, model.vectors(found, made=made), often)
+    wanted = found if found.dim() == 1 else None  # negatives of each row are rows of the whole table
+    return Drawn(found, model.vectors(wanted, made=made), often)
 
 
 def _weights(history: History, settings: LossSettings) -> Tensor:
