@@ -272,7 +272,7 @@ def _discounted(read: Read, model: Model, data: Prepared, settings: EvaluationSe
         return read
     first = data.offsets[data.test.user]
     seen = Seen.from_ranges(data.items, first, first + data.test.end)
-    odds, temperature = settings.seen_odds, float(model.temperature)
+    odds, temperature = settings.seen_odds, model.fixed_temperature
     return read._replace(additions=discounted(read.additions, seen, odds=odds, temperature=temperature))
 
 

@@ -106,6 +106,12 @@ class Model(nn.Module):
             return self._temperature
         return (-self.log_scale.clamp(max=math.log(LARGEST_SCALE))).exp()
 
+    @property
+    def fixed_temperature(self) -> float:
+        """The temperature as it is now, without a gradient."""
+        found = self.temperature
+        return found.item() if isinstance(found, Tensor) else found
+
     def maker(self) -> str:
         """Fingerprint of all that a memory depends on (layers, compressor, S, encoding), the items' vectors apart."""
         digest = hashlib.sha256(repr((self.rule.segment, getattr(self.compressor, "encoding", ""))).encode())

@@ -90,7 +90,7 @@ def best(model: Model, data: Prepared, cell: Recipe, queries: Queries) -> Ints:
     first = data.offsets[queries.user]
     seen, odds = Seen.from_ranges(data.items, first, first + queries.end), cell.evaluation.seen_odds
     if odds is not None:
-        less = discounted(read.additions, seen, odds=odds, temperature=float(model.temperature))
+        less = discounted(read.additions, seen, odds=odds, temperature=model.fixed_temperature)
         read = read._replace(additions=less)
     if read.additions is not None:
         return rescored_top_k(index, read.queries, read.additions, k)[0]

@@ -342,7 +342,7 @@ class Recommender:
             told = True
 
     def _discounted(self, known: Known) -> Known:
-        return discounting(known, self.recipe, float(self.model.temperature))
+        return discounting(known, self.recipe, self.model.fixed_temperature)
 
     def _records(self, users: Any) -> Iterator[tuple[Sequence[Any], list[Record]]]:
         """Ids and records of users of the store, some after the other; at least one part."""
