@@ -109,7 +109,9 @@ def main() -> None:
     faiss.omp_set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         row = measured(arguments.old, arguments.new, arguments.learn, Path(folder))
-    kept = json.loads(Path(arguments.json).read_text()) if arguments.append and arguments.json else []
+    kept = []
+    if arguments.append and arguments.json and Path(arguments.json).exists():
+        kept = json.loads(Path(arguments.json).read_text())
     machine.write(arguments.json, [{"new_model": arguments.what} | row], keep=kept)
 
 
