@@ -7,14 +7,17 @@
 `export` writes histories and test queries of a prepared folder to one file; `run` needs the environment of the foreign
 hosts only (`make test-hosts` makes it). Histories: `full`, the host alone on the last `--length` events; `recent`, the
 same host and segments with nothing remembered; `compressed`, trained jointly; `tuned`, the full one, attached and
-trained for 1, 2, ... more epochs, one row each. Cells that are in `--out` already are not trained again.
+trained for 1, 2, ... more epochs, one row each. Of the epochs of the others the best on validation counts, the first
+event after those that are trained on. Cells that are in `--out` already are not trained again.
 """
 
 import argparse
 import json
+import statistics
 import sys
 import time
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +58,12 @@ def export(folder: Path, split: str, out: Path, *, seen: bool, sample: int | Non
     )
 
 
-def ndcg(log: Any, best: npt.NDArray[np.int64]) -> Values:
-    """NDCG@10 of each query (Q,), against the best order of its set of items."""
+def ndcg(log: Any, asked: Any, best: npt.NDArray[np.int64]) -> Values:
+    """NDCG@10 of each query (Q,) that is asked, against the best order of its set of items."""
     gains = 1 / np.log2(np.arange(2, 12))
     values = np.zeros(len(best))
     for query, ranked in enumerate(best.tolist()):
-        targets = log.targets(query)
+        targets = log.targets(asked, query)
         found = sum(gains[rank] for rank, item in enumerate(ranked) if item in targets)
         values[query] = found / gains[: len(targets)].sum()
     return values
@@ -82,21 +85,30 @@ class Cells:
                 self._measure(history, seed)
 
     def _measure(self, history: str, seed: int) -> Any:
-        start = time.perf_counter()
-        model = self.host.fit(history, seed)
-        self._keep(history, 0, seed, model, (time.perf_counter() - start) / self.epochs)
+        model, seconds, best = self.host.start(history, seed), [], -1.0
+        for epoch in range(1, self.epochs + 1):
+            start = time.perf_counter()
+            self.host.epoch(model)
+            seconds.append(time.perf_counter() - start)
+            asked = self.log.validation
+            found = float(ndcg(self.log, asked, self.host.best(model, asked)).mean())
+            print(f"{time.strftime('%H:%M:%S')} {history} epoch {epoch}: validation {found:.4f}", flush=True)
+            if found > best:
+                best, chosen, weights = found, epoch, deepcopy(self.host.module(model).state_dict())
+        self.host.module(model).load_state_dict(weights)
+        self._keep(history, 0, seed, model, statistics.median(seconds), best_epoch=chosen)
         return model
 
     def _tune(self, full: Any, seed: int, tuned: int) -> None:
         model = self.host.attached(full, seed)
         for epoch in range(1, tuned + 1):
             start = time.perf_counter()
-            self.host.tune(model)
+            self.host.epoch(model)
             self._keep("tuned", epoch, seed, model, time.perf_counter() - start)
 
-    def _keep(self, history: str, epoch: int, seed: int, model: Any, seconds: float) -> None:
-        values = ndcg(self.log, self.host.best(model))
-        about = {"seconds_per_epoch": seconds} | self.host.timing(model)
+    def _keep(self, history: str, epoch: int, seed: int, model: Any, seconds: float, best_epoch: int = 0) -> None:
+        values = ndcg(self.log, self.log.test, self.host.best(model, self.log.test))
+        about = {"seconds_per_epoch": seconds, "best_epoch": best_epoch or epoch} | self.host.timing(model)
         np.savez(self.path(history, epoch, seed), values=values, about=json.dumps(about))
         print(f"{time.strftime('%H:%M:%S')} {history} {epoch or ''} seed {seed}: {values.mean():.4f}", flush=True)
 

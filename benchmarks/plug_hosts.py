@@ -7,7 +7,8 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +19,18 @@ from persrec import plug
 
 Ints = npt.NDArray[np.int64]
 ROUNDS = 5  # a timing is the best of so many
+MOST = 1000  # queries of a validation
 
 
-@dataclass(frozen=True)
+class Asked(NamedTuple):
+    """Queries, each on the first events of a user."""
+
+    user: Ints  # (Q,)
+    end: Ints  # (Q,) events that are known
+    size: Ints  # (Q,) events after them that are asked for
+
+
+@dataclass(frozen=True, eq=False)
 class Log:
     """Histories, and what is asked at their ends; the arrays of a file written by `benchmarks/plug.py export`."""
 
@@ -36,14 +46,26 @@ class Log:
     end: Ints  # (Q,) events that are known
     size: Ints  # (Q,) events after them that are asked for
 
+    @cached_property
+    def test(self) -> Asked:
+        """What models are compared by."""
+        return Asked(self.user, self.end, self.size)
+
+    @cached_property
+    def validation(self) -> Asked:
+        """The first event after those that are trained on, of some users."""
+        there = np.flatnonzero((self.train_end > 0) & (self.train_end < np.diff(self.offsets)))
+        some = np.sort(np.random.default_rng(0).permutation(there)[:MOST])
+        return Asked(some, self.train_end[some], np.ones(len(some), dtype=np.int64))
+
     def stretch(self, user: int, start: int, end: int) -> slice:
         """Where events [start, end) of a user stand."""
         return slice(int(self.offsets[user]) + start, int(self.offsets[user]) + end)
 
-    def targets(self, query: int) -> set[int]:
+    def targets(self, asked: Asked, query: int) -> set[int]:
         """The items that a query asks for."""
-        end = int(self.end[query])
-        return set(self.items[self.stretch(int(self.user[query]), end, end + int(self.size[query]))].tolist())
+        end = int(asked.end[query])
+        return set(self.items[self.stretch(int(asked.user[query]), end, end + int(asked.size[query]))].tolist())
 
 
 @dataclass(frozen=True)
@@ -54,7 +76,7 @@ class Settings:
     segment: int
     recent: int
     tokens: int
-    epochs: int
+    epochs: int  # at most; the one that is best on validation counts
     batch: int  # histories per step
     learning_rate: float
     width: int
@@ -80,6 +102,13 @@ def fastest(act: Callable[[], object]) -> float:
     return min(seconds)
 
 
+class Known(NamedTuple):
+    """What RecTools is told of some queries."""
+
+    events: Any  # a Dataset whose users are the queries
+    context: pd.DataFrame  # when they are asked
+
+
 class RecTools:
     """RecTools' HSTUModel in RecTools' own training; the compressed one by constructor arguments."""
 
@@ -87,15 +116,12 @@ class RecTools:
         from rectools.dataset import Dataset
 
         self.log, self.settings = log, settings
-        users, queries = np.arange(len(log.train_end)), np.arange(len(log.user))
+        users = np.arange(len(log.train_end))
         self.train = Dataset.construct(self._frame(users, users, log.train_end))
-        known = self._frame(queries, log.user, log.end)
-        self.asked = Dataset.construct(known)
-        when = log.times[log.offsets[log.user] + log.end]
-        self.context = pd.DataFrame({"user_id": queries, "datetime": pd.to_datetime(when, unit="ms"), "weight": 1.0})
+        self._dataset, self.known = Dataset, dict[int, Known]()
 
-    def fit(self, history: str, seed: int) -> Any:
-        """A fitted model."""
+    def start(self, history: str, seed: int) -> Any:
+        """A model that is not trained yet."""
         from pytorch_lightning import seed_everything
         from rectools.models import HSTUModel
 
@@ -105,7 +131,7 @@ class RecTools:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Lightning's advice on workers
             seed_everything(seed, verbose=False)
-            model = HSTUModel(
+            return HSTUModel(
                 n_blocks=2,
                 n_heads=2,
                 n_factors=self.settings.width,
@@ -120,59 +146,72 @@ class RecTools:
                 recommend_torch_device="cpu",
                 **chosen,
             )
-            return model.fit(self.train)
 
     def attached(self, model: Any, seed: int) -> Any:
         """The full model with a compressor."""
         torch.manual_seed(seed)
         return plug.attach(model, **self.settings.rule("tuned"))
 
-    def tune(self, model: Any) -> None:
+    def epoch(self, model: Any) -> None:
         """One epoch of RecTools' training."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model.fit_partial(self.train, min_epochs=1, max_epochs=1)
 
-    def best(self, model: Any) -> Ints:
+    def module(self, model: Any) -> torch.nn.Module:
+        """What holds the weights."""
+        return model.torch_model
+
+    def best(self, model: Any, asked: Asked) -> Ints:
         """(Q, 10) items by rank, 0 where there are fewer."""
-        frame = self._recommended(model, np.arange(len(self.log.user)))
-        found = np.zeros((len(self.log.user), 10), dtype=np.int64)
+        frame = self._recommended(model, self._known(asked), np.arange(len(asked.user)))
+        found = np.zeros((len(asked.user), 10), dtype=np.int64)
         found[frame["user_id"].to_numpy(), frame["rank"].to_numpy() - 1] = frame["item_id"].to_numpy()
         return found
 
     def timing(self, model: Any) -> Timing:
         """Forward pass and `recommend`, from whole histories or from memories, of the first users."""
-        users = np.arange(min(self.settings.timed_users, len(self.log.user)))
+        users, known = np.arange(min(self.settings.timed_users, len(self.log.user))), self._known(self.log.test)
         timing = Timing(
-            forward_seconds=self._forward(model, users),
-            recommend_seconds=fastest(lambda: self._recommended(model, users)),
+            forward_seconds=self._forward(model, known, users),
+            recommend_seconds=fastest(lambda: self._recommended(model, known, users)),
         )
         if not hasattr(model.torch_model, "plugged"):
             return timing
         from persrec.plug.rectools_model import _reading
 
-        memories = plug.compress(model, self.asked, users)
+        memories = plug.compress(model, known.events, users)
         with _reading(model, memories):
-            timing["forward_seconds_from_memory"] = self._forward(model, users)
-        timing["recommend_seconds_from_memory"] = fastest(lambda: self._recommended(model, users, memories))
+            timing["forward_seconds_from_memory"] = self._forward(model, known, users)
+        timing["recommend_seconds_from_memory"] = fastest(lambda: self._recommended(model, known, users, memories))
         return timing
 
-    def _recommended(self, model: Any, users: Ints, memories: Any = None) -> pd.DataFrame:
+    def _known(self, asked: Asked) -> Known:
+        """The data set and context of queries, which are its users."""
+        if (known := self.known.get(id(asked))) is None:
+            queries = np.arange(len(asked.user))
+            when = self.log.times[self.log.offsets[asked.user] + asked.end]
+            context = {"user_id": queries, "datetime": pd.to_datetime(when, unit="ms"), "weight": 1.0}
+            events = self._dataset.construct(self._frame(queries, asked.user, asked.end))
+            self.known[id(asked)] = known = Known(events, pd.DataFrame(context))
+        return known
+
+    def _recommended(self, model: Any, known: Known, users: Ints, memories: Any = None) -> pd.DataFrame:
         options: dict[str, Any] = {"k": 10, "filter_viewed": not self.log.seen}
         if self.log.timed:
-            options["context"] = self.context.iloc[users].copy()
+            options["context"] = known.context.iloc[users].copy()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # queries without any known item
             if memories is None:
-                return model.recommend(users, self.asked, **options)
-            return plug.read(model, memories, users, self.asked, **options)
+                return model.recommend(users, known.events, **options)
+            return plug.read(model, memories, users, known.events, **options)
 
-    def _forward(self, model: Any, users: Ints) -> float:
+    def _forward(self, model: Any, known: Known, users: Ints) -> float:
         """Seconds of the torch model over the batches that `recommend` makes."""
         preparator, backbone = model.data_preparator, model.torch_model.eval()
-        context = self.context.iloc[users].copy() if self.log.timed else None
-        known = preparator.transform_dataset_u2i(self.asked, users, context)
-        batches = list(preparator.get_dataloader_recommend(known, model.recommend_batch_size))
+        context = known.context.iloc[users].copy() if self.log.timed else None
+        sessions = preparator.transform_dataset_u2i(known.events, users, context)
+        batches = list(preparator.get_dataloader_recommend(sessions, model.recommend_batch_size))
         with torch.no_grad():
             item_embs = backbone.item_model.get_all_embeddings()
             return fastest(lambda: [backbone.encode_sessions(batch, item_embs) for batch in batches])

@@ -4,13 +4,14 @@ Shapes: Q queries, B users of a batch, T columns, D width, V items.
 """
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.plug_hosts import Ints, Log, Settings, Timing, fastest
+from benchmarks.plug_hosts import Asked, Ints, Log, Settings, Timing, fastest
 from persrec import plug
 
 
@@ -22,9 +23,10 @@ class Llama:
     def __init__(self, log: Log, settings: Settings) -> None:
         self.log, self.settings = log, settings
         self.items = int(log.items.max())
+        self._optimizers = WeakKeyDictionary[torch.nn.Module, torch.optim.Optimizer]()
 
-    def fit(self, history: str, seed: int) -> Any:
-        """A trained model: the decoder itself, or one that is attached before its training."""
+    def start(self, history: str, seed: int) -> Any:
+        """A model that is not trained yet: the decoder itself, or one with a compressor."""
         from transformers import LlamaConfig, LlamaModel
 
         torch.manual_seed(seed)
@@ -40,32 +42,29 @@ class Llama:
                 pad_token_id=0,
             )
         )
-        model = host if history == "full" else plug.attach(host, **self.settings.rule(history))
-        for epoch in range(self.settings.epochs):
-            self._epoch(model, np.random.default_rng([seed, epoch]))
-        return model
+        return host if history == "full" else plug.attach(host, **self.settings.rule(history))
 
     def attached(self, model: Any, seed: int) -> Any:
         """The full model with a compressor."""
         torch.manual_seed(seed)
         return plug.attach(model, **self.settings.rule("tuned"))
 
-    def tune(self, model: Any) -> None:
-        """One more epoch."""
-        self._epoch(model, np.random.default_rng())
+    def module(self, model: Any) -> torch.nn.Module:
+        """What holds the weights."""
+        return model
 
     @torch.no_grad()
-    def best(self, model: Any) -> Ints:
+    def best(self, model: Any, asked: Asked) -> Ints:
         """(Q, 10) items by rank."""
         model.eval()
         table = F.normalize(_host(model).embed_tokens.weight, dim=1)
         found = []
-        for queries in np.array_split(np.arange(len(self.log.user)), -(-len(self.log.user) // 256)):
-            ids = self._windows(self.log.user[queries], self.log.end[queries])
+        for queries in np.array_split(np.arange(len(asked.user)), -(-len(asked.user) // 256)):
+            ids = self._windows(asked.user[queries], asked.end[queries])
             scores = self._last(model, ids) @ table.T
             scores[:, 0] = -torch.inf
             for row, query in enumerate(queries.tolist() if not self.log.seen else []):
-                known = self.log.stretch(int(self.log.user[query]), 0, int(self.log.end[query]))
+                known = self.log.stretch(int(asked.user[query]), 0, int(asked.end[query]))
                 scores[row, self.log.items[known]] = -torch.inf
             found.append(scores.topk(10).indices)
         return torch.cat(found).numpy()
@@ -90,16 +89,18 @@ class Llama:
             )
         return timing
 
-    def _epoch(self, model: Any, random: np.random.Generator) -> None:
+    def epoch(self, model: Any) -> None:
         """One pass over the last windows of all users."""
         model.train()
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-        users = random.permutation(np.flatnonzero(self.log.train_end >= 2))
+        optimizer = self._optimizers.setdefault(model, torch.optim.AdamW(model.parameters(), lr=1e-3))
+        users = np.flatnonzero(self.log.train_end >= 2)[torch.randperm(int((self.log.train_end >= 2).sum())).numpy()]
         for chosen in np.array_split(users, -(-len(users) // self.BATCH)):
             ids = self._windows(chosen, self.log.train_end[chosen], length=self.settings.length + 1)
             targets = ids[:, 1:]
             hidden = self._hidden(model, ids[:, :-1] * (targets > 0))
             loss = self._loss(hidden[targets > 0], targets[targets > 0], _host(model).embed_tokens.weight)
+            if isinstance(model, plug.Compressed):
+                loss = loss + model.token_loss()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
