@@ -3,8 +3,10 @@
 import io
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from queue import Full, Queue
+from threading import Event, Thread
 from typing import IO, Any, Final
 
 import numpy as np
@@ -27,7 +29,7 @@ class Parts:
         if self._only is not None:
             yield self._only
             return
-        batches = self._frame.collect_batches(chunk_size=ROWS, maintain_order=True)
+        batches = taken(self._frame)
         first = next(batches, None)
         second = next(batches, None)
         if second is None:
@@ -40,6 +42,42 @@ class Parts:
         yield second
         del second
         yield from batches
+
+
+def taken(frame: pl.LazyFrame) -> Iterator[pl.DataFrame]:
+    """Frames of at most `ROWS` rows in order, read no faster than they are taken.
+
+    (Polars' own `collect_batches` reads ahead as fast as it can, until all of a log is in memory.)
+    """
+    handed: Queue[pl.DataFrame | BaseException | None] = Queue(1)
+    left = Event()
+
+    def hand(batch: pl.DataFrame | BaseException | None) -> bool:
+        """Wait until it can be taken; True where nobody is there any more, and reading is to stop."""
+        while not left.is_set():
+            with suppress(Full):
+                handed.put(batch, timeout=0.1)
+                return False
+        return True
+
+    def work() -> None:
+        try:
+            frame.sink_batches(hand, chunk_size=ROWS, maintain_order=True)
+        except BaseException as error:
+            hand(error)
+        else:
+            hand(None)
+
+    thread = Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while isinstance(found := handed.get(), pl.DataFrame):
+            yield found
+        if found is not None:
+            raise found
+    finally:
+        left.set()
+        thread.join()
 
 
 class Spool:
