@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -176,3 +177,31 @@ def test_a_killed_process_leaves_nothing_that_the_next_does_not_remove(tmp_path)
     assert {path.name for path in left.iterdir()} == {"sequences.arrow", "users.arrow", "items.arrow"}, "no temporary"
     folder = prepare({"source": "table", "path": str(tmp_path / "log.csv")}, "log", tmp_path / "prepared")
     assert list((tmp_path / "prepared").iterdir()) == [folder]
+
+
+def test_a_log_is_read_no_faster_than_its_parts_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many parts few are made before the first one is asked for again, and none after the last that was taken."""
+    monkeypatch.setattr(parts, "ROWS", 100)
+    made = []
+
+    def noted(frame: pl.DataFrame) -> pl.DataFrame:
+        made.append(frame.height)
+        return frame
+
+    sources = [pl.LazyFrame({"a": range(n * 100, n * 100 + 100)}).map_batches(noted, streamable=True) for n in range(60)]
+    taken = parts.taken(pl.concat(sources))
+    assert next(taken)["a"].to_list() == list(range(100))
+    time.sleep(1)
+    early = len(made)
+    assert early < 60
+    taken.close()
+    time.sleep(0.5)
+    assert len(made) <= early + 5
+
+
+def test_what_goes_wrong_while_a_part_is_read_is_told_where_it_is_taken() -> None:
+    def broken(frame: pl.DataFrame) -> pl.DataFrame:
+        raise ValueError("no")
+
+    with pytest.raises(Exception, match="no"):
+        list(parts.taken(pl.LazyFrame({"a": [1]}).map_batches(broken)))
