@@ -158,7 +158,7 @@ def places(known: pl.Series, wanted: Sequence[Any], what: str, where: str, advic
     missing = [one for one, row in zip(wanted, rows, strict=True) if row is None]
     if missing:
         raise UserError(
-            f"recommend: {len(missing)} of {len(wanted)} {what} are not in {where}: {examples(missing)}; expected ids "
+            f"{len(missing)} of {len(wanted)} {what} are not in {where}: {examples(missing)}; expected ids "
             f"such as {known[0]!r}; {advice}"
         )
     return rows.to_numpy().astype(np.int64)
