@@ -73,12 +73,12 @@ def _read(
     """The events that stay by their values, in the order of the file, with numbers for users and items."""
     users, items, spool = vocabulary.Numbering(USER), vocabulary.Numbering(ITEM), Spool(folder)
     sieves = filters.sieves_of(section, raw.collect_schema().names())
-    for part in Parts(raw):
+    for number, part in enumerate(Parts(raw)):
         numbered = part.with_columns(users.numbers(part).alias(USER), items.numbers(part).alias(ITEM))
         kept = filters.sifted(numbered, sieves)
         if EVENT in kept.columns:
             kept = sequences.coded(kept.lazy(), section["events"]).collect()
-        spool.append(kept)
+        spool.append(kept, number)
     for sieve in sieves:
         sieve.settle(say)
     return spool, Numbered(*users.ordered()), Numbered(*items.ordered())
