@@ -188,7 +188,9 @@ def test_a_log_is_read_no_faster_than_its_parts_are_taken(monkeypatch: pytest.Mo
         made.append(frame.height)
         return frame
 
-    sources = [pl.LazyFrame({"a": range(n * 100, n * 100 + 100)}).map_batches(noted, streamable=True) for n in range(60)]
+    sources = [
+        pl.LazyFrame({"a": range(n * 100, n * 100 + 100)}).map_batches(noted, streamable=True) for n in range(60)
+    ]
     taken = parts.taken(pl.concat(sources))
     assert next(taken)["a"].to_list() == list(range(100))
     time.sleep(1)
