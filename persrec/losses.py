@@ -172,9 +172,9 @@ def sampled_softmax(
 ) -> Tensor:
     """Cross-entropy of each target against its negatives, times `weight` (N,): (N,).
 
-    `positive` (N, D) are the targets' vectors; `negatives` holds the negatives' items, (J,) for all rows or (N, J), and
-    `negative` their vectors, (J, D) or (N, J, D), or for (N, J) the table (V+1, D) that they are rows of, which is many
-    times faster on a CPU. A negative that is the row's own target is masked.
+    `positive` (N, D) are the targets' vectors. `negatives` holds the items of the negatives: (J,) for all rows, when
+    `negative` is their vectors (J, D); or (N, J), those of each row, when `negative` is the table (V+1, D) that they
+    are rows of. A negative that is the row's own target is masked.
 
     With `expected`, shaped as `negatives`, a negative that is drawn so many times on average counts for one (logQ
     correction): what the target stands against is on average the full softmax's. The target itself was not drawn, and
@@ -229,8 +229,6 @@ def _products(queries: Tensor, vectors: Tensor, items: Tensor) -> Tensor:
     """Products (N, J) of queries and the vectors of their items; see `sampled_softmax` for what these may be."""
     if items.dim() == 1:
         return queries @ vectors.T
-    if vectors.dim() == 3:
-        return torch.einsum("nd,njd->nj", queries, vectors)
     if items.shape[1] >= len(vectors):  # it is less to ask for all
         return (queries @ vectors.T).gather(1, items)
     if vectors.device.type != "cpu":

@@ -37,7 +37,7 @@ def test_negatives_of_each_row_are_as_shared_ones() -> None:
     queries, positive, negative = torch.randn(4, 3), torch.randn(4, 3), torch.randn(6, 3)
     target, negatives, weight = torch.arange(4), torch.arange(6), torch.rand(4)
     shared = info_nce(queries, positive, negative, target, negatives, weight)
-    own = info_nce(queries, positive, negative.expand(4, 6, 3), target, negatives.expand(4, 6), weight)
+    own = info_nce(queries, positive, negative, target, negatives.expand(4, 6), weight)
     assert torch.allclose(shared, own)
     plain = sampled_softmax(queries, positive, negative, target, negatives, weight)
     assert torch.allclose(info_nce(queries, positive, negative, target, negatives, weight, same=2.0), plain)

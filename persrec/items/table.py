@@ -25,7 +25,7 @@ from persrec.datasets.titles import titles
 from persrec.errors import UserError
 from persrec.interactions.schema import ITEM, close_matches, reading, shown
 
-MADE: Final = "synthetic"  # in the place of a path
+SYNTHETIC: Final = "synthetic"  # in the place of a path
 RECBOLE: Final = ".item"
 SEPARATORS: Final = {".csv": ",", ".tsv": "\t", RECBOLE: "\t", ".dat": "::"}
 KNOWN_FILES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {  # separator, names of the first fields; all Latin-1
@@ -41,7 +41,7 @@ def read(section: Any) -> pl.DataFrame:
     Raises:
         UserError: the file is missing, empty or of an unknown kind, a row cannot be read (named), or there are no ids.
     """
-    if section.path == MADE:
+    if section.path == SYNTHETIC:
         return titles()
     file = Path(section.path)
     if not file.is_file():

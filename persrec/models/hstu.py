@@ -4,13 +4,15 @@ Shapes: B users, L rows, K tokens, M remembered rows, C = M + L columns, H heads
 """
 
 from copy import deepcopy
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from persrec.models.attention import TIME_BUCKETS, competing_pointwise, pointwise_attention, position_buckets
-from persrec.models.stack import RowBlock, Slots, Stack, norm, projected, split_heads, with_remembered
+from persrec.models.stack import RowBlock, Slots, Stack, attended, norm, projected, split_heads, with_remembered
 
 
 class HSTULayer(nn.Module):
@@ -88,35 +90,16 @@ class HSTULayer(nn.Module):
         if self.count_power is not None and weight is not None:
             power = self.count_power[:, None, None] * weight[:, None, :, None]  # (B, H, C, 1)
             value = value * power.exp().to(value.dtype)
-        attended = [
-            pointwise_attention(
-                query[:, :, block.rows],
-                key[:, :, : block.columns],
-                value[:, :, : block.columns],
-                position_table=self.position_bias,
-                time_table=self.time_bias,
-                buckets=block.buckets,
-                visible=block.visible,
-                divisor=self.divisor,
-                recompute=recompute,
-            )
-            for block in blocks
-        ]
-        joined = torch.cat(attended, dim=2) if len(attended) > 1 else attended[0]
-        if slots is not None:
-            own = competing_pointwise(
-                query[:, :, slots.rows],
-                key,
-                value,
-                position_table=self.position_bias,
-                time_table=self.time_bias,
-                buckets=slots.buckets,
-                visible=slots.visible,
-                divided=slots.divided,
-                divisor=self.divisor,
-            )
-            joined = joined.index_copy(2, slots.rows, own)
-        joined = joined.transpose(1, 2).flatten(2)  # (B, L, D)
+        tables: dict[str, Any] = {
+            "position_table": self.position_bias,
+            "time_table": self.time_bias,
+            "divisor": self.divisor,
+        }
+        attend, compete = (
+            partial(pointwise_attention, recompute=recompute, **tables),
+            partial(competing_pointwise, **tables),
+        )
+        joined = attended(query, key, value, blocks, slots, attend=attend, compete=compete)  # (B, L, D)
         return x + self.outer(self.dropout(norm(joined) * gate))
 
     def _value_key(self, remembered: Tensor) -> tuple[Tensor, Tensor]:

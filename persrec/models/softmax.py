@@ -7,6 +7,7 @@ Shapes: B users, L rows, M remembered rows, C = M + L columns, H heads, E = D / 
 """
 
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from persrec.models.attention import TIME_BUCKETS, competing_softmax, counted, position_buckets, softmax_attention
-from persrec.models.stack import RowBlock, Slots, Stack, norm, projected, split_heads, with_remembered
+from persrec.models.stack import RowBlock, Slots, Stack, attended, norm, projected, split_heads, with_remembered
 
 
 class SoftmaxAttention(nn.Module):
@@ -62,33 +63,12 @@ class SoftmaxAttention(nn.Module):
         query, key, value = (split_heads(part, self.heads) for part in (query, key, value))  # (B, H, L or C, E)
         if self.count_power is not None and weight is not None:
             query, key = counted(query, key, self.count_power, weight)
-        attended = [
-            softmax_attention(
-                query[:, :, block.rows],
-                key[:, :, : block.columns],
-                value[:, :, : block.columns],
-                position_table=self.position_bias,
-                time_table=self.time_bias,
-                buckets=block.buckets,
-                visible=block.visible,
-                recompute=recompute,
-            )
-            for block in blocks
-        ]
-        joined = torch.cat(attended, dim=2) if len(attended) > 1 else attended[0]
-        if slots is not None:
-            own = competing_softmax(
-                query[:, :, slots.rows],
-                key,
-                value,
-                position_table=self.position_bias,
-                time_table=self.time_bias,
-                buckets=slots.buckets,
-                visible=slots.visible,
-                divided=slots.divided,
-            )
-            joined = joined.index_copy(2, slots.rows, own)
-        return self.outer(joined.transpose(1, 2).flatten(2))  # (B, L, D)
+        tables: dict[str, Any] = {"position_table": self.position_bias, "time_table": self.time_bias}
+        attend, compete = (
+            partial(softmax_attention, recompute=recompute, **tables),
+            partial(competing_softmax, **tables),
+        )
+        return self.outer(attended(query, key, value, blocks, slots, attend=attend, compete=compete))  # (B, L, D)
 
 
 class SASRecLayer(nn.Module):

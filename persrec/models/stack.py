@@ -3,7 +3,7 @@
 Shapes: B users, L rows, K tokens, M remembered rows, C = M + L columns, N layers, H heads, E = D / H, D width.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -236,6 +236,37 @@ def with_remembered(old: Tensor, new: Tensor, pick: tuple[Tensor, Tensor] | None
         flat = (users * old.shape[1] + rows).flatten()
         old = old.flatten(0, 1).index_select(0, flat).unflatten(0, rows.shape)  # as indexing, with a faster gradient
     return torch.cat([old, new], dim=1)
+
+
+def attended(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    blocks: list[RowBlock],
+    slots: Slots | None,
+    *,
+    attend: Callable[..., Tensor],
+    compete: Callable[..., Tensor],
+) -> Tensor:
+    """What rows (B, H, L, E) take from columns (B, H, C, E), heads joined again: (B, L, D).
+
+    `attend` goes over the row blocks; `compete` over the token rows that compete, in the place of what `attend` gave.
+    """
+    parts = [
+        attend(
+            query[:, :, block.rows],
+            key[:, :, : block.columns],
+            value[:, :, : block.columns],
+            buckets=block.buckets,
+            visible=block.visible,
+        )
+        for block in blocks
+    ]
+    joined = torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
+    if slots is not None:
+        options = {"buckets": slots.buckets, "visible": slots.visible, "divided": slots.divided}
+        joined = joined.index_copy(2, slots.rows, compete(query[:, :, slots.rows], key, value, **options))
+    return joined.transpose(1, 2).flatten(2)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

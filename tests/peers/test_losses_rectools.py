@@ -42,8 +42,7 @@ class World:
     def rows(self) -> tuple[Tensor, ...]:
         """What our sampled losses take."""
         target, drawn = self.target.flatten(), self.negatives.flatten(0, 1)
-        vectors = self.table[target], self.table[drawn]
-        return self.queries.flatten(0, 1), *vectors, target, drawn, self.weight.flatten()
+        return self.queries.flatten(0, 1), self.table[target], self.table, target, drawn, self.weight.flatten()
 
 
 @pytest.fixture(params=range(3))
