@@ -1,0 +1,76 @@
+"""What each option for the tokens of a memory brings, switched on, or off where it is on by default.
+
+    python benchmarks/token_options.py synthetic-old-signal --set memory.kind=recurrent --json ...
+
+The recipe as it is, and with each option changed, is trained with every seed (complete cells are kept). Rows: one per
+option and seed, then one per option with the metric of `on` over that of `off` on the same queries and seeds.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks import machine
+from benchmarks.quality import METRIC, rounded, train
+from persrec.cells import name_of
+from persrec.evaluation import comparison
+from persrec.recipe import recipe
+
+OPTIONS: dict[str, tuple[float | bool, float | bool]] = {  # off, on
+    "past_set": (0.0, 0.1),
+    "future_set": (0.0, 0.1),
+    "compete": (False, True),
+    "own_projections": (False, True),
+    "count_weight": (False, True),
+}
+
+
+def rows(name: str, overrides: list[str], options: list[str], out: Path, jobs: int) -> Iterator[dict[str, Any]]:
+    """Train what is missing, then the rows of every option against the recipe as it is."""
+    plain = [*overrides, "history=compressed", "baselines=[]"]
+    default = recipe.load(name, plain)
+    as_it_is = side(name, plain, out / "default", jobs)
+    for option in options:
+        off, on = OPTIONS[option]
+        was = getattr(default.memory, option)
+        changed = off if was == on else on
+        other = side(name, [*plain, f"memory.{option}={json.dumps(changed)}"], out / option, jobs)
+        sides = (other, as_it_is) if changed == on else (as_it_is, other)
+        shared = {"dataset": default.name, "memory": default.memory.kind, "option": option, "by_default": was == on}
+        for state, one in zip(("on", "off"), sides, strict=True):
+            for seed, table in sorted(one.tables.items()):
+                alone = comparison.Side(one.name, one.history, one.recipe, {seed: table})
+                interval = comparison.mean(alone, METRIC)
+                yield shared | {"state": state, "seed": seed, **rounded(interval._asdict(), "ndcg10")}
+        pair = comparison.pair(*sides, METRIC)
+        yield shared | {"pair": "on/off", **rounded(pair.ratio._asdict(), "mean"), "p": pair.p, "seeds": pair.seeds}
+
+
+def side(name: str, overrides: list[str], out: Path, jobs: int) -> comparison.Side:
+    """The trained cells of one form of the recipe."""
+    cells = recipe.load(name, overrides).grid()
+    train(name, cells, overrides, out, jobs)
+    (found,) = comparison.load([out / name_of(cell) for cell in cells])
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", help="a shipped name or a .yaml file")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--options", nargs="+", default=list(OPTIONS), choices=list(OPTIONS))
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path("runs/token_options"))
+    parser.add_argument("--json", help="file for the rows")
+    arguments = parser.parse_args()
+    found = list(rows(arguments.recipe, arguments.overrides, arguments.options, arguments.out, arguments.jobs))
+    machine.write(arguments.json, found)
+
+
+if __name__ == "__main__":
+    main()
