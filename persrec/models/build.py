@@ -9,6 +9,7 @@ from torch import Tensor
 from persrec.event_inputs import size
 from persrec.models.decoder import DecoderBackbone, decoder_of, small_decoder
 from persrec.models.event_inputs import EventInputs
+from persrec.models.hosted import TokenMaps
 from persrec.models.hstu import HSTU
 from persrec.models.interfaces import Compressor
 from persrec.models.item_encoders import IdTable, ItemEncoder, Live, TextItems, Texts
@@ -114,10 +115,10 @@ def build_backbone(recipe: Any, *, pretrained: bool = True) -> Stack | DecoderBa
     model, memory = recipe.model, recipe.memory
     if model.decoder is not None:
         found = decoder_of(model.decoder, weights=pretrained, width=model.width, layers=model.layers)
-        return DecoderBackbone(found)
+        return DecoderBackbone(found, build_maps(recipe))
     sizes: dict[str, Any] = {"width": model.width, "layers": model.layers, "heads": model.heads}
     if model.kind == "decoder":
-        return DecoderBackbone(small_decoder(**sizes, dropout=model.dropout))
+        return DecoderBackbone(small_decoder(**sizes, dropout=model.dropout), build_maps(recipe))
     sizes |= {
         "exact": memory.segment + memory.recent,
         "timed": recipe.time != "none",
@@ -128,6 +129,14 @@ def build_backbone(recipe: Any, *, pretrained: bool = True) -> Stack | DecoderBa
     if model.kind != "hstu":
         return Softmax(model.kind, **sizes)
     return HSTU(divisor=memory.segment + memory.recent, first_gain=float(memory.kind != "layered"), **sizes)
+
+
+def build_maps(recipe: Any) -> TokenMaps | None:
+    """What a decoder's token rows have in the place of projections of their own."""
+    model, memory = recipe.model, recipe.memory
+    if recipe.history != "compressed" or not memory.own_projections or model.layers < 2:
+        return None
+    return TokenMaps(layers=model.layers, tokens=memory.tokens, width=model.width)
 
 
 def build_compressor(recipe: Any) -> Compressor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from persrec.errors import UserError
 from persrec.models import pretrained
-from persrec.models.hosted import Hosted, installed, too_long
+from persrec.models.hosted import Hosted, TokenMaps, installed, too_long
 from persrec.models.interfaces import Chain, Memory, Rows
 from persrec.models.rows import concatenate
 from persrec.models.segments import causal
@@ -39,14 +39,17 @@ class DecoderHost:
 
 
 class DecoderBackbone(nn.Module):
-    """A decoder as a backbone; see `Backbone`. It reads the order of events, and no times."""
+    """A decoder as a backbone; see `Backbone`. It reads the order of events, and no times.
+
+    With `maps` token rows, remembered or not, are given to layers as these make them.
+    """
 
     chains = False
 
-    def __init__(self, decoder: Any) -> None:
+    def __init__(self, decoder: Any, maps: TokenMaps | None = None) -> None:
         super().__init__()
         decoder.embed_tokens = None  # rows come as vectors
-        self.decoder = decoder
+        self.decoder, self.maps = decoder, maps
         self.layers, self.width = len(decoder.layers), int(decoder.config.hidden_size)
 
     def step(
@@ -59,16 +62,20 @@ class DecoderBackbone(nn.Module):
         chain: Chain | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """See `Hosted.step`; a memory of one plane is rows in front of the others."""
-        hosted = Hosted(DecoderHost(self.decoder), own_masks=True)
+        hosted = Hosted(DecoderHost(self.decoder), own_masks=True, maps=self.maps)
         if memory is None or memory.states.shape[1] == self.layers > 1:
             return hosted.step(rows, memory, keep=keep, visible=visible, chain=chain)
+        count = memory.rows
         front = Rows(memory.states[:, 0], memory.time, memory.time, memory.position, memory.valid)
         if visible is not None:
-            among = causal(memory.rows, 0, device=visible.device)[None].expand(len(visible), -1, -1)
+            among = causal(count, 0, device=visible.device)[None].expand(len(visible), -1, -1)
             visible = torch.cat([nn.functional.pad(among, (0, rows.x.shape[1])), visible], dim=1)
-        keep = None if keep is None else keep + memory.rows
-        hidden, kept = hosted.step(concatenate([front, rows]), None, keep=keep, visible=visible, chain=chain)
-        return hidden[:, memory.rows :], kept
+        tokens = torch.arange(count if self.maps is not None else 0, device=rows.x.device)
+        given = tokens if keep is None else torch.cat([tokens, keep + count])
+        hidden, kept = hosted.step(
+            concatenate([front, rows]), None, keep=given if len(given) else None, visible=visible, chain=chain
+        )
+        return hidden[:, count:], None if keep is None or kept is None else kept[:, :, len(tokens) :]
 
 
 def small_decoder(*, width: int, layers: int, heads: int, dropout: float) -> Any:

@@ -17,7 +17,6 @@ from persrec.recipe.faults import Fault, field_faults, suggestion, without
 from persrec.recipe.file import locate, override
 from persrec.recipe.sections import (
     MADE,
-    TOKEN_KEYS,
     Baseline,
     Data,
     Evaluation,
@@ -200,7 +199,7 @@ def _decoder_conflicts(recipe: Recipe) -> Iterator[Fault]:
         return
     if recipe.time != "none":
         yield Fault(("time", "model.kind"), f"got {recipe.time}, expected none: a decoder reads no times")
-    for key in TOKEN_KEYS:
+    for key in ("compete", "count_weight"):
         if getattr(recipe.memory, key):
             text = (
                 "got true, expected false: it is an option of the layers of hstu, sasrec and ligr, not of a decoder's"

@@ -182,7 +182,7 @@ class Memory(Section):
     merge: bool = False  # layered: old rows are merged pairwise, so that O(log n) of them are left
     write: Literal["fresh", "residual", "gated"] = "residual"  # recurrent: what is taken over
     compete: bool = False  # layered, recurrent: tokens divide the events of their segment among them, as slots do
-    own_projections: bool = False  # layered, recurrent: token rows, remembered or not, have maps of their own in layers
+    own_projections: bool = False  # layered, recurrent: tokens, remembered or not, have maps of their own in layers
     count_weight: bool = False  # remembered rows count in attention by the events that they stand for
     encoding: Literal["float32", "float16", "int8", "int4"] = "float32"  # of the numbers that are kept
     straight_through: bool = False  # they are rounded in training too
@@ -224,7 +224,7 @@ MEMORY_DEFAULTS = {
     "detach_every": None,
     "parallel": None,
 }
-TOKEN_KEYS = ("compete", "own_projections", "count_weight")  # which layers of ours read
+TOKEN_KEYS = ("compete", "own_projections", "count_weight")
 MEMORY_KEYS: dict[str, tuple[str, ...]] = {
     "layered": ("cap", "merge", *TOKEN_KEYS, "detach_every"),
     "recurrent": ("write", *TOKEN_KEYS, "detach_every", "parallel"),

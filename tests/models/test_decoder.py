@@ -3,6 +3,8 @@
 Shapes: B users, D width.
 """
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -12,12 +14,22 @@ pytest.importorskip("transformers")
 from persrec.batches import Batch
 from persrec.errors import UserError
 from persrec.models import decoder as decoders
+from persrec.models.build import build
 from persrec.models.compressor import loop, read
 from persrec.models.decoder import DecoderBackbone, small_decoder
+from persrec.models.hosted import TokenMaps
+from persrec.models.model import Model
 from persrec.models.rows import rows_of
+from persrec.recipe.recipe import parse
 from tests.worlds import LENGTHS, WIDTH, World, histories
 
-KINDS = {"layered": {}, "layered, capped": {"cap": 2}, "recurrent": {"memory": "recurrent"}}
+KINDS: dict[str, dict[str, Any]] = {
+    "layered": {},
+    "layered, capped": {"cap": 2},
+    "layered, own projections": {"token_options": ("own_projections",)},
+    "recurrent": {"memory": "recurrent"},
+    "recurrent, own projections": {"memory": "recurrent", "token_options": ("own_projections",)},
+}
 TOLERANCE = {"atol": 1e-5, "rtol": 0.0}
 
 
@@ -25,7 +37,9 @@ TOLERANCE = {"atol": 1e-5, "rtol": 0.0}
 def world(request: pytest.FixtureRequest) -> World:
     made = World(segment=4, recent=3, **request.param)
     torch.manual_seed(0)
-    made.backbone = DecoderBackbone(small_decoder(width=WIDTH, layers=3, heads=2, dropout=0.0)).eval()  # type: ignore[assignment]
+    maps = TokenMaps(layers=3, tokens=2, width=WIDTH) if "token_options" in request.param else None
+    decoder = small_decoder(width=WIDTH, layers=3, heads=2, dropout=0.0)
+    made.backbone = DecoderBackbone(decoder, maps).eval()  # type: ignore[assignment]
     for parameter in made.backbone.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return made
@@ -102,3 +116,29 @@ def test_a_history_beyond_its_positions_says_which_limit(world: World, monkeypat
     message = "positions, from the oldest remembered event to the newest, do not fit: the host takes at most 4 .max_pos"
     with pytest.raises(UserError, match=message):
         hidden_of(world, histories([40]))
+
+
+@pytest.mark.parametrize("kind", ["layered", "recurrent"])
+def test_own_projections_of_a_recipe_start_as_none_and_are_learned_for_tokens_alone(kind: str) -> None:
+    def made(history: str, **memory: Any) -> Model:
+        sections = {
+            "model": {"kind": "decoder", "width": 16},
+            "memory": {"segment": 4, "recent": 3, "kind": kind} | memory,
+        }
+        return build(parse({**sections, "time": "none", "history": history}, "of this test"), items=40).eval()
+
+    plain, own = made("compressed"), made("compressed", own_projections=True)
+    batch, short = histories([23]), histories([6])
+    before = own.queries(batch)
+    torch.testing.assert_close(plain.queries(batch), before, atol=0.0, rtol=0.0)
+    own(batch, score=lambda hidden, events: hidden.sum()).scored[-1].backward()
+    maps = own.backbone.maps
+    assert isinstance(maps, TokenMaps)
+    assert maps.weight.grad is not None
+    assert maps.weight.grad.any()
+    with torch.no_grad():
+        maps.weight.normal_(std=0.3)
+    assert not torch.allclose(before, own.queries(batch), atol=1e-4)
+    torch.testing.assert_close(plain.queries(short), own.queries(short))  # no row is a token
+    assert own.maker() != plain.maker()
+    assert made("full", own_projections=True).state_dict().keys() == made("full").state_dict().keys()
