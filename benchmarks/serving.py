@@ -7,7 +7,8 @@ the ten best of one user or 64 at a time. A store of 100,000 users holds the rec
 again, under new ids. Beside it, of the same events: `full`, the whole history through the blocked model; `full_kv`,
 the last event alone on the kept inputs of all layers at all rows before it, whose bytes are `bytes_full_kv`; and the
 window of recent events that costs as much as the answer from the store. Updates: one new event of each of 10,000 users
-at a time, folds and a synced commit included.
+at a time, folds and a synced commit included. Then the size of a store of a million users, as it was written and after
+it was compacted, of the bytes of its keys and records.
 """
 
 import argparse
@@ -142,6 +143,28 @@ def read_rows(one: Recommender, memory: str, events: int, users: int, costs: dic
     return rows
 
 
+def size_row(users: int, events: int, distinct: int) -> dict[str, Any]:
+    """The file of a store of many users, of the bytes in it."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "store"
+        with filled(place, "recurrent", events, users, distinct) as one:
+            stats = one.stats()
+        with Store.open(place, write=True) as store:
+            started = time.perf_counter()
+            store.compact()
+            seconds = time.perf_counter() - started
+            compacted = store.file_bytes()
+    return {
+        "memory": "recurrent",
+        "history_events": events,
+        "users": users,
+        "bytes_per_user": round(stats["payload_bytes"] / users, 1),
+        "file_of_payload_written": round(stats["file_bytes"] / stats["payload_bytes"], 3),
+        "file_of_payload": round(compacted / stats["payload_bytes"], 3),
+        "compact_seconds": round(seconds, 1),
+    }
+
+
 @torch.no_grad()
 def recompute(events: int) -> dict[str, float]:
     """Milliseconds of one user from the events themselves, the search among the items included."""
@@ -199,6 +222,7 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=100_000)
     parser.add_argument("--distinct", type=int, default=200)
     parser.add_argument("--events", type=int, nargs="+", default=[256, 2048, 16384])
+    parser.add_argument("--many", type=int, default=1_000_000, help="users of the store whose size is asked for")
     parser.add_argument("--json", help="file for the rows")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -216,6 +240,8 @@ def main() -> None:
             rows += found
             for row in found:
                 print(json.dumps(row), flush=True)
+    rows.append(size_row(arguments.many, 256, arguments.distinct))
+    print(json.dumps(rows[-1]), flush=True)
     machine.write(arguments.json, rows)
 
 
