@@ -151,7 +151,11 @@ def all_rows(chosen: Recipe, found: Found, *, named: bool) -> Iterator[dict[str,
         gain = intervals.quotient(full, fulls, recent, recents)
         costs = {name: round(float(np.mean([cost[name] for _, cost in several])), 3) for name in several[0][1]}
         row = shared | {"seeds": len(several)} | rounded(intervals.interval(mean, means)._asdict(), "ndcg10") | costs
-        row |= {"retention": None} if gain.low <= 1 else rounded(kept._asdict(), "retention")
+        bounds = kept if gain.low > 1 else (None, None, None)
+        row |= {
+            name: None if bound is None else round(bound, 6)
+            for name, bound in zip(("retention", "retention_low", "retention_high"), bounds, strict=True)
+        }
         print(f"{way:22s} {encoding:8s} {row}", flush=True)
         yield row
 
