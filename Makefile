@@ -1,6 +1,6 @@
 # Set-up on a fresh machine with Python >= 3.11:
 #   make quickstart   .venv, installation under constraints.txt, one trained model and its table
-#   make test         the same .venv with the test extra; ruff, mypy, import-linter, pytest; then test-hosts
+#   make test         the same .venv with the test extra; ruff, mypy, import-linter, pytest in two processes; then test-hosts
 #   make test-hosts   .venv-hosts with the models that persrec.plug attaches to (RecTools needs numpy < 2); their tests
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -18,7 +18,7 @@ test: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
 	$(MAKE) test-hosts
 
 test-hosts: $(HOSTS)/.installed

@@ -286,6 +286,7 @@ def recommend(
     allow: Sequence[Any] | str | Path | None = None,
     block: Sequence[Any] | str | Path | None = None,
     unknown: str | None = None,
+    slots: bool = False,
 ) -> pl.DataFrame:
     """The k best items of each user of a run, or of its `store`; see `Recommender.recommend`.
 
@@ -295,7 +296,7 @@ def recommend(
     from persrec.serving.recommender import Recommender
 
     allow, block = (lists.read(one) if isinstance(one, str | Path) else one for one in (allow, block))
-    options: dict[str, Any] = {"allow": allow, "block": block, "unknown": unknown}
+    options: dict[str, Any] = {"allow": allow, "block": block, "unknown": unknown, "slots": slots}
     with Recommender.load(run, store) as recommender:
         return recommender.recommend(users, k, histories=histories, at=at, **options, say=say)
 

@@ -201,6 +201,7 @@ def report_page(runs: tuple[Path, ...], out: Path, titles: Path | None) -> None:
 @click.option("--allow", type=click.Path(path_type=Path), help="Only items of this file: .txt, or a table's item_id.")
 @click.option("--block", type=click.Path(path_type=Path), help="No items of this file.")
 @click.option("--unknown", type=click.Choice(["popular"]), help="Answer USERS nobody knows.  [default: an error]")
+@click.option("--slots", is_flag=True, help="Tokens of a store's memories search as well (memory.future_set).")
 @out_file
 def recommend(
     run: Path,
@@ -212,6 +213,7 @@ def recommend(
     allow: Path | None,
     block: Path | None,
     unknown: str | None,
+    slots: bool,
     out: Path | None,
 ) -> None:
     """Recommend items to USERS (ids of the log that RUN was fitted on, or of a store; of a store all, if none is named)
@@ -223,7 +225,7 @@ def recommend(
     moment = None if at is None else milliseconds(at)
     from persrec import api
 
-    options: dict[str, Any] = {"allow": allow, "block": block, "unknown": unknown}
+    options: dict[str, Any] = {"allow": allow, "block": block, "unknown": unknown, "slots": slots}
     asked = list(users) or None
     write(api.recommend(run, users=asked, histories=histories, k=k, at=moment, store=store, **options), out)
 

@@ -16,6 +16,7 @@ from persrec.retrieval.indexes import Index
 from persrec.retrieval.rescoring import Additions, discounted, rescored_top_k
 from persrec.retrieval.search import ExactIndex, top_k
 from persrec.retrieval.seen import Seen
+from persrec.retrieval.several import top_k_of_several
 from persrec.retrieval.subset import chosen_top_k
 
 Ints = npt.NDArray[np.int64]
@@ -30,6 +31,7 @@ class Known(NamedTuple):
     queries: Floats  # (B, D)
     additions: Additions | None  # of a model with a repeat head
     seen: Seen
+    slots: Floats | None = None  # (B, K, D) more queries, of which an item's best counts
 
 
 def discounting(known: Known, recipe: Recipe, temperature: float) -> Known:
@@ -48,14 +50,20 @@ def best(
     There are fewer where fewer are left.
     """
     exclude, chunk = recipe.evaluation.exclude_seen, recipe.evaluation.users_per_chunk
-    queries, seen, additions = known.queries, known.seen, known.additions
-    if chosen is not None:
-        options: dict[str, Any] = {"exclude_seen": exclude, "users_per_chunk": chunk}
-        items, scores = chosen_top_k(index, chosen, queries, seen, additions, k, **options)
-    elif additions is not None:
-        items, scores = rescored_top_k(index, queries, additions, k, users_per_chunk=chunk)
+    additions = known.additions
+    options: dict[str, Any] = {"exclude_seen": exclude, "users_per_chunk": chunk}
+
+    def search(queries: Floats, seen: Seen) -> tuple[Ints, Floats]:
+        if chosen is not None:
+            return chosen_top_k(index, chosen, queries, seen, additions, k, **options)
+        if additions is not None:
+            return rescored_top_k(index, queries, additions, k, users_per_chunk=chunk)
+        return top_k(index, queries, seen, k, **options)
+
+    if known.slots is None:
+        items, scores = search(known.queries, known.seen)
     else:
-        items, scores = top_k(index, queries, seen, k, exclude_seen=exclude, users_per_chunk=chunk)
+        items, scores = top_k_of_several(search, np.concatenate([known.queries[:, None], known.slots], 1), known.seen)
     return listed(known.ids, items, scores, item_ids)
 
 

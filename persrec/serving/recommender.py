@@ -95,6 +95,7 @@ class Recommender:
         allow: Sequence[Any] | None = None,
         block: Sequence[Any] | None = None,
         unknown: str | None = None,
+        slots: bool = False,
         say: Say = _silent,
     ) -> pl.DataFrame:
         """The k best items of each user: `user_id, item_id, score, rank`, best first.
@@ -105,13 +106,17 @@ class Recommender:
 
         Only items of the list `allow` are recommended, and none of `block`; among them the best are found, so users get
         k items where there are as many. With `unknown` popular, ids of `users` that nobody has get the items with the
-        most events in the log, which are their scores. Raises UserError for unknown users otherwise, users without a
-        known item, lists that leave no item, and k above the catalogue.
+        most events in the log, which are their scores. With `slots` the newest tokens of a stored memory are queries as
+        well, and the best score of an item counts, so that a list may serve several interests; only for models trained
+        with `memory.future_set`. Raises UserError for unknown users otherwise, users without a known item, lists that
+        leave no item, and k above the catalogue.
         """
+        if slots:
+            self._check_slots(histories)
         items = lists.chosen(self.item_ids, allow, block, say)
         named, strange = self._strangers(users, histories, unknown)
         done, frames = 0, []
-        for one in self._known(named, histories, at, say):
+        for one in self._known(named, histories, at, say, slots=slots):
             found = best(one, k, self._catalogue(), self.recipe, self.item_ids, items)
             frames.append(found.with_columns(pl.col(ROW) + done))
             done += len(one.ids)
@@ -321,7 +326,26 @@ class Recommender:
         events[: len(known)] = known
         return events
 
-    def _known(self, users: Any, histories: Any, at: int | None, say: Say) -> Iterator[Known]:
+    def _check_slots(self, histories: Any) -> None:
+        """Raise UserError where tokens are no queries."""
+        memory, evaluation = self.recipe.memory, self.recipe.evaluation
+        kept = f"history {self.recipe.history}, memory.kind {memory.kind}"
+        if self.recipe.history != "compressed" or memory.kind not in ("layered", "recurrent") or not memory.future_set:
+            raise UserError(
+                f"slots: got a model with {kept} and memory.future_set {memory.future_set}; expected tokens that were "
+                "asked for later items: fit with history compressed, kind layered or recurrent, and future_set above 0"
+            )
+        if self.store is None or histories is not None:
+            raise UserError(
+                "slots: got no store, or histories; slots are read from stored memories: persrec compress makes them"
+            )
+        if self.model.repeat is not None or evaluation.seen_odds is not None:
+            raise UserError(
+                "slots: got a model with `repeat: head`, or evaluation.seen_odds; expected neither: what they add is "
+                "known for the query of the last event only"
+            )
+
+    def _known(self, users: Any, histories: Any, at: int | None, say: Say, *, slots: bool = False) -> Iterator[Known]:
         """Some users after the other; at least one part, which may be empty."""
         if users is not None and histories is not None:
             raise UserError("recommend: got both users and histories, expected one of them")
@@ -338,7 +362,7 @@ class Recommender:
         told = False
         for names, records in self._records(users):
             self._say_when(self._open().series(names), _last(records), at, _silent if told else say)
-            yield self._discounted(self._of_records(self._open().series(names), records, at))
+            yield self._discounted(self._of_records(self._open().series(names), records, at, slots=slots))
             told = True
 
     def _discounted(self, known: Known) -> Known:
@@ -361,15 +385,15 @@ class Recommender:
         seen = Seen.from_ranges(found.items, found.offsets[:-1], found.offsets[1:])
         return Known(found.ids, read.queries, read.additions, seen)
 
-    def _of_records(self, ids: pl.Series, records: list[Record], at: int | None) -> Known:
+    def _of_records(self, ids: pl.Series, records: list[Record], at: int | None, *, slots: bool) -> Known:
         """By memories and open blocks."""
-        asked = ask(self.model, self._open().keeping, records, at)
+        asked = ask(self.model, self._open().keeping, records, at, with_slots=slots)
         if self._open().keeping.layout.keeps == "filter":
             filters = [record.filter for record in records if record.filter is not None]
             seen: Seen = Filtered(filters, [record.items for record in records])
         else:
             seen = Seen.from_lists([np.concatenate([record.past.item, record.items]) for record in records])
-        return Known(ids, asked.queries, asked.additions, seen)
+        return Known(ids, asked.queries, asked.additions, seen, asked.slots)
 
     def _catalogue(self) -> Index:
         """What searches the items; made once."""

@@ -68,6 +68,7 @@ class Asked(NamedTuple):
 
     queries: npt.NDArray[np.float32]  # (B, D)
     additions: Additions | None  # of a model with a repeat head
+    slots: npt.NDArray[np.float32] | None = None  # (B, K, D) of the newest tokens, as queries
 
 
 @torch.no_grad()
@@ -126,15 +127,34 @@ def _leave(record: Record, count: int, layout: Layout) -> None:
 
 
 @torch.no_grad()
-def ask(model: Model, keeping: Keeping, records: Sequence[Record], at: int | None) -> Asked:
-    """Queries after the last event of each, asked at `at` ms where the time signal is `next`; no record is empty."""
+def ask(
+    model: Model, keeping: Keeping, records: Sequence[Record], at: int | None, *, with_slots: bool = False
+) -> Asked:
+    """Queries after the last event of each, asked at `at` ms where the time signal is `next`; no record is empty.
+
+    `with_slots` gives also what the newest tokens hold, the query again where there is none.
+    """
     opened = np.array([len(record.items) for record in records], dtype=np.int64)
     rows = _rows(records)
     hidden = torch.zeros(len(records), model.backbone.width, device=_device(model))
     for part in _batches(np.lexsort((-opened, -rows)), rows + opened):
         hidden[torch.from_numpy(part)] = _read(model, keeping, [records[index] for index in part], at)
     queries = model.query(hidden).float().cpu().numpy()
-    return Asked(queries, None if model.repeat is None else _additions(model, keeping, records, hidden, at))
+    additions = None if model.repeat is None else _additions(model, keeping, records, hidden, at)
+    return Asked(queries, additions, _slots(model, keeping, records, queries) if with_slots else None)
+
+
+def _slots(
+    model: Model, keeping: Keeping, records: Sequence[Record], queries: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    """The newest K rows of each memory, in the last plane that is stored, as queries (B, K, D)."""
+    memory, count = memory_of(model, keeping.layout, records), model.compressor.rows
+    found = np.repeat(queries[:, None], count, axis=1)
+    if memory.rows:
+        newest = model.query(memory.states[:, -1, -count:]).float().cpu().numpy()
+        there = memory.valid[:, -count:].cpu().numpy()
+        found[there] = newest[there]
+    return found
 
 
 def _read(model: Model, keeping: Keeping, records: list[Record], at: int | None) -> Tensor:
