@@ -7,6 +7,7 @@ from torch import Tensor
 
 from persrec.batches import Batch, History
 from persrec.models.build import POOLED
+from persrec.models.compressor import Looped, loop
 from persrec.models.hstu import HSTU
 from persrec.models.interfaces import Compressor
 from persrec.models.layered import Layered
@@ -91,6 +92,11 @@ class World:
 
     def encode(self, items: Tensor) -> Tensor:
         return self.table[items]
+
+    def run(self, batch: Batch, **options: Any) -> Looped:
+        """Fold and read a batch; see `loop`."""
+        options = {"together": self.together} | options
+        return loop(self.backbone, self.compressor, self.encode, batch, self.rule, **options)
 
     def vectors(self, hidden: Tensor) -> Tensor:
         return torch.nn.functional.normalize(hidden, dim=-1)

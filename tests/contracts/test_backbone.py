@@ -92,15 +92,7 @@ def user(batch: Batch, index: int, events: int) -> Batch:
 
 def served(world: World, batch: Batch) -> Tensor:
     """Normalised query (D,) after the last event of a batch of one user."""
-    looped = loop(
-        world.backbone,
-        world.compressor,
-        world.encode,
-        batch,
-        world.rule,
-        together=world.together,
-        score=lambda hidden, *_: hidden,
-    )
+    looped = world.run(batch, score=lambda hidden, *_: hidden)
     return world.vectors(looped.scored[-1][0, -1])
 
 
@@ -108,16 +100,7 @@ def scored_rows(world: World, batch: Batch, *, reads_all: bool) -> dict[tuple[in
     """Normalised rows by (user, position), as training scores them; targets say whose row and which it is."""
     codes = 1 + 1000 * torch.arange(len(batch.events))[:, None] + batch.history.position
     batch = batch._replace(history=batch.history._replace(target=codes * batch.history.valid))
-    looped = loop(
-        world.backbone,
-        world.compressor,
-        world.encode,
-        batch,
-        world.rule,
-        together=world.together,
-        reads_all=reads_all,
-        score=lambda hidden, history: (world.vectors(hidden), history),
-    )
+    looped = world.run(batch, reads_all=reads_all, score=lambda hidden, history: (world.vectors(hidden), history))
     found: dict[tuple[int, int], Tensor] = {}
     for hidden, history in looped.scored:
         for entry, column in (history.target > 0).nonzero().tolist():
@@ -156,26 +139,10 @@ def test_a_shift_of_zero_columns_in_front_changes_nothing_but_the_boundaries(wor
         pytest.skip("full has no segments")
     shift = world.rule.segment - 1
     padded = histories([17], shift=[shift])
-    hidden = loop(
-        world.backbone,
-        world.compressor,
-        world.encode,
-        padded,
-        world.rule,
-        together=world.together,
-        score=lambda hidden, *_: hidden,
-    ).scored[-1]
+    hidden = world.run(padded, score=lambda hidden, *_: hidden).scored[-1]
     filled = padded._replace(history=padded.history._replace(item=padded.history.item.clone()))
     filled.history.item[:, :shift] = 3  # padding in front is invisible whatever stands in it
-    again = loop(
-        world.backbone,
-        world.compressor,
-        world.encode,
-        filled,
-        world.rule,
-        together=world.together,
-        score=lambda hidden, *_: hidden,
-    ).scored[-1]
+    again = world.run(filled, score=lambda hidden, *_: hidden).scored[-1]
     torch.testing.assert_close(hidden, again, atol=0.0, rtol=0.0)
 
 
@@ -183,15 +150,7 @@ def test_cached_read_is_the_loop(world: World) -> None:
     """A memory made earlier, on its own, gives the same query as folding and reading at once."""
     lengths = LENGTHS
     batch = histories(lengths)
-    whole = loop(
-        world.backbone,
-        world.compressor,
-        world.encode,
-        batch,
-        world.rule,
-        together=world.together,
-        score=lambda hidden, *_: hidden,
-    )
+    whole = world.run(batch, score=lambda hidden, *_: hidden)
     closed = world.rule.closed(batch.events)
     for index, events in enumerate(lengths):
         alone = user(batch, index, events)
@@ -218,24 +177,8 @@ def test_update_is_one_fold(world: World) -> None:
     if not world.compressor.rows:
         pytest.skip("nothing is remembered")
     batch = histories([23])
-    early = loop(
-        world.backbone,
-        world.compressor,
-        world.encode,
-        user(batch, 0, 12),
-        world.rule,
-        together=world.together,
-        score=lambda *_: None,
-    ).memory
-    late = loop(
-        world.backbone,
-        world.compressor,
-        world.encode,
-        batch,
-        world.rule,
-        together=world.together,
-        score=lambda *_: None,
-    ).memory
+    early = world.run(user(batch, 0, 12), score=lambda *_: None).memory
+    late = world.run(batch, score=lambda *_: None).memory
     memory = early
     start, whole = int(early.count[0]), int(world.rule.closed(batch.events)[0]) * world.rule.segment
     for begin in range(start, whole, world.rule.segment):
@@ -249,15 +192,7 @@ def test_update_is_one_fold(world: World) -> None:
 def test_other_users_padding_and_order_do_not_matter(world: World) -> None:
     lengths = LENGTHS
     batch = histories(lengths)
-    together = loop(
-        world.backbone,
-        world.compressor,
-        world.encode,
-        batch,
-        world.rule,
-        together=world.together,
-        score=lambda hidden, *_: hidden,
-    )
+    together = world.run(batch, score=lambda hidden, *_: hidden)
     closed = world.rule.closed(batch.events)
     for index, events in enumerate(lengths):
         opened = events - int(closed[index]) * world.rule.segment
@@ -389,13 +324,8 @@ def test_checkpointed_folds_have_the_same_gradient(world: World) -> None:
     leaves += world.compressor.parameters()
     found = []
     for checkpointed in (False, True):
-        looped = loop(
-            world.backbone,
-            world.compressor,
-            world.encode,
+        looped = world.run(
             batch,
-            world.rule,
-            together=world.together,
             score=lambda hidden, history: (hidden * history.target[..., None]).square().mean(),
             reads_all=True,
             checkpointed=checkpointed,
@@ -412,15 +342,7 @@ def test_a_gradient_reaches_the_tokens_and_old_items(world: World) -> None:
         pytest.skip("nothing is remembered")
     batch = histories([23])
     batch.history.item[0, :] = torch.arange(1, 24)
-    looped = loop(
-        world.backbone,
-        world.compressor,
-        world.encode,
-        batch,
-        world.rule,
-        together=world.together,
-        score=lambda hidden, *_: hidden,
-    )
+    looped = world.run(batch, score=lambda hidden, *_: hidden)
     table, *own = torch.autograd.grad(looped.scored[-1].square().sum(), [world.table, *world.compressor.parameters()])
     assert all(bool(gradient.any()) for gradient in own)
     if hasattr(world.compressor, "tokens"):
@@ -434,15 +356,7 @@ def test_a_gradient_reaches_the_tokens_and_old_items(world: World) -> None:
 
 def test_the_memory_counts_its_events(world: World) -> None:
     batch = histories([23, 9])
-    memory = loop(
-        world.backbone,
-        world.compressor,
-        world.encode,
-        batch,
-        world.rule,
-        together=world.together,
-        score=lambda *_: None,
-    ).memory
+    memory = world.run(batch, score=lambda *_: None).memory
     if not world.compressor.rows:
         assert memory.rows == 0
         return
@@ -469,7 +383,7 @@ def test_layered_needs_two_layers() -> None:
 def test_a_memory_of_another_depth_is_refused() -> None:
     world, deeper = World(segment=5, recent=4, layers=2), World(segment=5, recent=4, layers=3)
     batch = histories([12])
-    memory = loop(deeper.backbone, deeper.compressor, deeper.encode, batch, deeper.rule, score=lambda *_: None).memory
+    memory = deeper.run(batch, score=lambda *_: None).memory
     with pytest.raises(ValueError, match="the memory has 3 planes, but this HSTU has 2 layers"):
         read(world.backbone, world.encode, batch, torch.tensor([1]), SegmentRule(5, 4), memory)
 
@@ -489,12 +403,8 @@ def test_segments_folded_together_are_segments_folded_one_by_one(world: World, t
     leaves = [world.table, *world.backbone.parameters(), *world.compressor.parameters()]
     found = []
     for count in (1, together):
-        looped = loop(
-            world.backbone,
-            world.compressor,
-            world.encode,
+        looped = world.run(
             batch,
-            world.rule,
             together=count,
             reads_all=reads_all,
             score=lambda hidden, history: (hidden * (history.target > 0)[..., None]).sum(dim=-1).square().sum(),

@@ -125,7 +125,6 @@ def test_merged_blocks_are_the_digits_of_the_number_of_segments() -> None:
 
 def test_the_gradient_ends_where_it_is_cut() -> None:
     """With a cut before every second segment, some old events have a gradient and the oldest have none."""
-    from persrec.models.compressor import loop
 
     built = World(segment=S, recent=1, memory="recurrent", together=1)
     batch = histories([8 * S + 1])
@@ -136,9 +135,7 @@ def test_the_gradient_ends_where_it_is_cut() -> None:
 
     found = []
     for every in (None, 2):
-        looped = loop(
-            built.backbone, built.compressor, built.encode, batch, built.rule, score=score, detach_every=every
-        )
+        looped = built.run(batch, score=score, detach_every=every)
         (gradient,) = torch.autograd.grad(looped.scored[-1].square().sum(), built.table)
         found.append(gradient.abs().sum(dim=1)[1 : 8 * S + 1] > 0)
         last = looped.scored[-1]

@@ -15,7 +15,7 @@ from persrec.batches import Batch
 from persrec.errors import UserError
 from persrec.models import decoder as decoders
 from persrec.models.build import build
-from persrec.models.compressor import loop, read
+from persrec.models.compressor import read
 from persrec.models.decoder import DecoderBackbone, small_decoder
 from persrec.models.hosted import TokenMaps
 from persrec.models.model import Model
@@ -52,14 +52,8 @@ def alone(batch: Batch, index: int, events: int) -> Batch:
 
 
 def hidden_of(world: World, batch: Batch, *, reads_all: bool = False) -> list[Tensor]:
-    return loop(
-        world.backbone,
-        world.compressor,
-        world.encode,
-        batch,
-        world.rule,
-        reads_all=reads_all,
-        score=lambda hidden, history: world.vectors(hidden)[history.target > 0],
+    return world.run(
+        batch, reads_all=reads_all, score=lambda hidden, history: world.vectors(hidden)[history.target > 0]
     ).scored
 
 

@@ -10,7 +10,6 @@ from torch import Tensor
 from persrec.errors import UserError
 from persrec.models.attention import Buckets, competing_pointwise, competing_softmax, shared_out
 from persrec.models.build import build
-from persrec.models.compressor import loop
 from persrec.models.interfaces import Memory
 from persrec.models.rows import rows_of
 from persrec.recipe.recipe import Recipe, parse
@@ -183,9 +182,7 @@ def test_pooled_rows_count_as_well() -> None:
     """Means of more and fewer events: prototypes whose rows weigh differently."""
     world = World(segment=5, recent=4, memory="prototypes", token_options=("count_weight",))
     batch = histories([23])
-    memory = loop(
-        world.backbone, world.compressor, world.encode, batch, world.rule, score=lambda hidden, events: None
-    ).memory
+    memory = world.run(batch, score=lambda hidden, events: None).memory
     opened = rows_of(batch.history.part(1, 15, 23), world.encode)
     heavier = replace(memory, weight=memory.weight * torch.tensor([1.0, 9.0]))
     assert not torch.allclose(world.backbone.step(opened, memory)[0], world.backbone.step(opened, heavier)[0])
