@@ -19,7 +19,6 @@ average of the oracle, which is not told the cause either. `late` is described i
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from itertools import pairwise
@@ -308,10 +307,8 @@ def main() -> None:
         rows = list(long_rows(arguments, out))
     else:
         rows = list(late.rows(arguments.recipe, arguments.overrides, out, arguments.jobs, arguments.queries))
-    kept = []
-    if arguments.append and arguments.json and Path(arguments.json).exists():
-        kept = [row for row in json.loads(Path(arguments.json).read_text()) if row.get("dataset") != name]
-    machine.write(arguments.json, rows, keep=kept)
+    before = machine.rows_of(arguments.json) if arguments.append else []
+    machine.write(arguments.json, rows, keep=[row for row in before if row["dataset"] != name])
 
 
 if __name__ == "__main__":

@@ -124,10 +124,8 @@ def main() -> None:
         for encoding in WAYS[way].encodings
     }
     rows = list(all_rows(chosen, found, named=not arguments.exploratory))
-    kept = []
-    if arguments.append and arguments.json and Path(arguments.json).exists():
-        kept = [row for row in json.loads(Path(arguments.json).read_text()) if row.get("dataset") != chosen.name]
-    machine.write(arguments.json, rows, keep=kept)
+    before = machine.rows_of(arguments.json) if arguments.append else []
+    machine.write(arguments.json, rows, keep=[row for row in before if row["dataset"] != chosen.name])
 
 
 def all_rows(chosen: Recipe, found: Found, *, named: bool) -> Iterator[dict[str, Any]]:

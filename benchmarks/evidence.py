@@ -10,7 +10,6 @@ recipes, protocols and repeat heads in the file.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -135,10 +134,9 @@ def main() -> None:
 
 def others(arguments: argparse.Namespace, shared: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows of the file that are of other recipes or settings."""
-    if not arguments.json or not Path(arguments.json).exists():
-        return []
-    rows: list[dict[str, Any]] = json.loads(Path(arguments.json).read_text())
-    return [row for row in rows if any(row.get(key) != value for key, value in shared.items())]
+    return [
+        row for row in machine.rows_of(arguments.json) if any(row.get(key) != value for key, value in shared.items())
+    ]
 
 
 if __name__ == "__main__":

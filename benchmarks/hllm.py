@@ -6,8 +6,9 @@
 Each variant is fitted for every history and seed of the recipe as in `quality.py`; what is complete is kept. Buckets:
 `all`; `tail`, targets whose item has fewer training events than the median item; `cold`: a share of the items, 5%, is
 taken out of the log, a model is fitted on the rest, the items are put into the run by their texts, and users whose
-last event is one of them are asked, all items ranked. Pairs are differences over the same targets, users resampled, the
-mean over seeds. `--read` measures a read of 64 users with 1,024 events, S = R = 32, with all events and from memories.
+last event is one of them are asked, all items ranked. Pairs of models are differences over the same targets, users
+resampled, the mean over seeds; pairs of histories are ratios, with the retention. `--read` measures a read of 64 users
+with 1,024 events, S = R = 32, with all events and from memories.
 """
 
 import argparse
@@ -99,8 +100,10 @@ def warm(name: str, variants: list[str], arguments: argparse.Namespace) -> Rows:
         cells = recipe.load(name, overrides).grid()
         out = arguments.out / name / variant.replace(", ", "-")
         quality.train(name, cells, overrides, out, arguments.jobs)
-        for cell in cells:
-            done = run.load(out / name_of(cell))
+        runs = [run.load(out / name_of(cell)) for cell in cells]
+        ratios = quality.pair_rows(runs, not arguments.exploratory)
+        rows += [pair | {"model": variant.removesuffix(", whitened"), "bucket": "all"} for pair in ratios]
+        for cell, done in zip(cells, runs, strict=True):
             for bucket, part in buckets(done).items():
                 history: str = cell.histories[0]
                 found, users[history, bucket] = values(done, part)
@@ -202,6 +205,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("runs/hllm"))
     parser.add_argument("--json", help="file for the rows")
+    parser.add_argument("--append", action="store_true", help="keep what the file has of other data sets")
     parser.add_argument("--exploratory", action="store_true", help="the recipe was not named before the test")
     arguments = parser.parse_args()
     if arguments.read:
@@ -210,7 +214,8 @@ def main() -> None:
     rows = warm(arguments.recipe, arguments.models, arguments)
     for variant in arguments.cold:
         rows += cold(arguments.recipe, variant, arguments)
-    machine.write(arguments.json, rows)
+    before = machine.rows_of(arguments.json) if arguments.append else []
+    machine.write(arguments.json, rows, keep=[row for row in before if row["dataset"] != rows[0]["dataset"]])
 
 
 if __name__ == "__main__":

@@ -24,6 +24,11 @@ def describe() -> dict[str, Any]:
     }
 
 
+def rows_of(path: str | None) -> list[dict[str, Any]]:
+    """The rows of a file that may not be there yet."""
+    return json.loads(Path(path).read_text(encoding="utf-8")) if path and Path(path).exists() else []
+
+
 def write(path: str | None, rows: list[dict[str, Any]], *, keep: list[dict[str, Any]] | None = None) -> None:
     """Write flat rows to a JSON file, each with the description of this machine; print them where no file is given.
 

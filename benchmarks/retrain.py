@@ -11,7 +11,6 @@ are paired, over users. A million users: seconds of one user, times a million.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -109,10 +108,8 @@ def main() -> None:
     faiss.omp_set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         row = measured(arguments.old, arguments.new, arguments.learn, Path(folder))
-    kept = []
-    if arguments.append and arguments.json and Path(arguments.json).exists():
-        kept = json.loads(Path(arguments.json).read_text())
-    machine.write(arguments.json, [{"new_model": arguments.what} | row], keep=kept)
+    before = machine.rows_of(arguments.json) if arguments.append else []
+    machine.write(arguments.json, [{"new_model": arguments.what} | row], keep=before)
 
 
 if __name__ == "__main__":

@@ -73,11 +73,9 @@ def slot_rows(folders: list[Path], about: dict[str, Any]) -> Iterator[dict[str, 
             one.compress(history)
             for state, found in values.items():
                 lists = one.recommend(users, LIST, slots=state == "on")
-                hit = lists.join(target, on=["user_id", "item_id"])
-                rank = target.join(hit.select("user_id", "rank"), on="user_id", how="left", maintain_order="left")[
-                    "rank"
-                ]
-                found.append(np.nan_to_num(1 / np.log2(1 + rank.cast(pl.Float64).fill_null(np.inf).to_numpy())))
+                ranked = lists.select("user_id", "item_id", "rank")
+                hits = target.join(ranked, on=["user_id", "item_id"], how="left", maintain_order="left")
+                found.append(1 / np.log2(1 + hits["rank"].cast(pl.Float64).fill_null(np.inf).to_numpy()))
     number = np.arange(len(users))
     for state, found in values.items():
         for folder, own in zip(folders, found, strict=True):
