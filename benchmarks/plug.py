@@ -8,7 +8,8 @@
 hosts only (`make test-hosts` makes it). Histories: `full`, the host alone on the last `--length` events; `recent`, the
 same host and segments with nothing remembered; `compressed`, trained jointly; `tuned`, the full one, attached and
 trained for 1, 2, ... more epochs, one row each. Of the epochs of the others the best on validation counts, the first
-event after those that are trained on. Cells that are in `--out` already are not trained again.
+event after those that are trained on, and they end where it has not been bettered for `--patience` epochs. Cells that
+are in `--out` already are not trained again.
 """
 
 import argparse
@@ -72,8 +73,8 @@ def ndcg(log: Any, asked: Any, best: npt.NDArray[np.int64]) -> Values:
 class Cells:
     """Trained cells by (history, epochs of tuning, seed): values of the queries and what they cost, kept on disk."""
 
-    def __init__(self, folder: Path, host: Any, log: Any, epochs: int) -> None:
-        self.folder, self.host, self.log, self.epochs = folder, host, log, epochs
+    def __init__(self, folder: Path, host: Any, log: Any, *, epochs: int, patience: int) -> None:
+        self.folder, self.host, self.log, self.epochs, self.patience = folder, host, log, epochs, patience
         folder.mkdir(parents=True, exist_ok=True)
 
     def train(self, histories: list[str], seed: int, tuned: int) -> None:
@@ -95,6 +96,8 @@ class Cells:
             print(f"{time.strftime('%H:%M:%S')} {history} epoch {epoch}: validation {found:.4f}", flush=True)
             if found > best:
                 best, chosen, weights = found, epoch, deepcopy(self.host.module(model).state_dict())
+            if epoch - chosen >= self.patience:
+                break
         self.host.module(model).load_state_dict(weights)
         self._keep(history, 0, seed, model, statistics.median(seconds), best_epoch=chosen)
         return model
@@ -143,7 +146,7 @@ def rows(cells: Cells, histories: list[str], seeds: list[int], tuned: int, commo
                     "low": round(mean.low, 6),
                     "high": round(mean.high, 6),
                     "retention": retention(values, history, epoch, seeds.index(seed)),
-                    "epochs": epoch or cells.epochs,
+                    "epochs": epoch or int(cells.load(history, 0, seed)[1]["best_epoch"]),
                 }
                 | dict.fromkeys(SECONDS)
                 | seconds
@@ -195,7 +198,9 @@ def run(arguments: argparse.Namespace) -> None:
         timed_users=arguments.timed_users,
     )
     host = (Llama if arguments.host == "llama" else RecTools)(log, settings)
-    cells = Cells(arguments.out / f"{log.name}-{arguments.host}", host, log, settings.epochs)
+    cells = Cells(
+        arguments.out / f"{log.name}-{arguments.host}", host, log, epochs=settings.epochs, patience=arguments.patience
+    )
     for seed in arguments.seeds:
         cells.train(arguments.histories, seed, arguments.tune)
     common = {
@@ -231,6 +236,9 @@ def main() -> None:
     for name, value in (("length", 200), ("segment", 40), ("recent", 40), ("tokens", 4), ("width", 64)):
         second.add_argument(f"--{name}", type=int, default=value)
     second.add_argument("--epochs", type=int, default=20)
+    second.add_argument(
+        "--patience", type=int, default=3, help="epochs without a better one, after which training ends"
+    )
     second.add_argument("--batch", type=int, default=16, help="histories per step")
     second.add_argument("--learning-rate", type=float, default=0.001)
     second.add_argument("--tune", type=int, default=3, help="epochs of tuning")
