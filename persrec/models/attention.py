@@ -24,6 +24,28 @@ class Buckets(NamedTuple):
     time: Tensor | None  # (B, L, C) int32, or None without a time signal
 
 
+class Bias(NamedTuple):
+    """What is added to the score of each pair of row and column: of each head, a learned number for its buckets."""
+
+    buckets: Buckets
+    position: Tensor  # (H, P)
+    time: Tensor | None  # (H, T), or None without a time signal
+
+    def added_to(self, scores: Tensor) -> Tensor:
+        """The scores (B, H, L, C), in place."""
+        scores += _lookup(self.position.to(scores.dtype), self.buckets.position)
+        if self.time is not None and self.buckets.time is not None:
+            scores += _lookup(self.time.to(scores.dtype), self.buckets.time)
+        return scores
+
+    def gradients(self, grad: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Those of the two tables, from that of the scores (B, H, L, C)."""
+        by_position = _table_gradient(grad, self.buckets.position, self.position)
+        if self.time is None or self.buckets.time is None:
+            return by_position, None
+        return by_position, _table_gradient(grad, self.buckets.time, self.time)
+
+
 def position_bucket(distance: Tensor, exact: int) -> Tensor:
     """Bucket of a distance in events: itself below `exact`, logarithmic beyond, the last one open; int32."""
     far = distance.clamp(min=exact).to(torch.float32).div_(exact).log2_().mul_(LOG_STEPS).to(torch.int32)
@@ -55,53 +77,38 @@ class _PointwiseAttention(torch.autograd.Function):
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        position_table: Tensor,
-        time_table: Tensor | None,
+        position: Tensor,
+        time: Tensor | None,
         buckets: Buckets,
         visible: Tensor,
         divisor: Tensor,
         recompute: bool,
     ) -> Tensor:
-        scores = _scores(q, k, position_table, time_table, buckets)
+        scores = Bias(buckets, position, time).added_to(q @ k.transpose(-1, -2))
         weights = F.silu(scores, inplace=recompute).mul_(_scale(visible, divisor, scores))
-        ctx.save_for_backward(
-            q, k, v, position_table, time_table, visible, divisor, None if recompute else scores, *buckets
-        )
+        kept = None if recompute else scores
+        ctx.save_for_backward(q, k, v, visible, divisor, kept, position, time, *buckets)
         return weights @ v  # (B, H, L, E)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, position_table, time_table, visible, divisor, scores, *bucket_tensors = ctx.saved_tensors
-        buckets = Buckets(*bucket_tensors)
+        q, k, v, visible, divisor, scores, *tables, by_position, by_time = ctx.saved_tensors
+        bias = Bias(Buckets(by_position, by_time), *tables)
         if scores is None:
-            scores = _scores(q, k, position_table, time_table, buckets)
+            scores = bias.added_to(q @ k.transpose(-1, -2))
         scale = _scale(visible, divisor, scores)
         weights = F.silu(scores).mul_(scale)
         grad_v = weights.transpose(-1, -2) @ grad
         grad_weights = torch.matmul(grad, v.transpose(-1, -2), out=weights)
         grad_scores = torch.ops.aten.silu_backward(grad_weights.mul_(scale), scores)
-        grad_position = _table_gradient(grad_scores, buckets.position, position_table)
-        grad_time = (
-            None
-            if time_table is None or buckets.time is None
-            else _table_gradient(grad_scores, buckets.time, time_table)
-        )
-        return grad_scores @ k, grad_scores.transpose(-1, -2) @ q, grad_v, grad_position, grad_time, *[None] * 4
+        grad_q, grad_k = grad_scores @ k, grad_scores.transpose(-1, -2) @ q
+        return grad_q, grad_k, grad_v, *bias.gradients(grad_scores), *[None] * 4
 
 
 def _scale(visible: Tensor, divisor: Tensor, like: Tensor) -> Tensor:
     """What each pair's weight is multiplied by, (B or 1, 1, L, C): 1 / divisor, or 0 where it is not visible."""
     return visible[:, None].to(like.dtype).div_(divisor)
-
-
-def _scores(q: Tensor, k: Tensor, position_table: Tensor, time_table: Tensor | None, buckets: Buckets) -> Tensor:
-    """q k^T + bias: (B, H, L, C)."""
-    scores = q @ k.transpose(-1, -2)
-    scores += _lookup(position_table.to(scores.dtype), buckets.position)
-    if time_table is not None and buckets.time is not None:
-        scores += _lookup(time_table.to(scores.dtype), buckets.time)
-    return scores
 
 
 def _lookup(table: Tensor, bucket: Tensor) -> Tensor:
@@ -129,9 +136,7 @@ def pointwise_attention(
     k: Tensor,
     v: Tensor,
     *,
-    position_table: Tensor,
-    time_table: Tensor | None,
-    buckets: Buckets,
+    bias: Bias,
     visible: Tensor,
     divisor: Tensor,
     recompute: bool = False,
@@ -139,7 +144,7 @@ def pointwise_attention(
     """Attended values (B, H, L, E) of queries (B, H, L, E) over keys and values (B, H, C, E)."""
     q, k, v = _of_one_type(q, k, v)
     with torch.autocast(q.device.type, enabled=False):
-        return _PointwiseAttention.apply(q, k, v, position_table, time_table, buckets, visible, divisor, recompute)
+        return _PointwiseAttention.apply(q, k, v, bias.position, bias.time, bias.buckets, visible, divisor, recompute)
 
 
 class _SoftmaxAttention(torch.autograd.Function):
@@ -154,46 +159,38 @@ class _SoftmaxAttention(torch.autograd.Function):
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        position_table: Tensor,
-        time_table: Tensor | None,
+        position: Tensor,
+        time: Tensor | None,
         buckets: Buckets,
         visible: Tensor,
         recompute: bool,
     ) -> Tensor:
-        weights = _distribution(q, k, position_table, time_table, buckets, visible)
+        weights = _distribution(q, k, Bias(buckets, position, time), visible)
         sees = visible.any(dim=-1)[:, None, :, None]  # (B, 1, L, 1); a row that sees nothing is given nothing
         out = (weights @ v).mul_(sees)  # (B, H, L, E)
         kept = None if recompute else weights
-        ctx.save_for_backward(q, k, v, position_table, time_table, visible, sees, kept, out, *buckets)
+        ctx.save_for_backward(q, k, v, visible, sees, kept, out, position, time, *buckets)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, position_table, time_table, visible, sees, weights, out, *bucket_tensors = ctx.saved_tensors
-        buckets = Buckets(*bucket_tensors)
+        q, k, v, visible, sees, weights, out, *tables, by_position, by_time = ctx.saved_tensors
+        bias = Bias(Buckets(by_position, by_time), *tables)
         if weights is None:
-            weights = _distribution(q, k, position_table, time_table, buckets, visible)
+            weights = _distribution(q, k, bias, visible)
         grad = grad * sees
         grad_v = weights.transpose(-1, -2) @ grad
         grad_scores = grad @ v.transpose(-1, -2)
         grad_scores.sub_((grad * out).sum(dim=-1, keepdim=True)).mul_(weights)
-        grad_position = _table_gradient(grad_scores, buckets.position, position_table)
-        grad_time = (
-            None
-            if time_table is None or buckets.time is None
-            else _table_gradient(grad_scores, buckets.time, time_table)
-        )
         grad_q = (grad_scores @ k).mul_(q.shape[-1] ** -0.5)
         grad_k = (grad_scores.transpose(-1, -2) @ q).mul_(q.shape[-1] ** -0.5)
-        return grad_q, grad_k, grad_v, grad_position, grad_time, *[None] * 3
+        return grad_q, grad_k, grad_v, *bias.gradients(grad_scores), *[None] * 3
 
 
-def _distribution(
-    q: Tensor, k: Tensor, position_table: Tensor, time_table: Tensor | None, buckets: Buckets, visible: Tensor
-) -> Tensor:
+def _distribution(q: Tensor, k: Tensor, bias: Bias, visible: Tensor) -> Tensor:
     """What each row gives to each column, (B, H, L, C): 0 where it is not visible, but alike where nothing is."""
-    scores = _scores(q * q.shape[-1] ** -0.5, k, position_table, time_table, buckets)
+    scores = bias.added_to((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2))
     return scores.masked_fill_(~visible[:, None], torch.finfo(scores.dtype).min).softmax(dim=-1)
 
 
@@ -202,16 +199,14 @@ def softmax_attention(
     k: Tensor,
     v: Tensor,
     *,
-    position_table: Tensor,
-    time_table: Tensor | None,
-    buckets: Buckets,
+    bias: Bias,
     visible: Tensor,
     recompute: bool = False,
 ) -> Tensor:
     """Attended values (B, H, L, E) of queries (B, H, L, E) over keys and values (B, H, C, E); 0 where none is seen."""
     q, k, v = _of_one_type(q, k, v)
     with torch.autocast(q.device.type, enabled=False):
-        return _SoftmaxAttention.apply(q, k, v, position_table, time_table, buckets, visible, recompute)
+        return _SoftmaxAttention.apply(q, k, v, bias.position, bias.time, bias.buckets, visible, recompute)
 
 
 def competing_pointwise(
@@ -219,9 +214,7 @@ def competing_pointwise(
     k: Tensor,
     v: Tensor,
     *,
-    position_table: Tensor,
-    time_table: Tensor | None,
-    buckets: Buckets,
+    bias: Bias,
     visible: Tensor,
     divided: Tensor,
     divisor: Tensor,
@@ -229,7 +222,7 @@ def competing_pointwise(
     """`pointwise_attention` of token rows whose weights at columns `divided` are multiplied by `shared_out`."""
     q, k, v = _of_one_type(q, k, v)
     with torch.autocast(q.device.type, enabled=False):
-        scores = _scores(q, k, position_table, time_table, buckets)
+        scores = bias.added_to(q @ k.transpose(-1, -2))
         share = shared_out(scores, visible[:, None], divided).exp()
         return (F.silu(scores) * share * _scale(visible, divisor, scores)) @ v
 
@@ -239,9 +232,7 @@ def competing_softmax(
     k: Tensor,
     v: Tensor,
     *,
-    position_table: Tensor,
-    time_table: Tensor | None,
-    buckets: Buckets,
+    bias: Bias,
     visible: Tensor,
     divided: Tensor,
 ) -> Tensor:
@@ -252,7 +243,7 @@ def competing_softmax(
     """
     q, k, v = _of_one_type(q, k, v)
     with torch.autocast(q.device.type, enabled=False):
-        scores = _scores(q * q.shape[-1] ** -0.5, k, position_table, time_table, buckets)
+        scores = bias.added_to((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2))
         scores = torch.where(divided, shared_out(scores, visible[:, None], divided), scores)
         weights = scores.masked_fill(~visible[:, None], torch.finfo(scores.dtype).min).softmax(dim=-1)
         return (weights @ v) * visible.any(dim=-1)[:, None, :, None]
@@ -285,16 +276,12 @@ def reference_attention(
     k: Tensor,
     v: Tensor,
     *,
-    position_table: Tensor,
-    time_table: Tensor | None,
-    buckets: Buckets,
+    bias: Bias,
     visible: Tensor,
     divisor: Tensor,
 ) -> Tensor:
     """The slow twin of `pointwise_attention`: the same function, written out for autograd."""
-    scores = q @ k.transpose(-1, -2) + position_table[:, buckets.position.long()].transpose(0, 1)
-    if time_table is not None and buckets.time is not None:
-        scores = scores + time_table[:, buckets.time.long()].transpose(0, 1)
+    scores = q @ k.transpose(-1, -2) + _written_out(bias)
     return (F.silu(scores) * visible[:, None]) @ v / divisor
 
 
@@ -303,14 +290,17 @@ def reference_softmax(
     k: Tensor,
     v: Tensor,
     *,
-    position_table: Tensor,
-    time_table: Tensor | None,
-    buckets: Buckets,
+    bias: Bias,
     visible: Tensor,
 ) -> Tensor:
     """The slow twin of `softmax_attention`: torch's own attention, with the biases in its mask."""
-    bias = position_table[:, buckets.position.long()].transpose(0, 1)
-    if time_table is not None and buckets.time is not None:
-        bias = bias + time_table[:, buckets.time.long()].transpose(0, 1)
-    mask = bias.masked_fill(~visible[:, None], float("-inf"))  # (B, H, L, C)
+    mask = _written_out(bias).masked_fill(~visible[:, None], float("-inf"))  # (B, H, L, C)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).where(visible.any(dim=-1)[:, None, :, None], 0.0)
+
+
+def _written_out(bias: Bias) -> Tensor:
+    """The bias (b, H, L, C) of all pairs."""
+    found = bias.position[:, bias.buckets.position.long()].transpose(0, 1)
+    if bias.time is None or bias.buckets.time is None:
+        return found
+    return found + bias.time[:, bias.buckets.time.long()].transpose(0, 1)

@@ -5,7 +5,6 @@ Shapes: B users, L rows, K tokens, M remembered rows, C = M + L columns, H heads
 
 from copy import deepcopy
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -90,16 +89,16 @@ class HSTULayer(nn.Module):
         if self.count_power is not None and weight is not None:
             power = self.count_power[:, None, None] * weight[:, None, :, None]  # (B, H, C, 1)
             value = value * power.exp().to(value.dtype)
-        tables: dict[str, Any] = {
-            "position_table": self.position_bias,
-            "time_table": self.time_bias,
-            "divisor": self.divisor,
-        }
-        attend, compete = (
-            partial(pointwise_attention, recompute=recompute, **tables),
-            partial(competing_pointwise, **tables),
-        )
-        joined = attended(query, key, value, blocks, slots, attend=attend, compete=compete)  # (B, L, D)
+        joined = attended(
+            query,
+            key,
+            value,
+            (self.position_bias, self.time_bias),
+            blocks,
+            slots,
+            attend=partial(pointwise_attention, divisor=self.divisor, recompute=recompute),
+            compete=partial(competing_pointwise, divisor=self.divisor),
+        )  # (B, L, D)
         return x + self.outer(self.dropout(norm(joined) * gate))
 
     def _value_key(self, remembered: Tensor) -> tuple[Tensor, Tensor]:

@@ -63,12 +63,17 @@ class SoftmaxAttention(nn.Module):
         query, key, value = (split_heads(part, self.heads) for part in (query, key, value))  # (B, H, L or C, E)
         if self.count_power is not None and weight is not None:
             query, key = counted(query, key, self.count_power, weight)
-        tables: dict[str, Any] = {"position_table": self.position_bias, "time_table": self.time_bias}
-        attend, compete = (
-            partial(softmax_attention, recompute=recompute, **tables),
-            partial(competing_softmax, **tables),
-        )
-        return self.outer(attended(query, key, value, blocks, slots, attend=attend, compete=compete))  # (B, L, D)
+        joined = attended(
+            query,
+            key,
+            value,
+            (self.position_bias, self.time_bias),
+            blocks,
+            slots,
+            attend=partial(softmax_attention, recompute=recompute),
+            compete=competing_softmax,
+        )  # (B, L, D)
+        return self.outer(joined)
 
 
 class SASRecLayer(nn.Module):

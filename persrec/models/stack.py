@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from persrec.models.attention import Buckets, position_bucket, time_bucket
+from persrec.models.attention import Bias, Buckets, position_bucket, time_bucket
 from persrec.models.interfaces import Chain, Memory, Rows
 from persrec.models.memory import put
 from persrec.models.segments import causal
@@ -242,6 +242,7 @@ def attended(
     query: Tensor,
     key: Tensor,
     value: Tensor,
+    tables: tuple[Tensor, Tensor | None],
     blocks: list[RowBlock],
     slots: Slots | None,
     *,
@@ -257,14 +258,14 @@ def attended(
             query[:, :, block.rows],
             key[:, :, : block.columns],
             value[:, :, : block.columns],
-            buckets=block.buckets,
+            bias=Bias(block.buckets, *tables),
             visible=block.visible,
         )
         for block in blocks
     ]
     joined = torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
     if slots is not None:
-        options = {"buckets": slots.buckets, "visible": slots.visible, "divided": slots.divided}
+        options = {"bias": Bias(slots.buckets, *tables), "visible": slots.visible, "divided": slots.divided}
         joined = joined.index_copy(2, slots.rows, compete(query[:, :, slots.rows], key, value, **options))
     return joined.transpose(1, 2).flatten(2)
 

@@ -5,6 +5,7 @@ import torch
 
 from persrec.models.attention import (
     TIME_BUCKETS,
+    Bias,
     Buckets,
     pointwise_attention,
     position_bucket,
@@ -30,8 +31,8 @@ def inputs(*, shared: bool, timed: bool) -> tuple[dict, list[torch.Tensor]]:
     leaves = [q, k, v, position_table, *([time_table] if time_table is not None else [])]
     for leaf in leaves:
         leaf.requires_grad_()
-    given = {"q": q, "k": k, "v": v, "position_table": position_table, "time_table": time_table}
-    return given | {"buckets": buckets, "visible": visible, "divisor": torch.tensor(3.0, dtype=torch.float64)}, leaves
+    given = {"q": q, "k": k, "v": v, "bias": Bias(buckets, position_table, time_table)}
+    return given | {"visible": visible, "divisor": torch.tensor(3.0, dtype=torch.float64)}, leaves
 
 
 @pytest.mark.parametrize("recompute", [False, True])
@@ -67,12 +68,11 @@ def test_softmax_and_its_gradients_are_those_of_torch(shared: bool, timed: bool,
 @pytest.mark.parametrize("recompute", [False, True])
 def test_softmax_passes_the_gradient_check_with_rows_that_see_nothing(recompute: bool) -> None:
     given, leaves = inputs(shared=False, timed=True)
-    buckets, visible = given["buckets"], given["visible"]
+    buckets, visible = given["bias"].buckets, given["visible"]
     visible[0, 1] = visible[2, 3] = False
 
     def attend(*parts: torch.Tensor) -> torch.Tensor:
-        tables = {"position_table": parts[3], "time_table": parts[4]}
-        return softmax_attention(*parts[:3], **tables, buckets=buckets, visible=visible, recompute=recompute)
+        return softmax_attention(*parts[:3], bias=Bias(buckets, *parts[3:]), visible=visible, recompute=recompute)
 
     assert torch.autograd.gradcheck(attend, leaves)
 
@@ -96,7 +96,7 @@ def test_softmax_is_a_mean_of_what_is_seen() -> None:
     seen = torch.tensor([[[True, True, False]]])
     for second, mean in ((0, [2.0, 3.0]), (1, [2.5, 3.5])):
         buckets = Buckets(torch.tensor([[[0, second, 0]]], dtype=torch.int32), None)
-        attended = softmax_attention(q, k, v, position_table=table, time_table=None, buckets=buckets, visible=seen)
+        attended = softmax_attention(q, k, v, bias=Bias(buckets, table, None), visible=seen)
         assert attended.flatten().tolist() == pytest.approx(mean)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from persrec.errors import UserError
-from persrec.models.attention import Buckets, competing_pointwise, competing_softmax, shared_out
+from persrec.models.attention import Bias, Buckets, competing_pointwise, competing_softmax, shared_out
 from persrec.models.build import build
 from persrec.models.interfaces import Memory
 from persrec.models.rows import rows_of
@@ -30,13 +30,12 @@ def competing(scores: list[list[float]], **more: Any) -> dict[str, Any]:
     """Queries that are one-hot, so that keys are the scores (K rows, C columns), which stand in values one-hot too."""
     given = torch.tensor(scores, dtype=torch.float64)
     rows, columns = given.shape
+    nowhere = Buckets(torch.zeros(1, rows, columns, dtype=torch.int32), None)
     return {
         "q": torch.eye(rows, dtype=torch.float64)[None, None],
         "k": given.T[None, None],
         "v": torch.eye(columns, dtype=torch.float64)[None, None],
-        "position_table": torch.zeros(1, 1, dtype=torch.float64),
-        "time_table": None,
-        "buckets": Buckets(torch.zeros(1, rows, columns, dtype=torch.int32), None),
+        "bias": Bias(nowhere, torch.zeros(1, 1, dtype=torch.float64), None),
         "visible": torch.ones(1, rows, columns, dtype=torch.bool),
         "divided": torch.ones(columns, dtype=torch.bool),
         **more,
