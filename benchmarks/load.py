@@ -30,7 +30,7 @@ from benchmarks import machine
 from persrec.serving.recommender import Recommender
 from tests.small import START, run_of
 
-USERS, ITEMS, EVENTS = 20_000, 10_000, 60  # events are of each user
+USERS, ITEMS, EVENTS = 20_000, 10_000, range(100, 180)  # events of a user, so that 1 to 3 segments are folded
 MEMORY = {"kind": "recurrent", "segment": 40, "recent": 40, "tokens": 4}
 MODEL = {"layers": 2, "width": 64, "heads": 2}
 
@@ -46,17 +46,19 @@ class Answered(NamedTuple):
 
 def stored(folder: Path) -> tuple[Path, Path]:
     """A run and its store."""
-    chance, size = np.random.default_rng(0), USERS * EVENTS
+    chance = np.random.default_rng(0)
+    user = np.repeat(np.arange(USERS), chance.integers(EVENTS.start, EVENTS.stop, USERS))
+    size = len(user)
     log = pl.DataFrame(
         {
-            "user_id": np.tile(np.arange(USERS), EVENTS),
+            "user_id": user,
             "item_id": np.concatenate([np.arange(ITEMS), chance.integers(0, ITEMS, size - ITEMS)]),
             "timestamp": START + 1000 * np.arange(size),
         }
     )
     run = run_of(folder, log, model=MODEL, memory=MEMORY)
     with Recommender.load(run, folder / "store") as recommender:
-        recommender.compress()
+        assert recommender.compress().folded >= USERS
     return run, folder / "store"
 
 

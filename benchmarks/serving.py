@@ -69,14 +69,16 @@ def recommender_of(chosen: Recipe, store: Path | None) -> Recommender:
 
 
 def log_of(users: int, events: int) -> pl.DataFrame:
-    """Users with as many random events each, minutes to days apart."""
+    """Users with so many random events, minutes to days apart, or up to S - 1 fewer, so that few fold together."""
     random = np.random.default_rng(0)
     gaps = np.exp(random.normal(10, 3, (users, events))).astype(np.int64) + 1
+    counts = events - random.integers(0, SEGMENT, users) if users > 1 else np.array([events])
+    there = np.arange(events) < counts[:, None]
     return pl.DataFrame(
         {
-            "user_id": np.repeat(np.arange(users), events),
-            "item_id": random.integers(1, ITEMS + 1, users * events),
-            "timestamp": pl.Series((START + gaps.cumsum(axis=1)).ravel()).cast(pl.Datetime("ms", "UTC")),
+            "user_id": np.repeat(np.arange(users), counts),
+            "item_id": random.integers(1, ITEMS + 1, counts.sum()),
+            "timestamp": pl.Series((START + gaps.cumsum(axis=1))[there]).cast(pl.Datetime("ms", "UTC")),
         }
     )
 
@@ -131,15 +133,18 @@ def read_rows(one: Recommender, memory: str, events: int, users: int, costs: dic
     moments = iter(range(4))
     events_of = min(10_000, users)
 
+    folds = []
+
     def update() -> None:
         frame = {
             "user_id": random.choice(users, events_of, replace=False),
             "item_id": random.integers(1, ITEMS + 1, events_of),
             "timestamp": pl.Series([late + next(moments)] * events_of).cast(pl.Datetime("ms", "UTC")),
         }
-        one.update(pl.DataFrame(frame))
+        folds.append(one.update(pl.DataFrame(frame)).folded)
 
     rows[0]["updates_per_second"] = round(events_of / (np.median(spent(update, 3)) / 1000), 1)
+    rows[0]["folds_per_update"] = round(float(np.mean(folds)) / events_of, 4)
     return rows
 
 
