@@ -31,10 +31,11 @@ class SetWeights(NamedTuple):
 
 
 class Slots(NamedTuple):
-    """What is kept of some segments."""
+    """What is kept of the segments from `first` to before `last`."""
 
     states: Tensor  # (B, G, P, K, D)
-    segment: Tensor  # (B, G) int64, which one of the user's; below 0 where there is none
+    first: Tensor  # (B, G) int64, numbers of the user's; below 0 where there is none
+    last: Tensor  # (B, G) int64
     grown: bool  # each holds what the earlier ones held, too
 
 
@@ -53,14 +54,14 @@ def set_loss(
     `made` are the vectors of a step, where they have been made.
     """
     slots = _slots(model.compressor.rows, model.rule, batch, looped)
-    if slots is None or not bool((slots.segment >= 0).any()):
+    if slots is None or not bool((slots.first >= 0).any()):
         return looped.memory.states.sum() * 0
-    sets = []
+    sets, segment = [], model.rule.segment
     if weights.past:
-        sets.append((weights.past, _events(batch, slots, model.rule.segment, 0, model.rule.segment), slots.grown))
+        sets.append((weights.past, _past(batch, slots, segment), slots.grown))
     if weights.future:
-        first = model.rule.segment + (model.rule.recent or 0)
-        sets.append((weights.future, _events(batch, slots, model.rule.segment, first, weights.horizon), False))
+        start = slots.last * segment + (model.rule.recent or 0)
+        sets.append((weights.future, _events(batch, slots, start, start + weights.horizon), False))
     candidates = _candidates([items for _, items, _ in sets], negatives, model.items.count)
     vectors = (model.items if made is None else made).vectors(candidates)
     return _weighted(sets, slots, candidates, vectors, model.temperature)
@@ -79,9 +80,9 @@ def past_set_loss(
     items among them, whose vectors are (C, D); see `set_loss`. For loops without a `Model`.
     """
     slots = _slots(tokens, rule, batch, looped)
-    if slots is None or not bool((slots.segment >= 0).any()):
+    if slots is None or not bool((slots.first >= 0).any()):
         return looped.memory.states.sum() * 0
-    items = _events(batch, slots, rule.segment, 0, rule.segment)
+    items = _past(batch, slots, rule.segment)
     return _weighted([(1.0, items, slots.grown)], slots, candidates, vectors, temperature)
 
 
@@ -99,33 +100,43 @@ def _weighted(
     for weight, items, grown in sets:
         wanted = _marked(items, candidates)
         if grown:
-            wanted = (wanted.cumsum(dim=1) > 0) & (slots.segment >= 0)[:, :, None]
+            wanted = (wanted.cumsum(dim=1) > 0) & (slots.first >= 0)[:, :, None]
         per_segment = -(chances * wanted).sum(dim=-1) / wanted.sum(dim=-1).clamp(min=1)
         losses.append(weight * per_segment.sum() / wanted.any(dim=-1).sum().clamp(min=1))
     return torch.stack(losses).sum()
 
 
 def _slots(tokens: int, rule: SegmentRule, batch: Batch, looped: Looped) -> Slots | None:
-    """The rows that each fold wrote, K `tokens` per segment; None where nothing was."""
+    """The rows that are kept, by blocks of K `tokens`; None where there are none."""
     memory, closed = looped.memory, rule.closed(batch.events)
     if not memory.rows:
         return None
-    if memory.states.shape[1] > 1:  # layered: the memory holds them all
-        segments = memory.rows // tokens
+    if memory.states.shape[1] > 1:  # layered: the memory holds them all, of one segment each, or of several merged ones
+        blocks = memory.rows // tokens
+        events = memory.weight.unflatten(1, (blocks, tokens)).sum(dim=2)
         kept = memory.valid[:, ::tokens]
-        number = closed[:, None] - segments + torch.arange(segments, device=closed.device)
-        states = memory.states[:, 1:].unflatten(2, (segments, tokens)).transpose(1, 2)
-        return Slots(states, number.where(kept, -1), grown=False)
+        segments = (events / rule.segment - 1e-4).ceil().long() * kept  # a user's first one may be short
+        first = closed[:, None] - segments.flip(1).cumsum(dim=1).flip(1)
+        states = memory.states[:, 1:].unflatten(2, (blocks, tokens)).transpose(1, 2)
+        return Slots(states, first.where(kept, -1), first + segments, grown=False)
     users = len(closed)
     number = torch.arange(len(looped.trail), device=closed.device)[None]
     padded = [F.pad(step.states, (0, 0, 0, 0, 0, 0, 0, users - len(step.states))) for step in looped.trail]
-    return Slots(torch.stack(padded, dim=1), number.where(number < closed[:, None], -1), grown=True)
+    first = number.where(number < closed[:, None], -1)
+    return Slots(torch.stack(padded, dim=1), first, first + 1, grown=True)
 
 
-def _events(batch: Batch, slots: Slots, segment: int, first: int, count: int) -> Tensor:
-    """Items (B, G, count) of the events from `first` after each segment's start; PAD where there is none."""
-    column = (slots.segment * segment + first)[:, :, None] + torch.arange(count, device=slots.segment.device)
-    exist = (slots.segment >= 0)[:, :, None] & (column < batch.events[:, None, None])
+def _past(batch: Batch, slots: Slots, segment: int) -> Tensor:
+    """Items (B, G, E) of the segments that each block is of."""
+    return _events(batch, slots, slots.first * segment, slots.last * segment)
+
+
+def _events(batch: Batch, slots: Slots, start: Tensor, end: Tensor) -> Tensor:
+    """Items (B, G, E) of the events from `start` to before `end` (B, G); PAD where there is none."""
+    there = slots.first >= 0
+    longest = int((end - start).where(there, 0).max())
+    column = start[:, :, None] + torch.arange(longest, device=start.device)
+    exist = there[:, :, None] & (column < torch.minimum(end, batch.events[:, None])[:, :, None])
     column = column.clamp(0, batch.history.item.shape[1] - 1)
     return batch.history.item.gather(1, column.flatten(1)).view_as(column).where(exist, PAD)
 

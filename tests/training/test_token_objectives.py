@@ -8,12 +8,13 @@ from torch.nn import functional as F
 
 from persrec.batches import Batch
 from persrec.models.compressor import Looped
+from persrec.models.layered import Layered
 from persrec.models.model import Model
 from persrec.models.recurrent import Recurrent
 from persrec.training.objective import LossSettings, objective
 from persrec.training.token_objectives import SetWeights, set_loss
 from tests.training.test_objective import SEGMENT, batch, model_of
-from tests.worlds import ITEMS, WIDTH
+from tests.worlds import ITEMS, WIDTH, histories
 
 PAST = SetWeights(past=1.0)
 
@@ -113,6 +114,35 @@ def test_a_recurrent_memory_is_asked_for_everything_it_has_read() -> None:
             items = {int(item) for item in given.history.item[user, : (fold + 1) * SEGMENT]} - {0}
             losses.append(sum(chance(model, looped, user, fold, count, item) for item in items) / len(items))
     found = set_loss(model, given, looped, PAST, None)
+    assert found.item() == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("weights", [PAST, SetWeights(future=1.0, horizon=2)], ids=["past", "future"])
+@pytest.mark.parametrize("shift", [0, 2])
+def test_merged_rows_are_asked_for_all_segments_that_they_are_of(weights: SetWeights, shift: int) -> None:
+    """Seven segments leave blocks of four, two and one, as their number has binary digits; the first may be short."""
+    model = model_of()
+    torch.manual_seed(0)
+    model.compressor = Layered(tokens=2, width=WIDTH, layers=model.backbone.layers, merge_segments=SEGMENT)
+    torch.nn.init.normal_(model.compressor.tokens)
+    model.eval()
+    recent = model.rule.recent or 0
+    given = histories([7 * SEGMENT + recent + 1 - shift, 6 * SEGMENT + recent - shift], shift=[shift, shift])
+    looped = model(given, score=lambda hidden, history: None, reads_all=True)
+    losses = []
+    for user, blocks in enumerate(([(0, 4), (4, 6), (6, 7)], [(0, 4), (4, 6)])):
+        states = looped.memory.states[user, 1:, -2 * len(blocks) :].unflatten(1, (len(blocks), 2))  # (P, G, K, D)
+        for block, (first, last) in enumerate(blocks):
+            begin, end = first * SEGMENT, last * SEGMENT
+            if weights.future:
+                begin, end = end + recent, end + recent + 2
+            items = {int(item) for item in given.history.item[user, begin:end]} - {0}
+            cosines = F.cosine_similarity(states[:, block, :, None], model.items.table[1:], dim=-1)
+            chances = F.log_softmax(cosines.amax(dim=1) / model.temperature, dim=-1).mean(dim=0)
+            if items:
+                losses.append(-sum(float(chances[item - 1]) for item in items) / len(items))
+    found = set_loss(model, given, looped, weights, None)
     assert found.item() == pytest.approx(sum(losses) / len(losses), rel=1e-5)
 
 
