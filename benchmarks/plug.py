@@ -9,7 +9,7 @@ hosts only (`make test-hosts` makes it). Histories: `full`, the host alone on th
 same host and segments with nothing remembered; `compressed`, trained jointly; `tuned`, the full one, attached and
 trained for 1, 2, ... more epochs, one row each. Of the epochs of the others the best on validation counts, the first
 event after those that are trained on, and they end where it has not been bettered for `--patience` epochs. Cells that
-are in `--out` already are not trained again.
+are in `--out` already are not trained again; but tuning for more epochs than before starts from `full` anew.
 """
 
 import argparse

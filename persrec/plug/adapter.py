@@ -50,6 +50,10 @@ class Adapter:
         """Item tables, on whose rows a memory does not depend as long as its own items stay as they are."""
         return []
 
+    def beside(self) -> nn.Module | None:
+        """A module outside of the host that makes its inputs: part of what is trained and saved."""
+        return None
+
     def items(self) -> int:
         """Ids 1 to this - 1 are items; 0 where the host takes vectors only."""
         return 0

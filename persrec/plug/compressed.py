@@ -43,7 +43,8 @@ class Events(NamedTuple):
 class Compressed(nn.Module):
     """A host and its compressor; called on whole histories it gives what the host gives, each row as if served.
 
-    `host` and `compressor` are modules of it: one `state_dict`, one optimizer over `parameters()`.
+    `host`, `compressor` and `beside`, an embedding that is not the host's, are modules of it: one `state_dict`, one
+    optimizer over `parameters()`.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Compressed(nn.Module):
         checkpointed: bool = False,
     ) -> None:
         super().__init__()
-        self.host = adapter.model
+        self.host, self.beside = adapter.model, adapter.beside()
         self.compressor = compressor(adapter, tokens=tokens, cap=cap)
         options: dict[str, Any] = {"past_set": past_set, "checkpointed": checkpointed}
         self.plugged = Plugged(adapter, self.compressor, rule(segment, recent), **options)
@@ -161,6 +162,10 @@ class Plugged:
         self._token_loss: Tensor | None = None  # of the last training pass
         self._unknown = False  # that was on vectors of nobody knows what
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the loss of a pass, whose graph cannot be copied."""
+        return self.__dict__ | {"_token_loss": None}
+
     def hidden(self, events: Events) -> Tensor:
         """Hidden rows (B, T, D) of whole histories, each as it would be served; zeros where there is no event."""
         batch, vectors = self.batch(events)
@@ -238,8 +243,8 @@ class Plugged:
             if self.rule.recent is not None and most >= self.rule.recent + self.rule.segment:
                 raise UserError(
                     f"user {int(batch.user[batch.events.argmax()])} has {most} events that are not in the memory, "
-                    f"expected fewer than recent + segment = {self.rule.recent + self.rule.segment}; compress them "
-                    "with `memory=` first, and give `since(memory, ...)`"
+                    f"expected fewer than recent + segment = {self.rule.recent + self.rule.segment}; compress the "
+                    "whole histories again first, or, where the host takes `memory=`, these events"
                 )
             closed = torch.zeros_like(batch.events)  # nothing of what is given is in the memory
             hidden, _ = read(
@@ -326,6 +331,12 @@ def since(memory: Memory, items: Tensor, *others: Tensor, valid: Tensor | None =
     """
     columns, exist = packed(items != PAD if valid is None else valid)
     left = exist.sum(dim=1) - memory.count
+    if bool((left < 0).any()):
+        user = int(left.argmin())
+        raise UserError(
+            f"since: got {int(exist[user].sum())} events of row {user}, of whom {int(memory.count[user])} are in the "
+            "memory already; expected whole histories, not cut to a window"
+        )
     width = max(1, int(left.max()))
     offset = torch.arange(width, device=items.device)
     start = columns[:, :1] + memory.count[:, None]

@@ -50,6 +50,11 @@ class MaskArgument(Adapter):
         """The parameters of an embedding module."""
         return list(self.table.parameters()) if isinstance(self.table, nn.Module) else []
 
+    def beside(self) -> nn.Module | None:
+        """The embedding module, where the model does not have it already."""
+        known = {id(module) for module in self.model.modules()}
+        return self.table if isinstance(self.table, nn.Module) and id(self.table) not in known else None
+
     def items(self) -> int:
         """The rows of an embedding."""
         return self.table.num_embeddings if isinstance(self.table, nn.Embedding) else 0

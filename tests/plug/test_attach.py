@@ -118,7 +118,7 @@ def test_a_planted_signal_is_learned_through_the_memory_and_not_without() -> Non
             host, layers=list(host.layers), width=WIDTH, mask="multiply", divisor=12, embed=table
         )
         model = plug.attach(adapter, segment=4, recent=4, tokens=tokens)
-        optimizer = torch.optim.Adam([*model.parameters(), *table.parameters()], lr=0.01)
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
         for _ in range(250):
             ids = torch.randint(3, 8, (64, 12))
             ids[:, 0] = torch.randint(1, 3, (64,))
@@ -194,6 +194,30 @@ def test_bad_input(model: Any, act: Callable[[Any, torch.Tensor], Any], message:
         act(model, random_ids())
 
 
+def test_an_embedding_beside_the_host_is_trained_and_saved_with_it(model: Any) -> None:
+    table = model.plugged.adapter.table
+    assert any(table.weight is each for each in model.parameters())
+    assert any(torch.equal(table.weight, each) for each in model.state_dict().values())
+    model.train()
+    (model(random_ids()).square().sum() + model.token_loss()).backward()
+    assert table.weight.grad is not None
+    assert table.weight.grad.any()
+
+
+def test_a_model_can_be_copied_in_the_middle_of_its_training(model: Any) -> None:
+    ids = random_ids()
+    model.train()
+    (model(ids).square().sum() + model.token_loss()).backward()
+    other = copy.deepcopy(model).eval()
+    torch.testing.assert_close(other(ids), model.eval()(ids))
+
+
+def test_histories_that_were_cut_are_refused(model: Any) -> None:
+    ids = random_ids()
+    with refused("since: got 8 events of row 0, of whom 15 are in the memory already; expected whole histories"):
+        plug.since(plug.compress(model, ids), ids[:, -8:])
+
+
 def test_a_memory_of_another_host_is_refused(model: Any) -> None:
     ids = random_ids()
     memory = plug.compress(model, ids)
@@ -204,7 +228,6 @@ def test_a_memory_of_another_host_is_refused(model: Any) -> None:
         plug.read(other, memory, *plug.since(memory, ids))
     again = jagged()
     again.load_state_dict(model.state_dict())
-    again.plugged.adapter.table.load_state_dict(model.plugged.adapter.table.state_dict())
     torch.testing.assert_close(plug.read(again, memory, *plug.since(memory, ids)), model(ids)[:, -1])
 
 
