@@ -192,9 +192,10 @@ class Ridge:
         return np.concatenate(found, axis=1)
 
 
-def frequency_ranks(histories: Histories, event: Ints, window: int | None) -> npt.NDArray[np.float64]:
-    """(Q,) ranks by how often the user had an item among the last `window` events, ties by how often all had it."""
-    popularity = np.bincount(histories.items, minlength=histories.catalogue)
+def frequency_ranks(histories: Histories, event: Ints, known: Mask, window: int | None) -> npt.NDArray[np.float64]:
+    """(Q,) ranks by how often the user had an item among the last `window` events, ties by how often it stands among
+    the events `known` (E,)."""
+    popularity = np.bincount(histories.items[known], minlength=histories.catalogue)
     found = []
     for part in _parts(event, SCORES // histories.catalogue):
         start = histories.start_of(part)

@@ -236,7 +236,7 @@ def _rows(
     held[np.random.default_rng([seed, 2]).permutation(alike)[: min(HELD, len(alike) // 5)]] = True
     ridge = Ridge(histories, vectors, WINDOWS).fit(asked.rows[~held])
     user, before = histories.user_of(asked.queries), asked.queries - histories.start_of(asked.queries)
-    counted = None if exclude_seen else _ndcg(frequency_ranks(histories, asked.queries, None))
+    counted = None if exclude_seen else _ndcg(frequency_ranks(histories, asked.queries, asked.known, None))
     for window in WINDOWS:
         models = _models(ridge, window, asked.rows[held], asked.rows[~held], exclude_seen=exclude_seen, seed=seed)
         found = dict(
@@ -244,7 +244,7 @@ def _rows(
         )
         if counted is not None:
             found["frequency_all"] = counted
-            found["frequency_recent"] = _ndcg(frequency_ranks(histories, asked.queries, window))
+            found["frequency_recent"] = _ndcg(frequency_ranks(histories, asked.queries, asked.known, window))
         for group, least in LENGTHS:
             part = before >= least
             here = {key: value[part] for key, value in found.items()}

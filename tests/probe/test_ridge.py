@@ -82,9 +82,17 @@ def test_ranks_by_hand():
 
 def test_frequency_by_hand():
     log = log_of([3, 3, 0, 1, 1, 0, 3], [2, 2, 2], catalogue=5)
-    asked = np.array([6])  # had before: 3 twice, 0 twice, 1 twice; all logs: 3 and 2 three times, 0 and 1 twice
-    assert frequency_ranks(log, asked, None) == pytest.approx([1])
-    assert frequency_ranks(log, asked, 4) == pytest.approx([3.5])  # 1 twice, 0 once; then 3 and 2 by popularity
+    asked = np.array([6])  # had before: 3 twice, 0 twice, 1 twice; all logs: 2 three times, 3, 0 and 1 twice
+    known = np.arange(len(log.items)) != 6
+    assert frequency_ranks(log, asked, known, None) == pytest.approx([2])  # tied with 0 and 1
+    assert frequency_ranks(log, asked, known, 4) == pytest.approx([4])  # 1 and 0 twice; then 2 and 3 by popularity
+
+
+def test_frequency_does_not_know_what_is_asked_for():
+    """Item 3 is a target and nothing else: it is tied with all that nobody has had, 4 and 5, below the others."""
+    log = log_of([0, 1, 0, 3], [1, 0, 2, 3], catalogue=6)
+    known = np.array([True, True, True, False] * 2)
+    assert frequency_ranks(log, np.array([3, 7]), known, None) == pytest.approx([5, 5])
 
 
 def test_vectors_tell_who_stands_together():
