@@ -297,6 +297,11 @@ def test_what_a_model_recommends_is_scored_as_the_model_is(here: Path, tmp_path:
         assert found["metrics"][metric] == pytest.approx(saved["metrics"][metric], abs=1e-3)
 
 
+def test_lists_are_not_scored_on_sets_with_seen_items_hidden(here: Path) -> None:
+    with pytest.raises(UserError, match=r"evaluation\.exclude_seen: got true with split next-basket.*expected false"):
+        api.score("lists.csv", "tiny.yaml", ["split=next-basket"])
+
+
 @pytest.mark.parametrize("arguments", [["evaluate"], ["evaluate", "runs/tiny", "--log", "tiny.yaml"]])
 def test_evaluate_wants_a_run_or_lists(
     arguments: list[str], here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture

@@ -131,6 +131,13 @@ def conflicts(recipe: Recipe) -> Iterator[Fault]:
     if recipe.repeat == "head" and recipe.evaluation.exclude_seen:
         text = "got head with evaluation.exclude_seen true, which never recommends what it scores; set that to false"
         yield Fault(("repeat", "evaluation.exclude_seen"), text)
+    if recipe.split.kind == "next-basket" and recipe.evaluation.exclude_seen:
+        text = (
+            "got true with split next-basket: a target that the user had before would keep its rank and yet be hidden "
+            "where the others of its set are ranked, so that metrics exceed 1; expected false (seen_odds discounts "
+            "seen items without hiding them)"
+        )
+        yield Fault(("evaluation.exclude_seen", "split.kind"), text)
     if recipe.evaluation.seen_odds is not None and recipe.baselines:
         text = f"got {recipe.evaluation.seen_odds} with baselines, whose scores are no odds; remove one of both"
         yield Fault(("evaluation.seen_odds", "baselines"), text)

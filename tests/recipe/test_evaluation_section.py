@@ -27,6 +27,10 @@ def test_three_policies() -> None:
             {"evaluation": {"exclude_seen": False, "seen_odds": 0.5}, "baselines": ["popular"]},
             r"evaluation\.seen_odds: got 0\.5 with baselines, whose scores are no odds; remove one",
         ),
+        (
+            {"split": "next-basket"},
+            r"evaluation\.exclude_seen: got true with split next-basket: .* metrics exceed 1; expected false",
+        ),
     ],
 )
 def test_what_is_refused(values: dict[str, Any], message: str) -> None:
