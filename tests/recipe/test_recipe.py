@@ -57,7 +57,8 @@ def test_every_shipped_recipe_parses_and_survives_its_dump(name: str) -> None:
     assert recipe.name == name
     assert recipe.about
     assert parse(recipe.dump(), "here") == recipe
-    assert recipe.histories == ("full", "recent", "compressed")
+    short = name in ("amazon-beauty", "amazon-sports")  # nothing to compress
+    assert recipe.histories == (("full",) if short else ("full", "recent", "compressed"))
     assert f"persrec fit {name}" in shipped()[name].read_text(encoding="utf-8")
 
 
