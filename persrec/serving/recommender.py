@@ -27,12 +27,12 @@ from persrec.serving import adoption, lists, writing
 from persrec.serving import histories as logs
 from persrec.serving.adoption import Adapter
 from persrec.serving.answers import ROW, Known, best, discounting, nearest, popular, scores, together
-from persrec.serving.disk import DATA
 from persrec.serving.features import features
 from persrec.serving.filters import Filtered
 from persrec.serving.histories import Histories, Say
 from persrec.serving.packing import Record
 from persrec.serving.states import ask
+from persrec.serving.store import Store
 from persrec.serving.updates import Update
 from persrec.serving.users import Users, opened, parts, stats
 
@@ -201,7 +201,7 @@ class Recommender:
         """
         found = self._log(log, say)
         source = self.data["hash"] if log is None else writing.source_of(log, logs.columns_of(self.recipe))
-        if self.store is not None and not (self.store / DATA).exists():
+        if self.store is not None and not Store.there(self.store):
             self.close()
             user_type = found.ids.dtype
             options: dict[str, Any] = {"raw": raw, "seen_rate": seen_rate}
@@ -256,7 +256,7 @@ class Recommender:
         Raises UserError where the models do not fold the same segments, and where this store is there already.
         """
         before = old._open()
-        if self.store is None or (self.store / DATA).exists():
+        if self.store is None or Store.there(self.store):
             raise UserError(f"adopt: got store {self.store}, expected the folder of a store that is not there yet")
         options: dict[str, Any] = {"raw": before.keeping.raw, "seen_rate": before.keeping.layout.rate or None}
         self._users = writing.make(self.store, self.model, self.recipe, self.item_ids, before.dtype, **options)

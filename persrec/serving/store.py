@@ -5,7 +5,6 @@ is killed leaves the last one that ended. Many processes may read beside the one
 """
 
 import json
-import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -17,13 +16,13 @@ import lmdb
 
 from persrec.errors import UserError
 from persrec.serving import disk, entries
-from persrec.serving.disk import DATA
+from persrec.serving.disk import CURRENT, DATA
 from persrec.serving.entries import ABOUT, CURSOR, USERS
 from persrec.serving.pages import damaged
 
 T = TypeVar("T")
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 READERS: Final = 512
 FIRST_MAP: Final = 1 << 24  # bytes of the map, doubled when it is full
 COPIED: Final = 10_000  # entries of a transaction that copies
@@ -32,10 +31,15 @@ COPIED: Final = 10_000  # entries of a transaction that copies
 class Store:
     """The folder of a store, open to be read, or to be written by this process alone."""
 
-    def __init__(self, path: Path, env: lmdb.Environment, lock: int | None) -> None:
-        self.path, self._env, self._lock = path, env, lock
-        self._file = (path / DATA).stat().st_ino
-        self._one = threading.RLock()  # held while the file may be changed for another
+    def __init__(self, path: Path, lock: int | None) -> None:
+        self.path, self._lock = path, lock
+        self._one = threading.RLock()  # held while the folder of the records may be changed for another
+        self._folder, self._env = _opened(path, write=self.writable)
+
+    @staticmethod
+    def there(path: str | Path) -> bool:
+        """Whether there is a store, of whatever format."""
+        return (Path(path) / CURRENT).is_file() or (Path(path) / DATA).is_file()
 
     @classmethod
     def create(cls, path: str | Path, about: Mapping[str, Any]) -> Self:
@@ -45,11 +49,15 @@ class Store:
             path.mkdir(parents=True, exist_ok=True)
         lock = disk.locked(path)
         try:
-            if (path / DATA).exists():
+            if cls.there(path):
                 raise UserError(f"store {path}: is there already; choose another folder or delete it")
             with disk.told(path):
-                store = cls(path, _environment(path, write=True), lock)
-                store.write({}, {ABOUT: json.dumps({"format": FORMAT, **about}).encode()})
+                disk.tidy(path)
+                folder = disk.fresh(path)
+                with lmdb.open(str(folder), map_size=FIRST_MAP) as env, env.begin(write=True) as txn:
+                    txn.put(ABOUT, json.dumps({"format": FORMAT, **about}).encode())
+                disk.count(path, folder)
+                store = cls(path, lock)
         except BaseException:
             disk.release(lock)
             raise
@@ -59,12 +67,16 @@ class Store:
     def open(cls, path: str | Path, *, write: bool = False) -> Self:
         """A store that is there; raises UserError where it is none, damaged, of another format, or being written."""
         path = Path(path)
-        if not (path / DATA).is_file():
+        if not cls.there(path):
             raise UserError(f"store {path}: there is none; make it with `persrec compress RUN --store {path}`")
+        if not (path / CURRENT).is_file():
+            raise _of_another_format(path, 1)  # which had the file of the records where now their folder is named
         lock = disk.locked(path) if write else None
         try:
             with disk.told(path):
-                store = cls(path, _environment(path, write=write), lock)
+                if write:
+                    disk.tidy(path)
+                store = cls(path, lock)
         except BaseException:
             disk.release(lock)
             raise
@@ -113,7 +125,8 @@ class Store:
         """
         assert self.writable
         changes = sorted({**records, **(also or {})}.items())
-        with disk.told(self.path):
+        with self._one, disk.told(self.path):
+            self._follow()
             while not self._written(changes):
                 self._env.set_mapsize(2 * int(self._env.info()["map_size"]))
 
@@ -132,38 +145,30 @@ class Store:
 
     def file_bytes(self) -> int:
         """Size of the file of the records."""
-        return (self.path / DATA).stat().st_size
+        return self._reading(lambda txn: (self._folder / DATA).stat().st_size)
 
     def compact(self) -> None:
-        """Write the file anew without the pages that are free, and put it in the place of the old one."""
+        """Write the records anew without the pages that are free, and let those count; readers go over to them."""
         assert self.writable
-        fresh = self.path / ".compacting"
         with self._one, disk.told(self.path):
-            shutil.rmtree(fresh, ignore_errors=True)
+            folder = disk.fresh(self.path)
             try:
-                self._copy(fresh)
-                disk.flush(fresh / DATA)
-                (fresh / DATA).replace(self.path / DATA)
-                disk.flush(self.path)
+                self._copy(folder)
+                disk.count(self.path, folder)
             finally:
-                shutil.rmtree(fresh, ignore_errors=True)
-            self._reopen()
+                disk.tidy(self.path)
+            self._follow()
 
     def _copy(self, folder: Path) -> None:
         """All entries in the order of their keys, which fills every page."""
-        folder.mkdir()
         size = 2 * max(FIRST_MAP, self.file_bytes())
-        with lmdb.open(str(folder), map_size=size, lock=False) as env, self._begin() as txn:
+        with lmdb.open(str(folder), map_size=size) as env, self._begin() as txn:
             every = iter(txn.cursor().iternext())
             while some := list(islice(every, COPIED)):
                 with env.begin(write=True) as into:
                     for key, value in some:
                         into.put(key, value, append=True)
-
-    def _reopen(self) -> None:
-        self._env.close()
-        self._env = _environment(self.path, write=self.writable)
-        self._file = (self.path / DATA).stat().st_ino
+        disk.permit(self._folder, folder)
 
     def close(self) -> None:
         """Let go of the file, and of the right to write."""
@@ -182,47 +187,80 @@ class Store:
         return None if found is None else dict(json.loads(found))
 
     def _reading(self, what: Callable[[lmdb.Transaction], T]) -> T:
-        with self._one, disk.told(self.path), self._begin() as txn:
-            return what(txn)
+        """Again where another process has compacted meanwhile, and removed what was looked at."""
+        with self._one, disk.told(self.path):
+            while True:
+                try:
+                    with self._begin() as txn:
+                        return what(txn)
+                except (lmdb.Error, OSError):
+                    if not self._follow():
+                        raise
 
     def _begin(self) -> lmdb.Transaction:
-        """A look at what is committed now, also where another process has grown the map or put a compact file there."""
-        if (self.path / DATA).stat().st_ino != self._file:
-            self._reopen()
-        try:
-            return self._env.begin()
-        except lmdb.MapResizedError:  # the one that writes has made it larger
-            self._env.set_mapsize(0)
-            return self._env.begin()
+        """A look at what is committed now, also where another process has grown the map or compacted."""
+        with self._one:
+            self._follow()
+            try:
+                return self._env.begin()
+            except lmdb.MapResizedError:  # the one that writes has made it larger
+                self._env.set_mapsize(0)
+                return self._env.begin()
+
+    def _follow(self) -> bool:
+        """Go over to the records that count, and say whether they are others than before."""
+        if disk.current(self.path) == self._folder:
+            return False
+        self._env.close()
+        self._folder, self._env = _opened(self.path, write=self.writable)
+        return True
 
     def _check(self) -> None:
         """Whether all pages that are in use are in the file and sound, and the format is this one."""
-        pages, size = int(self._env.info()["last_pgno"]) + 1, int(self._env.stat()["psize"])
-        if self.file_bytes() < pages * size:
-            raise UserError(
-                f"store {self.path}: {DATA} is cut off: {self.file_bytes():,} bytes, expected at least "
-                f"{pages * size:,}; restore a copy, or delete the folder and compress again"
-            )
-        with disk.told(self.path), self._begin() as txn:
-            page = damaged(self.path / DATA, txn.id(), size)
-        if page is not None:
-            raise UserError(
-                f"store {self.path}: {DATA} is damaged (page {page}); restore a copy, or delete the folder and "
-                "compress again"
-            )
+        self._reading(self._check_pages)
         try:
             about = self.about()
         except ValueError:
             about = {}
         if about.get("format") != FORMAT:
+            raise _of_another_format(self.path, about.get("format"))
+
+    def _check_pages(self, txn: lmdb.Transaction) -> None:
+        file, got = self._folder / DATA, (self._folder / DATA).stat().st_size
+        pages, size = int(self._env.info()["last_pgno"]) + 1, int(self._env.stat()["psize"])
+        if got < pages * size:
             raise UserError(
-                f"store {self.path}: got store format {about.get('format')}, expected {FORMAT}; it was written by "
-                "another version of persrec: use that one, or delete the folder and compress again"
+                f"store {self.path}: {DATA} is cut off: {got:,} bytes, expected at least {pages * size:,}; restore a "
+                "copy, or delete the folder and compress again"
+            )
+        page = damaged(file, txn.id(), size)
+        if page is not None:
+            raise UserError(
+                f"store {self.path}: {DATA} is damaged (page {page}); restore a copy, or delete the folder and "
+                "compress again"
             )
 
 
+def _of_another_format(path: Path, got: int | None) -> UserError:
+    return UserError(
+        f"store {path}: got store format {got}, expected {FORMAT}; it was written by another version of persrec: use "
+        "that one, or delete the folder and compress again"
+    )
+
+
+def _opened(path: Path, *, write: bool) -> tuple[Path, lmdb.Environment]:
+    """The folder of the records that count, open; again where another process has compacted meanwhile."""
+    while True:
+        folder = disk.current(path)
+        try:
+            return folder, _environment(folder, write=write)
+        except (lmdb.Error, OSError):
+            if disk.current(path) == folder:
+                raise
+
+
 def _environment(path: Path, *, write: bool) -> lmdb.Environment:
-    size = max(FIRST_MAP, _size(path / DATA))
+    size = max(FIRST_MAP, (path / DATA).stat().st_size)
     if write:
         return lmdb.open(str(path), map_size=size, max_readers=READERS)
     try:
@@ -231,7 +269,3 @@ def _environment(path: Path, *, write: bool) -> lmdb.Environment:
         if disk.number_of(error) not in disk.REFUSED:
             raise
         return lmdb.open(str(path), map_size=size, readonly=True, create=False, lock=False)  # nothing can be written
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from persrec.serving.disk import DATA
+from persrec.serving.disk import DATA, current
 from persrec.serving.packing import Layout, unpack
 from persrec.serving.recommender import Recommender
 from persrec.serving.store import Store
@@ -103,11 +103,11 @@ def kill_and_resume(run: Path, store: Path, file: Path, rows: int, kills: int, s
 
 def _watch(process: "subprocess.Popen[bytes]", store: Path, stop: int) -> int:
     """Rows that are committed once they are `stop` or more, and the process has written, or is at its end."""
-    written = (store / DATA).stat().st_mtime_ns
+    written = (current(store) / DATA).stat().st_mtime_ns
     with Store.open(store) as opened:
         while process.poll() is None:
             rows = max((value["rows"] for key, value in opened.cursors().items() if key.startswith("file ")), default=0)
-            if rows >= stop and (store / DATA).stat().st_mtime_ns != written:
+            if rows >= stop and (current(store) / DATA).stat().st_mtime_ns != written:
                 return int(rows)
             time.sleep(0.001)
     return 0

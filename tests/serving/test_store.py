@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from persrec.errors import UserError
 from persrec.serving import store as stores
-from persrec.serving.disk import DATA
+from persrec.serving.disk import DATA, current
 from persrec.serving.entries import ABOUT, MOST, PIECE, cursor_key, key_of, user_of
 from persrec.serving.store import Store
 
@@ -99,28 +99,116 @@ def test_a_store_grows_by_itself(store: Store, monkeypatch: pytest.MonkeyPatch) 
         assert len(opened.every()) == 500
 
 
-def test_others_read_beside_the_one_that_writes(store: Store) -> None:
-    """Also when the map has grown and the file has been replaced since they opened it."""
-    lines = """
+LOOKING = """
 with Store.open(path) as opened:
-    for _ in range(3):
-        print(len(opened.every()), flush=True)
+    while True:
+        keys = opened.every()
+        print(len(keys), opened.get(keys[-1:]), opened.file_bytes() > 0, flush=True)
         sys.stdin.readline()
 """
-    command = [sys.executable, "-c", LINES + lines, str(store.path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
-        assert reader.stdin is not None
-        assert reader.stdout is not None
-        assert reader.stdout.readline() == "0\n"
-        store.write({key_of(user): bytes(10_000) for user in range(3000)})
+
+
+class Reader:
+    """Another process that has a store open."""
+
+    def __init__(self, path: Path) -> None:
+        command = [sys.executable, "-c", LINES + LOOKING, str(path)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.found = self._line()
+
+    def look(self) -> str:
+        """How many users there are, and the record of the last one."""
+        print(file=self.process.stdin, flush=True)
+        return self._line()
+
+    def _line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def __enter__(self) -> "Reader":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+def test_others_read_beside_the_one_that_writes(store: Store) -> None:
+    """Also when the map has grown since they opened it."""
+    with Reader(store.path) as reader:
+        assert reader.found == "0 [] True"
+        store.write({key_of(user): bytes(10_000) for user in range(3000)} | {key_of(3000): b"last"})
         assert store._env.info()["map_size"] > stores.FIRST_MAP
-        print(file=reader.stdin, flush=True)
-        assert reader.stdout.readline() == "3000\n"
-        store.compact()
-        store.write({key_of(3000): b"new"})
-        print(file=reader.stdin, flush=True)
-        assert reader.stdout.readline() == "3001\n"
-        print(file=reader.stdin, flush=True)
+        assert reader.look() == "3001 [b'last'] True"
+
+
+@pytest.mark.parametrize("users", [100, stores.COPIED + 5001])
+@pytest.mark.parametrize("writes", [0, 1])
+def test_readers_go_over_to_a_compact_store(store: Store, users: int, writes: int) -> None:
+    """Whatever the numbers of the transactions: LMDB chooses between two pages by them."""
+    store.write({key_of(user): b"%d" % user for user in range(users)})
+    for _ in range(writes):
+        store.write({key_of(0): b"zero"})
+    with Reader(store.path) as reader:
+        for step in range(4):
+            store.compact()
+            assert len(store.every()) == users
+            assert reader.look() == f"{users} {[store.get([key_of(users - 1)])[0]]} True"
+            for count in range(step + 1):
+                store.write({key_of(users - 1): b"%d %d" % (step, count)})
+            assert reader.look() == f"{users} [b'{step} {step}'] True"
+    store.close()
+    assert another_process(store.path, "print(len(Store.open(path).every()))") == str(users)
+    assert len([*store.path.glob("data-*")]) == 1, "the folders before are gone"
+
+
+def test_readers_open_a_store_that_is_compacted_all_the_time(store: Store) -> None:
+    store.write({key_of(user): b"%d" % user for user in range(100)})
+    lines = """
+for _ in range(300):
+    with Store.open(path) as opened:
+        assert len(opened.every()) == 100
+print("done")
+"""
+    command = [sys.executable, "-c", LINES + lines, str(store.path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as reader:
+        while reader.poll() is None:
+            store.compact()
+        assert reader.stdout is not None
+        assert reader.stdout.read().strip() == "done"
+
+
+def test_a_compaction_that_is_killed_at_any_step(store: Store) -> None:
+    """A step is whatever asks the system for a file or folder."""
+    written = {key_of(user): b"%d" % user for user in range(50)}
+    store.write(written)
+    store.close()
+    lines = """
+import os
+with Store.open(path, write=True) as opened:
+    left = [int(sys.argv[2])]
+    def step(event, arguments):
+        left[0] -= event in ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.chmod", "shutil.rmtree")
+        if left[0] < 0:
+            os.kill(os.getpid(), 9)
+    sys.addaudithook(step)
+    opened.compact()
+    left[0] = 1000
+print("done")
+"""
+    killed, said = 0, ""
+    while not said:
+        command = [sys.executable, "-c", LINES + lines, str(store.path), str(killed)]
+        said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+        with Store.open(store.path) as opened:
+            assert dict(opened.records()) == written
+        killed += 1
+    assert killed > 8
+    with Store.open(store.path, write=True) as opened:
+        opened.write({key_of(50): b"50"})
+        assert len([*store.path.glob("data-*")]) == 1, "what was left is removed"
+    with Store.open(store.path) as opened:
+        assert len(opened.every()) == 51
 
 
 def test_a_second_writer_is_refused_at_once(store: Store) -> None:
@@ -158,7 +246,7 @@ def test_what_was_removed_is_not_in_a_compact_file(store: Store) -> None:
     store.write({key_of(7): None})
     store.compact()
     store.close()
-    contents = (store.path / DATA).read_bytes()
+    contents = (current(store.path) / DATA).read_bytes()
     assert b"secret 7" not in contents
     assert b"secret 8" in contents
 
@@ -182,15 +270,31 @@ def test_a_store_or_file_in_the_way(store: Store, tmp_path: Path) -> None:
 def test_a_store_of_another_format(store: Store, about: bytes) -> None:
     store.write({}, {ABOUT: about})
     store.close()
-    with pytest.raises(UserError, match=r"got store format (0|None), expected 1; it was written by another version"):
+    with pytest.raises(UserError, match=r"got store format (0|None), expected 2; it was written by another version"):
         Store.open(store.path)
+
+
+def test_a_store_of_the_first_format(tmp_path: Path) -> None:
+    (tmp_path / DATA).write_bytes(b"records")
+    with pytest.raises(UserError, match="got store format 1, expected 2; it was written by another version"):
+        Store.open(tmp_path)
+    with pytest.raises(UserError, match="is there already; choose another folder or delete it"):
+        Store.create(tmp_path, {})
+
+
+def test_records_that_are_not_there(store: Store) -> None:
+    store.close()
+    shutil.rmtree(current(store.path))
+    for write in (False, True):
+        with pytest.raises(UserError, match=r"data.mdb is not there; restore a copy, or delete the folder and"):
+            Store.open(store.path, write=write)
 
 
 def test_a_file_that_is_cut_off(store: Store) -> None:
     store.write({key_of(user): bytes(1000) for user in range(1000)})
     store.close()
-    size = (store.path / DATA).stat().st_size
-    os.truncate(store.path / DATA, size // 2)
+    size = (current(store.path) / DATA).stat().st_size
+    os.truncate(current(store.path) / DATA, size // 2)
     with pytest.raises(
         UserError, match=rf"data.mdb is cut off: {size // 2:,} bytes, expected at least [\d,]+; restore"
     ):
@@ -199,7 +303,7 @@ def test_a_file_that_is_cut_off(store: Store) -> None:
 
 def test_a_file_that_is_no_store(store: Store) -> None:
     store.close()
-    (store.path / DATA).write_bytes(b"something else" * 1000)
+    (current(store.path) / DATA).write_bytes(b"something else" * 1000)
     with pytest.raises(UserError, match=r"data.mdb is damaged or no store \(.*not an LMDB file\); restore a copy"):
         Store.open(store.path)
 
@@ -214,7 +318,8 @@ def test_a_page_that_is_damaged_is_noticed_or_not_in_use(store: Store) -> None:
 import random
 chance = random.Random(0)
 from pathlib import Path
-file = Path(path) / "data.mdb"
+from persrec.serving.disk import current
+file = current(Path(path)) / "data.mdb"
 whole = file.read_bytes()
 with Store.open(path) as opened:
     records = dict(opened.records())
@@ -244,20 +349,21 @@ def test_a_folder_that_can_only_be_read(store: Store) -> None:
         pytest.skip("needs setpriv to give up what root may do")
     rights = "-dac_override,-dac_read_search"
     before = [str(setpriv), "--bounding-set", rights, "--inh-caps", rights] if os.geteuid() == 0 else []
-    for path in (*store.path.iterdir(), store.path):
+    for path in (*store.path.rglob("*"), store.path):
         path.chmod(path.stat().st_mode & ~0o222)
     try:
         assert another_process(store.path, "print(Store.open(path).get([key_of(1)]))", *before) == "[b'one']"
         said = another_process(store.path, "Store.open(path, write=True)", *before)
     finally:
-        store.path.chmod(0o755)
+        for path in (store.path, current(store.path)):
+            path.chmod(0o755)
     assert "cannot be written (Permission denied); it can still be read: change its permissions to write" in said
 
 
 def test_a_full_disk_loses_nothing(store: Store) -> None:
     store.write({key_of(user): b"%d" % user for user in range(100)}, {cursor_key("a"): b'{"rows": 100}'})
     store.close()
-    limit = (store.path / DATA).stat().st_size + 100_000
+    limit = (current(store.path) / DATA).stat().st_size + 100_000
     lines = f"""
 import resource
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
