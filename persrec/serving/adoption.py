@@ -5,9 +5,10 @@ one has made of it, block by block: the K rows that a fold writes, all stored pl
 it was not fitted on. Shapes: n blocks, A and B numbers of an old and of a new block.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import NamedTuple, Protocol
+from itertools import islice
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,12 +17,14 @@ import torch
 
 from persrec.errors import UserError
 from persrec.models.encodings import pack, unpack
+from persrec.models.model import Model
+from persrec.serving.entries import user_of
 from persrec.serving.histories import Histories
 from persrec.serving.packing import Layout, Record, Rows
 from persrec.serving.past import Past
-from persrec.serving.states import fold
+from persrec.serving.states import Keeping, fold
 from persrec.serving.updates import fresh
-from persrec.serving.users import Users, parts
+from persrec.serving.users import CHUNK, Users
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -30,6 +33,15 @@ Done = Callable[[int, int], None] | None
 PENALTIES = 10.0 ** np.arange(-3, 4)
 HELD_OUT = 0.2  # share of the users by which the loss is measured
 SAME = ("history", "kind", "segment", "recent", "time", "length", "repeat", "raw", "seen_rate")
+
+
+class Side(NamedTuple):
+    """One of the two models, and how users are kept with it."""
+
+    model: Model
+    keeping: Keeping
+    item_ids: pl.Series
+    about: Mapping[str, Any]  # what a store of it depends on
 
 
 class Linear(Protocol):
@@ -45,9 +57,15 @@ class Adapter(NamedTuple):
     explained: float  # share of the variance of held-out blocks
     cosine: float  # mean, between mapped rows and those that the new model makes
     users: int  # that it was fitted on
+    left_out: int = 0  # users of the old store of whose open events the new model knows no item
 
 
-def fit(old: Users, new: Users, log: Histories, users: int, *, seed: int = 0) -> Adapter:
+def side_of(users: Users) -> Side:
+    """The model of a store."""
+    return Side(users.model, users.keeping, users.item_ids, users.store.about())
+
+
+def fit(old: Side, new: Side, log: Histories, users: int, *, seed: int = 0) -> Adapter:
     """Learn the map from the histories of some users of a log, which is in the indices of the new model.
 
     Only of users all of whose items the old model knows. Raises UserError where the two models do not fold the same
@@ -79,25 +97,30 @@ def fit(old: Users, new: Users, log: Histories, users: int, *, seed: int = 0) ->
 
 
 def adopt(old: Users, new: Users, adapter: Adapter, done: Done = None) -> int:
-    """Write all users of the old store into the new one, and say how many; what was open and seen stays as it was.
+    """Write the users of the old store into the new one, and with the last of them how far each source was read.
 
-    Events of items that the new model does not know are left out of both.
+    What was open and seen stays as it was, less the events of items that the new model does not know. Users of whose
+    open events it knows none cannot be asked for; they are left out, and it is said how many they are.
     """
     renamed = _renamed(old.item_ids, new.item_ids)
-    everybody, count = old.all(), 0
-    for names in parts(everybody):
-        records = [_moved(record, renamed) for record in old.known(names)]
-        for record, rows in zip(records, _mapped(records, adapter, old, new), strict=True):
-            record.rows = rows
-        new.write(dict(zip(names, records, strict=True)))
-        count += len(names)
-        if done is not None:
-            done(count, len(everybody))
-    return count
+    everybody, count, left_out = len(old.store.every()), 0, 0
+    with old.store.moment() as (cursors, entries):
+        while part := list(islice(entries, CHUNK)):
+            before = {user_of(key): old.record(user_of(key), data) for key, data in part}
+            moved = {user: _moved(record, renamed) for user, record in before.items()}
+            moved = {user: record for user, record in moved.items() if len(record.items)}
+            for record, rows in zip(moved.values(), _mapped(list(moved.values()), adapter, old, new), strict=True):
+                record.rows = rows
+            new.write(moved)
+            count, left_out = count + len(part), left_out + len(part) - len(moved)
+            if done is not None:
+                done(count, everybody)
+        new.write({}, cursors)
+    return left_out
 
 
-def _check_alike(old: Users, new: Users) -> None:
-    before, after = old.store.about(), new.store.about()
+def _check_alike(old: Side, new: Side) -> None:
+    before, after = old.about, new.about
     differing = [
         f"{name}: {before.get(name)!r} then, {after.get(name)!r} now"
         for name in SAME
@@ -114,20 +137,20 @@ def _check_alike(old: Users, new: Users) -> None:
         raise UserError("adopt: a filter of seen items cannot be read; make the new store by `persrec compress`")
 
 
-def _blocks(users: Users, log: Histories) -> list[Floats]:
+def _blocks(side: Side, log: Histories) -> list[Floats]:
     """Of each user's memory the blocks (n, A), made of the histories."""
-    layout, found = users.keeping.layout, []
+    layout, found = side.keeping.layout, []
     for start in range(0, len(log.ids), 1024):
         part = log.take(np.arange(start, min(start + 1024, len(log.ids))))
         records = [fresh(*part.of(row), layout) for row in range(len(part.ids))]
-        fold(users.model, users.keeping, records)
-        found += [_numbers(record.rows.states, layout).reshape(-1, _block(users)) for record in records]
+        fold(side.model, side.keeping, records)
+        found += [_numbers(record.rows.states, layout).reshape(-1, _block(side)) for record in records]
     return found
 
 
-def _block(users: Users) -> int:
+def _block(side: Side | Users) -> int:
     """Numbers of a block."""
-    return users.model.compressor.rows * users.keeping.layout.planes * users.keeping.layout.width
+    return side.model.compressor.rows * side.keeping.layout.planes * side.keeping.layout.width
 
 
 def _numbers(states: npt.NDArray[np.uint8], layout: Layout) -> Floats:
@@ -171,4 +194,5 @@ def _moved(record: Record, renamed: Ints) -> Record:
     order = order[past.item[order] > 0]
     times = None if record.times is None else record.times[known]
     left = Past(past.item[order], past.frequency[order], past.position[order], past.time[order], past.strength[order])
-    return replace(record, items=items[known], times=times, past=left)
+    ties = int((items[len(items) - record.ties :] > 0).sum())
+    return replace(record, items=items[known], times=times, past=left, ties=ties)

@@ -31,10 +31,10 @@ from persrec.serving.features import features
 from persrec.serving.filters import Filtered
 from persrec.serving.histories import Histories, Say
 from persrec.serving.packing import Record
-from persrec.serving.states import ask
+from persrec.serving.states import ask, keeping_of
 from persrec.serving.store import Store
 from persrec.serving.updates import Update
-from persrec.serving.users import Users, opened, parts, stats
+from persrec.serving.users import Users, about, opened, parts, stats
 
 POPULAR = "popular"  # how users are answered whom nobody knows, where that is asked for
 
@@ -257,12 +257,24 @@ class Recommender:
         """
         before = old._open()
         if self.store is None or Store.there(self.store):
-            raise UserError(f"adopt: got store {self.store}, expected the folder of a store that is not there yet")
+            raise UserError(
+                f"adopt: got store {self.store}, expected the folder of a store that is not there yet; choose another, "
+                "or delete one that an interrupted `adopt` has left"
+            )
+        writing.check_complete(before.store)
         options: dict[str, Any] = {"raw": before.keeping.raw, "seen_rate": before.keeping.layout.rate or None}
+        keeping = keeping_of(self.model, self.recipe, **options)
+        own = adoption.Side(self.model, keeping, self.item_ids, about(self.model, self.recipe, self.item_ids, keeping))
+        adapter = adoption.fit(adoption.side_of(before), own, self._log(log, say), users)
+        options["adopted"] = True
         self._users = writing.make(self.store, self.model, self.recipe, self.item_ids, before.dtype, **options)
-        adapter = adoption.fit(before, self._users, self._log(log, say), users)
-        adoption.adopt(before, self._users, adapter, done)
-        return adapter
+        left_out = adoption.adopt(before, self._users, adapter, done)
+        if left_out:
+            say(
+                f"adopt: {left_out:,} users are left out, as the new model knows no item of their open events; "
+                "`rebuild` makes them from a log"
+            )
+        return adapter._replace(left_out=left_out)
 
     def stats(self) -> dict[str, Any]:
         """Users and bytes of the store."""

@@ -7,6 +7,7 @@ is killed leaves the last one that ended. Many processes may read beside the one
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -101,8 +102,7 @@ class Store:
 
     def cursors(self) -> dict[str, dict[str, Any]]:
         """How far each source has been read."""
-        found = self._reading(lambda txn: [(bytes(key), bytes(value)) for key, value in entries.own(txn)])
-        return {key.removeprefix(CURSOR).decode(): json.loads(value) for key, value in found if key != ABOUT}
+        return self._reading(_cursors)
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The records of users, None where there is none; all of one moment."""
@@ -114,9 +114,14 @@ class Store:
 
     def records(self) -> Iterator[tuple[bytes, bytes]]:
         """Keys and records of all users, of one moment."""
+        with self.moment() as (_, records):
+            yield from records
+
+    @contextmanager
+    def moment(self) -> Iterator[tuple[dict[str, dict[str, Any]], Iterator[tuple[bytes, bytes]]]]:
+        """How far each source has been read, and the keys and records of all users, as they are now."""
         with disk.told(self.path), self._begin() as txn:
-            for key in entries.users(txn):
-                yield key, entries.found(txn, key) or b""
+            yield _cursors(txn), ((key, entries.found(txn, key) or b"") for key in entries.users(txn))
 
     def write(self, records: Mapping[bytes, bytes | None], also: Mapping[bytes, bytes] | None = None) -> None:
         """Put records (None: remove) and what else belongs to them in one transaction, and wait for the disk.
@@ -239,6 +244,11 @@ class Store:
                 f"store {self.path}: {DATA} is damaged (page {page}); restore a copy, or delete the folder and "
                 "compress again"
             )
+
+
+def _cursors(txn: lmdb.Transaction) -> dict[str, dict[str, Any]]:
+    found = [(bytes(key), bytes(value)) for key, value in entries.own(txn)]
+    return {key.removeprefix(CURSOR).decode(): json.loads(value) for key, value in found if key != ABOUT}
 
 
 def _of_another_format(path: Path, got: int | None) -> UserError:

@@ -76,9 +76,23 @@ class Users:
         """The records of users, None where there is none; raises UserError for a damaged one."""
         found = self.store.get([key_of(user) for user in users])
         return [
-            None if data is None else _unpacked(self.store, user, data, self.keeping.layout)
+            None if data is None else self.record(user, data)
             for user, data in zip(users, found, strict=True)
         ]
+
+    def record(self, user: Ids, data: bytes) -> Record:
+        """The record of a user that has been read; raises UserError for a damaged one."""
+        return _unpacked(self.store, user, data, self.keeping.layout)
+
+    def readable(self, users: Sequence[Ids]) -> list[Record | None]:
+        """The records of users, None where there is none or it is damaged."""
+        found = []
+        for user in users:
+            try:
+                found += self.find([user])
+            except UserError:
+                found.append(None)
+        return found
 
     def known(self, users: Sequence[Ids]) -> list[Record]:
         """The records of users; raises UserError for those who have none."""
@@ -135,8 +149,8 @@ def _unpacked(store: Store, user: Ids, data: bytes, layout: Layout) -> Record:
         return unpack(data, layout)
     except (ValueError, StopIteration, IndexError) as error:
         raise UserError(
-            f"store {store.path}: the record of user {user!r} is damaged ({error}); make it anew by "
-            "Recommender.rebuild, or restore a copy of the store"
+            f"store {store.path}: the record of user {user!r} is damaged ({error}); restore a copy of "
+            "the store, or make it anew by Recommender.rebuild, without the updates since the log"
         ) from error
 
 

@@ -40,16 +40,19 @@ def make(
     *,
     raw: bool,
     seen_rate: float | None,
+    adopted: bool = False,
 ) -> Users:
-    """An empty store for the users of a run."""
+    """An empty store for the users of a run; one that is `adopted` is complete when it has the cursors of the old."""
     numbers = user_type if str(user_type) in LIMITS else pl.Int64() if user_type.is_integer() else pl.String()
     keeping = keeping_of(model, recipe, raw=raw, seen_rate=seen_rate)
-    store = Store.create(path, {**about(model, recipe, item_ids, keeping), "users": str(numbers)})
+    more = {"users": str(numbers), "adopted": adopted}
+    store = Store.create(path, {**about(model, recipe, item_ids, keeping), **more})
     return Users(store, model, recipe, item_ids)
 
 
 def compress(users: Users, log: Histories, source: str, done: Done = None) -> Update:
     """Put the histories of a log into a store that is made of it; `source` says which log it is."""
+    _check_adopted(users.store)
     cursor = users.store.cursor(LOG) or {"source": source, "users": 0, "of": len(log.ids)}
     if cursor["source"] != source:
         raise UserError(
@@ -80,7 +83,7 @@ def _reach(offsets: Ints, start: int) -> int:
 
 def update(users: Users, events: Any, *, rows: int, say: Say, done: Done = None) -> Update:
     """Put new events into the records; see `Recommender.update`."""
-    _check_complete(users.store)
+    check_complete(users.store)
     frame = logs.read(events, users.recipe, "update", say).collect()
     source = f"file {_digest(Path(events))}" if isinstance(events, str | Path) else None
     found = Update()
@@ -128,9 +131,14 @@ def _applied(users: Users, events: pl.DataFrame, cursors: Mapping[str, Any]) -> 
 
 
 def rebuild(users: Users, log: Histories) -> None:
-    """The records of a log's users made anew."""
-    for start in range(0, len(log.ids), CHUNK):
-        part = log.take(np.arange(start, min(start + CHUNK, len(log.ids))))
+    """The records of a log's users made anew; raises UserError where they have more events than the log."""
+    chunks = [log.take(np.arange(start, min(start + CHUNK, len(log.ids)))) for start in range(0, len(log.ids), CHUNK)]
+    for part in chunks:
+        names = users.ids(part.ids)
+        for name, record, count in zip(names, users.readable(names), np.diff(part.offsets), strict=True):
+            if record is not None:
+                _check_whole("rebuild", name, record, int(count))
+    for part in chunks:
         records = [fresh(*part.of(row), users.keeping.layout) for row in range(len(part.ids))]
         fold(users.model, users.keeping, records)
         users.write(dict(zip(users.ids(part.ids), records, strict=True)))
@@ -140,11 +148,7 @@ def forget_event(users: Users, user: Ids, item: int, timestamp: int | None, log:
     """A user's record made anew of the log, which is of the user alone, without an event."""
     (record,) = users.known([user])
     items, times = log.of(0)
-    if len(items) < record.events:
-        raise UserError(
-            f"forget_event: the log has {len(items)} events of user {user!r}, but the store has taken in "
-            f"{record.events}; give a log of all of them"
-        )
+    _check_whole("forget_event", user, record, len(items))
     gone = items == item
     if times is not None and timestamp is not None:
         gone &= times == timestamp
@@ -160,19 +164,37 @@ def forget_event(users: Users, user: Ids, item: int, timestamp: int | None, log:
     users.write({user: left if left.events else None})
 
 
+def _check_whole(what: str, user: Ids, record: Record, events: int) -> None:
+    """Raise UserError where a log lacks events of a user, which would be lost."""
+    if events < record.events:
+        raise UserError(
+            f"{what}: the log has {events} events of user {user!r}, but the store has taken in {record.events}; give a "
+            "log of all of them, or `forget` the user and `rebuild`, which loses the others"
+        )
+
+
 def _moments(items: Ints, times: Ints | None, item: int) -> str:
     """When the user had an item, for a message."""
     found = [] if times is None else times[items == item].tolist()
     return f", as {', '.join(map(str, found[:5]))} ms" if found else ""
 
 
-def _check_complete(store: Store) -> None:
+def check_complete(store: Store) -> None:
+    """Raise UserError for a store that is still to be made."""
+    _check_adopted(store)
     cursor = store.cursor(LOG)
     if cursor is None or cursor["users"] < cursor["of"]:
         done = 0 if cursor is None else cursor["users"]
         raise UserError(
             f"store {store.path}: is not complete ({done:,} users are in it), as `compress` was interrupted: "
             "run `persrec compress` with the same run and store again, it goes on from there"
+        )
+
+
+def _check_adopted(store: Store) -> None:
+    if store.about()["adopted"] and store.cursor(LOG) is None:
+        raise UserError(
+            f"store {store.path}: is not complete, as `adopt` was interrupted: delete the folder and adopt again"
         )
 
 

@@ -1,5 +1,6 @@
 """A store taken over by a model that was trained anew."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -83,3 +84,114 @@ def test_what_cannot_be_adopted(tmp_path: Path) -> None:
         raw.compress(raw=True)
         with pytest.raises(UserError, match="the store keeps events and no memories"):
             made(tmp_path / "d").adopt(raw)
+
+
+def two_models(tmp_path: Path, log: pl.DataFrame, later: pl.DataFrame, **changes: Any) -> tuple[Recommender, ...]:
+    """The recommender of a log with its store, and that of a later one without."""
+    for name, frame in (("old", log), ("new", later)):
+        (tmp_path / name).mkdir()
+        run_of(tmp_path / name, frame, **{"memory": SIZES, **changes})
+    found = [Recommender.load(tmp_path / name / "run", tmp_path / name / "store") for name in ("old", "new")]
+    found[0].compress(log)
+    return tuple(found)
+
+
+def test_an_adopted_store_goes_on_where_the_old_one_was(tmp_path: Path) -> None:
+    old, new = two_models(tmp_path, LOG, LOG)
+    more = LOG.group_by("user_id").last().with_columns(pl.col("timestamp") + 10**9)
+    more.write_csv(tmp_path / "new.csv")
+    with old, new:
+        assert old.update(tmp_path / "new.csv").applied == len(more)
+        new.adopt(old, LOG)
+        found = new.update(tmp_path / "new.csv")
+        assert (found.applied, found.already) == (0, len(more))
+        assert new.update(more.with_columns(pl.col("timestamp") + 1)).applied == len(more)
+        assert new.compress(LOG).new_users == 0, "its log is that of the old one"
+        assert (new.memory()["events"] == old.memory()["events"] + 1).all()
+
+
+def test_an_adoption_that_is_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        raise Stop
+
+    monkeypatch.setattr("persrec.serving.adoption.CHUNK", 7)
+    old, new = two_models(tmp_path, LOG, LOG)
+    with old, new:
+        with pytest.raises(Stop):
+            new.adopt(old, LOG, done=stop)
+        for action in (lambda: new.update(LOG.tail(1)), lambda: new.compress(LOG)):
+            with pytest.raises(UserError, match="as `adopt` was interrupted: delete the folder and adopt again"):
+                action()
+        with pytest.raises(UserError, match="or delete one that an interrupted `adopt` has left"):
+            new.adopt(old, LOG)
+        new.close()
+        shutil.rmtree(tmp_path / "new" / "store")
+        new.adopt(old, LOG)
+        assert new.update(LOG.tail(1).with_columns(pl.col("timestamp") + 1)).applied == 1
+
+
+def test_an_adoption_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    old, new = two_models(tmp_path, LOG, LOG)
+    with old, new:
+        with pytest.raises(UserError, match="of 1 users 0 have anything folded, which is too few"):
+            new.adopt(old, LOG.filter(pl.col("user_id") == "ü-13"))
+        assert not (tmp_path / "new" / "store").exists()
+        new.adopt(old, LOG)
+
+
+def test_a_store_that_is_not_complete_is_not_adopted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("persrec.serving.writing.CHUNK", 7)
+    old, new = two_models(tmp_path, LOG, LOG)
+    with old, new:
+        old.close()
+        shutil.rmtree(tmp_path / "old" / "store")
+
+        def stop(done: int, total: int) -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            old.compress(LOG, done=stop)
+        with pytest.raises(UserError, match=r"is not complete \(7 users are in it\), as `compress` was interrupted"):
+            new.adopt(old, LOG)
+        assert not (tmp_path / "new" / "store").exists()
+
+
+def test_users_of_whose_open_events_nothing_is_known_are_left_out(tmp_path: Path) -> None:
+    gone = pl.col("item_id") == "gone"
+    own = LOG.filter(pl.col("user_id") == "ü-0")
+    ends = [
+        own.with_columns(
+            pl.lit(user).alias("user_id"),
+            pl.when(pl.int_range(pl.len()) >= 40).then(pl.lit("gone")).otherwise("item_id").alias("item_id"),
+        )
+        for user in ("long", "longer")
+    ]
+    short = own.head(1).with_columns(user_id=pl.lit("short"), item_id=pl.lit("gone"))
+    log = pl.concat([LOG, *ends, short])
+    old, new = two_models(tmp_path, log, log.filter(~gone))
+    said: list[str] = []
+    with old, new:
+        found = new.adopt(old, LOG, say=said.append)
+        assert found.left_out == 3
+        assert any(
+            "adopt: 3 users are left out, as the new model knows no item of their open events; `rebuild`" in one
+            for one in said
+        )
+        assert set(new.recommend(None, 1)["user_id"]) == set(LOG["user_id"])
+        new.rebuild(["long"])
+        assert len(new.recommend(["long"], 2)) == 2
+
+
+def test_events_of_one_moment_are_told_apart_after_an_adoption(tmp_path: Path) -> None:
+    """Where no times are kept, it is known how many of the open events were of the last moment."""
+    last = int(LOG["timestamp"].max()) + 1
+    end = {"user_id": ["ü-0"] * 3, "item_id": ["чай 1", "gone", "чай 2"], "timestamp": [last, last + 1, last + 1]}
+    log = pl.concat([LOG, pl.DataFrame(end)])
+    old, new = two_models(tmp_path, log, log.filter(pl.col("item_id") != "gone"), time="none")
+    with old, new:
+        new.adopt(old, LOG)
+        found = new.update(pl.DataFrame({**end, "timestamp": [last + 1] * 3}))
+        assert (found.applied, found.duplicates, found.unknown_items) == (1, 1, 1)
