@@ -19,6 +19,7 @@ from persrec import __version__
 from persrec.errors import UserError
 from persrec.service.line import Full, Line, Work
 from persrec.service.work import WORK
+from persrec.serving.disk import StoreError
 from persrec.serving.recommender import Recommender
 
 Id = StrictInt | StrictStr
@@ -70,6 +71,16 @@ class Event(Asked):
 
 class Update(Asked):
     events: Annotated[list[Event], Field(min_length=1, max_length=10_000)]
+
+    @model_validator(mode="after")
+    def _all_with_times_or_none(self) -> Self:
+        without = sum(event.timestamp is None for event in self.events)
+        if 0 < without < len(self.events):
+            raise ValueError(
+                f"got {without} of {len(self.events)} events without a timestamp, expected all or none; add them, or "
+                "ask in parts"
+            )
+        return self
 
 
 class Measures:
@@ -157,6 +168,10 @@ def _explain_faults(app: FastAPI, limits: Limits) -> None:
     @app.exception_handler(UserError)
     async def wrong(request: Request, error: UserError) -> JSONResponse:
         return said(422, str(error))
+
+    @app.exception_handler(StoreError)
+    async def failed(request: Request, error: StoreError) -> JSONResponse:
+        return said(503, str(error))
 
     @app.exception_handler(RequestValidationError)
     async def malformed(request: Request, error: RequestValidationError) -> JSONResponse:

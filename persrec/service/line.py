@@ -13,7 +13,9 @@ from typing import Any
 
 from persrec.errors import UserError
 
-Work = Callable[[Hashable, Sequence[Any]], Sequence[Any]]  # what requests agree in, and the rest of each, to answers
+# What requests agree in, and the rest of each, to answers; an exception among them is one request's. Work that raises
+# one is repeated for each request by itself, so what changes anything must not raise.
+Work = Callable[[Hashable, Sequence[Any]], Sequence[Any]]
 
 
 class Full(Exception):
@@ -94,4 +96,7 @@ class Line:
                 request.answer.set_exception(error)
         else:
             for request, answer in zip(requests, answers, strict=True):
-                request.answer.set_result(answer)
+                if isinstance(answer, Exception):
+                    request.answer.set_exception(answer)
+                else:
+                    request.answer.set_result(answer)

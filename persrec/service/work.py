@@ -17,7 +17,7 @@ def recommend(
 ) -> list[list[dict[str, Any]]]:
     """For each request, a list of users, their items; `common` is k and the moment at which they are asked."""
     k, at = common
-    users = list(dict.fromkeys(user for request in requests for user in request))
+    users = list({str(user): user for request in requests for user in request}.values())  # "7" is 7
     frame = recommender.recommend(users, k, at=at)
     found: dict[str, list[dict[str, Any]]] = {}
     for user, item, score in frame.select(USER, ITEM, "score").iter_rows():
@@ -39,9 +39,17 @@ def score(
     return answers
 
 
-def update(recommender: Recommender, common: None, requests: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """For each request, a list of events, what became of them."""
-    return [asdict(recommender.update(frame_of(events))) for events in requests]
+def update(
+    recommender: Recommender, common: None, requests: Sequence[list[dict[str, Any]]]
+) -> list[dict[str, Any] | Exception]:
+    """For each request, a list of events, what became of them; or its fault, as those before it are committed."""
+    answers: list[dict[str, Any] | Exception] = []
+    for events in requests:
+        try:
+            answers.append(asdict(recommender.update(frame_of(events))))
+        except Exception as error:
+            answers.append(error)
+    return answers
 
 
 def frame_of(events: list[dict[str, Any]]) -> pl.DataFrame:

@@ -27,6 +27,10 @@ FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # EIO: LMDB,
 REFUSED: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
+class StoreError(UserError):
+    """A fault of a store, which is nobody's who asks it: a full disk, another that writes, what is damaged."""
+
+
 def locked(path: Path) -> int:
     """The right to write, until the file of this number is closed; raises UserError where another process has it."""
     with told(path):
@@ -36,7 +40,7 @@ def locked(path: Path) -> int:
         except BlockingIOError:
             other = os.read(lock, 20).decode() or "unknown"
             os.close(lock)
-            raise UserError(
+            raise StoreError(
                 f"store {path}: is being written by process {other}; wait until that is done, one at a time can write"
             ) from None
         os.truncate(lock, 0)
@@ -107,7 +111,7 @@ def told(path: Path) -> Iterator[None]:
     try:
         yield
     except (lmdb.Error, OSError) as error:
-        raise UserError(f"store {path}: {_reason(error)}") from error
+        raise StoreError(f"store {path}: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:

@@ -17,7 +17,7 @@ import lmdb
 
 from persrec.errors import UserError
 from persrec.serving import disk, entries
-from persrec.serving.disk import CURRENT, DATA
+from persrec.serving.disk import CURRENT, DATA, StoreError
 from persrec.serving.entries import ABOUT, CURSOR, USERS
 from persrec.serving.pages import damaged
 
@@ -69,7 +69,7 @@ class Store:
         """A store that is there; raises UserError where it is none, damaged, of another format, or being written."""
         path = Path(path)
         if not cls.there(path):
-            raise UserError(f"store {path}: there is none; make it with `persrec compress RUN --store {path}`")
+            raise StoreError(f"store {path}: there is none; make it with `persrec compress RUN --store {path}`")
         if not (path / CURRENT).is_file():
             raise _of_another_format(path, 1)  # which had the file of the records where now their folder is named
         lock = disk.locked(path) if write else None
@@ -234,13 +234,13 @@ class Store:
         file, got = self._folder / DATA, (self._folder / DATA).stat().st_size
         pages, size = int(self._env.info()["last_pgno"]) + 1, int(self._env.stat()["psize"])
         if got < pages * size:
-            raise UserError(
+            raise StoreError(
                 f"store {self.path}: {DATA} is cut off: {got:,} bytes, expected at least {pages * size:,}; restore a "
                 "copy, or delete the folder and compress again"
             )
         page = damaged(file, txn.id(), size)
         if page is not None:
-            raise UserError(
+            raise StoreError(
                 f"store {self.path}: {DATA} is damaged (page {page}); restore a copy, or delete the folder and "
                 "compress again"
             )
@@ -251,8 +251,8 @@ def _cursors(txn: lmdb.Transaction) -> dict[str, dict[str, Any]]:
     return {key.removeprefix(CURSOR).decode(): json.loads(value) for key, value in found if key != ABOUT}
 
 
-def _of_another_format(path: Path, got: int | None) -> UserError:
-    return UserError(
+def _of_another_format(path: Path, got: int | None) -> StoreError:
+    return StoreError(
         f"store {path}: got store format {got}, expected {FORMAT}; it was written by another version of persrec: use "
         "that one, or delete the folder and compress again"
     )

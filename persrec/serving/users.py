@@ -12,6 +12,7 @@ from persrec.errors import UserError
 from persrec.interactions.schema import USER
 from persrec.models.model import Model
 from persrec.recipe.recipe import Recipe
+from persrec.serving.disk import StoreError
 from persrec.serving.entries import cursor_key, key_of, user_of
 from persrec.serving.histories import examples, plain_id
 from persrec.serving.packing import PARTS, Layout, Record, pack, sizes, unpack
@@ -58,7 +59,7 @@ class Users:
         differing = [name for name, value in expected.items() if got.get(name) != value]
         if differing:
             shown = ", ".join(f"{name}: got {got.get(name)!r}, expected {expected[name]!r}" for name in differing)
-            raise UserError(
+            raise StoreError(
                 f"store {store.path}: was made by another model or for another catalogue ({shown}); give the run that "
                 "it was made with, or make a store for this one: `persrec compress RUN --store ANOTHER`"
             )
@@ -75,10 +76,7 @@ class Users:
     def find(self, users: Sequence[Ids]) -> list[Record | None]:
         """The records of users, None where there is none; raises UserError for a damaged one."""
         found = self.store.get([key_of(user) for user in users])
-        return [
-            None if data is None else self.record(user, data)
-            for user, data in zip(users, found, strict=True)
-        ]
+        return [None if data is None else self.record(user, data) for user, data in zip(users, found, strict=True)]
 
     def record(self, user: Ids, data: bytes) -> Record:
         """The record of a user that has been read; raises UserError for a damaged one."""
@@ -90,7 +88,7 @@ class Users:
         for user in users:
             try:
                 found += self.find([user])
-            except UserError:
+            except StoreError:
                 found.append(None)
         return found
 
@@ -148,7 +146,7 @@ def _unpacked(store: Store, user: Ids, data: bytes, layout: Layout) -> Record:
     try:
         return unpack(data, layout)
     except (ValueError, StopIteration, IndexError) as error:
-        raise UserError(
+        raise StoreError(
             f"store {store.path}: the record of user {user!r} is damaged ({error}); restore a copy of "
             "the store, or make it anew by Recommender.rebuild, without the updates since the log"
         ) from error

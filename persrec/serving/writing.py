@@ -16,6 +16,7 @@ from persrec.interactions.schema import ITEM, TIME, USER
 from persrec.models.model import Model
 from persrec.recipe.recipe import Recipe
 from persrec.serving import histories as logs
+from persrec.serving.disk import StoreError
 from persrec.serving.histories import Histories, Say
 from persrec.serving.packing import Record
 from persrec.serving.states import fold, keeping_of
@@ -185,7 +186,7 @@ def check_complete(store: Store) -> None:
     cursor = store.cursor(LOG)
     if cursor is None or cursor["users"] < cursor["of"]:
         done = 0 if cursor is None else cursor["users"]
-        raise UserError(
+        raise StoreError(
             f"store {store.path}: is not complete ({done:,} users are in it), as `compress` was interrupted: "
             "run `persrec compress` with the same run and store again, it goes on from there"
         )
@@ -193,7 +194,7 @@ def check_complete(store: Store) -> None:
 
 def _check_adopted(store: Store) -> None:
     if store.about()["adopted"] and store.cursor(LOG) is None:
-        raise UserError(
+        raise StoreError(
             f"store {store.path}: is not complete, as `adopt` was interrupted: delete the folder and adopt again"
         )
 

@@ -19,6 +19,7 @@ from persrec.serving.recommender import Recommender
 from tests.small import events, run_of
 
 SIZES = {"segment": 6, "recent": 5, "tokens": 2}
+MIXED = [{"user_id": "a", "item_id": "i", "timestamp": 5}, {"user_id": "a", "item_id": "i"}]
 
 
 @contextmanager
@@ -112,6 +113,7 @@ def test_an_update_is_seen_by_what_is_asked_after_it(made: tuple[Path, Path, pl.
         ("/recommend", {"users": ["a"], "k": 0}, "body.k: Input should be greater than or equal to 1"),
         ("/score", {"users": ["a"] * 1000, "candidates": ["i"] * 1001}, "expected at most 1,000,000 scores"),
         ("/update", {"events": [{"user_id": "a"}]}, "item_id: Field required"),
+        ("/update", {"events": MIXED}, "got 1 of 2 events without a timestamp, expected all or none; add them"),
     ],
 )
 def test_what_is_wrong_is_said(place: str, path: str, body: dict[str, Any], words: str) -> None:
@@ -155,5 +157,5 @@ def test_a_second_service_cannot_write_to_a_store_in_use(made: tuple[Path, Path,
     assert ask(place, "/update", events=[event]).status_code == 200
     with service(made[0], made[1]) as other:
         answer = ask(other, "/update", events=[event])
-    assert answer.status_code == 422
-    assert "store" in answer.json()["error"]
+    assert answer.status_code == 503, "the client is not at fault"
+    assert "is being written by process" in answer.json()["error"]

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from persrec.errors import UserError
+from persrec.serving.disk import StoreError
 from persrec.serving.entries import key_of
 from persrec.serving.recommender import Recommender
 from persrec.serving.store import Store
@@ -390,7 +391,7 @@ def test_a_record_that_is_damaged_is_named(kept: Recommender) -> None:
     assert data is not None
     kept._open().store.write({key: data[:-1] + bytes([data[-1] ^ 1])})
     with pytest.raises(
-        UserError,
+        StoreError,
         match=r"'ü-0' is damaged \(the checksum is not that of the bytes\); .* without the updates since the log",
     ):
         kept.recommend(["ü-0"])

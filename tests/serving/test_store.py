@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 
 from persrec.errors import UserError
 from persrec.serving import store as stores
-from persrec.serving.disk import DATA, current
+from persrec.serving.disk import DATA, StoreError, current
 from persrec.serving.entries import ABOUT, MOST, PIECE, cursor_key, key_of, user_of
 from persrec.serving.store import Store
 
 LINES = """
 import sys
 from persrec.errors import UserError
+from persrec.serving.disk import StoreError
 from persrec.serving.entries import cursor_key, key_of
 from persrec.serving.store import Store
 path = sys.argv[1]
@@ -270,7 +271,7 @@ def test_a_store_or_file_in_the_way(store: Store, tmp_path: Path) -> None:
 def test_a_store_of_another_format(store: Store, about: bytes) -> None:
     store.write({}, {ABOUT: about})
     store.close()
-    with pytest.raises(UserError, match=r"got store format (0|None), expected 2; it was written by another version"):
+    with pytest.raises(StoreError, match=r"got store format (0|None), expected 2; it was written by another version"):
         Store.open(store.path)
 
 
@@ -286,7 +287,7 @@ def test_records_that_are_not_there(store: Store) -> None:
     store.close()
     shutil.rmtree(current(store.path))
     for write in (False, True):
-        with pytest.raises(UserError, match=r"data.mdb is not there; restore a copy, or delete the folder and"):
+        with pytest.raises(StoreError, match=r"data.mdb is not there; restore a copy, or delete the folder and"):
             Store.open(store.path, write=write)
 
 
@@ -296,7 +297,7 @@ def test_a_file_that_is_cut_off(store: Store) -> None:
     size = (current(store.path) / DATA).stat().st_size
     os.truncate(current(store.path) / DATA, size // 2)
     with pytest.raises(
-        UserError, match=rf"data.mdb is cut off: {size // 2:,} bytes, expected at least [\d,]+; restore"
+        StoreError, match=rf"data.mdb is cut off: {size // 2:,} bytes, expected at least [\d,]+; restore"
     ):
         Store.open(store.path)
 
@@ -304,7 +305,7 @@ def test_a_file_that_is_cut_off(store: Store) -> None:
 def test_a_file_that_is_no_store(store: Store) -> None:
     store.close()
     (current(store.path) / DATA).write_bytes(b"something else" * 1000)
-    with pytest.raises(UserError, match=r"data.mdb is damaged or no store \(.*not an LMDB file\); restore a copy"):
+    with pytest.raises(StoreError, match=r"data.mdb is damaged or no store \(.*not an LMDB file\); restore a copy"):
         Store.open(store.path)
 
 
@@ -372,7 +373,7 @@ with Store.open(path, write=True) as opened:
         try:
             opened.write({{key_of(100 * part + index): bytes(1000) for index in range(100)}},
                          {{cursor_key("a"): b'{{"rows": %d}}' % (100 * part + 100)}})
-        except UserError as error:
+        except StoreError as error:
             print(part, error)
             break
 """

@@ -1,0 +1,58 @@
+"""Requests that are worked on together."""
+
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from persrec.errors import UserError
+from persrec.service.line import Line
+from persrec.service.work import WORK, recommend
+from persrec.serving.recommender import Recommender
+from tests.small import events, run_of
+
+LOG = events().with_columns(pl.col("user_id").str.extract(r"(\d+)").cast(pl.Int64))
+LAST = int(LOG["timestamp"].max())
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Iterator[Recommender]:
+    with Recommender.load(run_of(tmp_path, LOG), tmp_path / "store") as made:
+        made.compress()
+        yield made
+
+
+def test_updates_beside_a_faulty_one_are_applied_once(kept: Recommender) -> None:
+    began, went = threading.Event(), threading.Event()
+
+    def wait(common: None, rests: list[None]) -> list[None]:
+        began.set()
+        went.wait(20)
+        return rests
+
+    line = Line({"wait": wait, "update": partial(WORK["update"], kept)}, longest=10, together=10)
+    line.put("wait", None, None)
+    assert began.wait(20)
+    sent: list[dict[str, Any]] = [
+        {"user_id": 3, "item_id": "чай 1", "timestamp": LAST + place} for place in range(1, 4)
+    ]
+    sent[1]["timestamp"] = None  # which this model needs
+    answers = [line.put("update", None, [event]) for event in sent]
+    went.set()
+    assert [answers[place].result(60)["applied"] for place in (0, 2)] == [1, 1]
+    with pytest.raises(UserError, match="update: no timestamp column"):
+        answers[1].result(60)
+    line.close()
+    assert kept.memory([3])["events"].item() == LOG.filter(pl.col("user_id") == 3).height + 2
+
+
+def test_a_user_who_is_asked_for_as_number_and_as_text_is_one(kept: Recommender) -> None:
+    (alone,) = recommend(kept, (3, None), [[7]])
+    found = recommend(kept, (3, None), [[7], ["7"], ["7", 7]])
+    assert [one["user_id"] for request in found for one in request] == [7, "7", "7", 7]
+    assert [one["items"] for request in found for one in request] == 4 * [alone[0]["items"]]
+    assert len(alone[0]["items"]) == 3
