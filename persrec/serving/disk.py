@@ -84,10 +84,17 @@ def tidy(path: Path) -> None:
 
 def permit(old: Path, new: Path) -> None:
     """Let those use a new folder of records who may use the old one."""
-    with contextlib.suppress(PermissionError):  # of another account's, which `refused` then says
+    with contextlib.suppress(PermissionError):  # a group of others: its readers are told what to do
         for name in (".", DATA, LOCKS):
             os.chown(new / name, -1, (old / name).stat().st_gid)
             shutil.copymode(old / name, new / name)
+
+
+def written_by_others(folder: Path) -> bool:
+    """Whether anybody may write to the records of a folder: nobody can on a disk that is only read."""
+    if os.statvfs(folder).f_flag & os.ST_RDONLY:
+        return False
+    return bool((folder / DATA).stat().st_mode & 0o222)
 
 
 def flush(path: Path) -> None:

@@ -17,7 +17,7 @@ import lmdb
 
 from persrec.errors import UserError
 from persrec.serving import disk, entries
-from persrec.serving.disk import CURRENT, DATA, StoreError
+from persrec.serving.disk import CURRENT, DATA, LOCKS, StoreError
 from persrec.serving.entries import ABOUT, CURSOR, USERS
 from persrec.serving.pages import damaged
 
@@ -278,4 +278,10 @@ def _environment(path: Path, *, write: bool) -> lmdb.Environment:
     except lmdb.Error as error:
         if disk.number_of(error) not in disk.REFUSED:
             raise
-        return lmdb.open(str(path), map_size=size, readonly=True, create=False, lock=False)  # nothing can be written
+        if disk.written_by_others(path):
+            raise StoreError(
+                f"store {path.parent}: this account cannot write to {path.name}/{LOCKS}, where readers stand so that "
+                "who writes leaves them their pages; let it write to this file (chmod g+w), or read a copy of "
+                "the folder"
+            ) from error
+        return lmdb.open(str(path), map_size=size, readonly=True, create=False, lock=False)

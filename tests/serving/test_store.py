@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from persrec.errors import UserError
 from persrec.serving import store as stores
-from persrec.serving.disk import DATA, StoreError, current
+from persrec.serving.disk import DATA, LOCKS, StoreError, current
 from persrec.serving.entries import ABOUT, MOST, PIECE, cursor_key, key_of, user_of
 from persrec.serving.store import Store
 
@@ -342,14 +342,37 @@ print(seen)
     assert sound + damaged == 124
 
 
-def test_a_folder_that_can_only_be_read(store: Store) -> None:
-    store.write({key_of(1): b"one"})
-    store.close()
+def without_rights() -> list[str]:
+    """What a command begins with so that permissions hold for it, whoever runs the tests."""
     setpriv = shutil.which("setpriv")
     if os.geteuid() == 0 and setpriv is None:
         pytest.skip("needs setpriv to give up what root may do")
     rights = "-dac_override,-dac_read_search"
-    before = [str(setpriv), "--bounding-set", rights, "--inh-caps", rights] if os.geteuid() == 0 else []
+    return [str(setpriv), "--bounding-set", rights, "--inh-caps", rights] if os.geteuid() == 0 else []
+
+
+def test_an_account_that_cannot_say_that_it_reads(store: Store) -> None:
+    """Another one may write, and would take the pages that are being read."""
+    store.write({key_of(1): b"one"})
+    (current(store.path) / LOCKS).chmod(0o444)
+    said = another_process(store.path, "Store.open(path)", *without_rights())
+    folder = current(store.path).name
+    assert f"store {store.path}: this account cannot write to {folder}/lock.mdb, where readers stand" in said
+    assert "let it write to this file (chmod g+w), or read a copy of the folder" in said
+
+
+def test_a_compact_store_may_be_used_by_whom_the_one_before_was(store: Store) -> None:
+    for name, mode in ((".", 0o750), (DATA, 0o640), (LOCKS, 0o660)):
+        (current(store.path) / name).chmod(mode)
+    store.compact()
+    modes = [(current(store.path) / name).stat().st_mode & 0o777 for name in (".", DATA, LOCKS)]
+    assert modes == [0o750, 0o640, 0o660]
+
+
+def test_a_folder_that_can_only_be_read(store: Store) -> None:
+    store.write({key_of(1): b"one"})
+    store.close()
+    before = without_rights()
     for path in (*store.path.rglob("*"), store.path):
         path.chmod(path.stat().st_mode & ~0o222)
     try:
