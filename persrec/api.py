@@ -209,6 +209,7 @@ def compare(
         found += [report.sides_sheet(title, sides, means, metric), report.pairs_sheet(f"Pairs, {title}", pairs)]
         sentences += report.retention_sentences(kept, title)
         rows += [{"group": name, "metric": metric, **pair.as_row()} for pair in pairs]
+    sentences += comparison.time_notes(sides) + comparison.seed_notes(sides)
     if form is not None:
         return "\n".join([*map(sheets.FORMS[form], found), *sentences])
     return Table(rows, _shown(found, sentences), Path())

@@ -32,7 +32,7 @@ from persrec.items import load as item_texts
 from persrec.models.build import build, kept_weights
 from persrec.models.model import Model
 from persrec.prepared import ITEMS, Prepared
-from persrec.recipe.recipe import Recipe, parse
+from persrec.recipe.recipe import Recipe, flat, parse
 from persrec.serving.recommender import Recommender
 from persrec.targets import targets_of
 from persrec.training import module as training
@@ -113,9 +113,9 @@ def train(
         )
     with ranks.first_rank_first():
         if goes_on:
-            _check_same(checkpoints / STARTED, cell, data)
+            _check_same(checkpoints / STARTED, cell, data, start)
         elif not ranks.rank():
-            _start(checkpoints, cell, data)
+            _start(checkpoints, cell, data, start)
     asked = replace(training_settings(cell), minutes=minutes)
     fitted = training.fit(model, data, loss_settings(cell), asked, folder=folder, resume=goes_on, progress=progress)
     return model, fitted, notes
@@ -192,7 +192,7 @@ def score(recommendations: Any, data: Prepared, cell: Recipe) -> tuple[dict[str,
     ), scored.counts
 
 
-def _start(checkpoints: Path, cell: Recipe, data: Prepared) -> None:
+def _start(checkpoints: Path, cell: Recipe, data: Prepared, start: str | Path | None) -> None:
     """An empty place for checkpoints and logs, with a note of what they are about.
 
     What `--overwrite` replaces stops being a run here, so that `--resume` goes on with the new one.
@@ -203,16 +203,22 @@ def _start(checkpoints: Path, cell: Recipe, data: Prepared) -> None:
     for name in FOLDERS:
         shutil.rmtree(checkpoints.parent / name, ignore_errors=True)
     checkpoints.mkdir(parents=True)
-    (checkpoints / STARTED).write_text(json.dumps(_identity(cell, data)), encoding="utf-8")
+    (checkpoints / STARTED).write_text(json.dumps(_identity(cell, data, start)), encoding="utf-8")
 
 
-def _identity(cell: Recipe, data: Prepared) -> dict[str, Any]:
+def _identity(cell: Recipe, data: Prepared, start: str | Path | None) -> dict[str, Any]:
     """What must be the same for a resumed fit to repeat an unbroken one."""
-    return {"recipe": cell.dump(), "data": data.hash}
+    return {"recipe": cell.dump(), "data": data.hash, "start": None if start is None else str(Path(start).resolve())}
 
 
-def _check_same(started: Path, cell: Recipe, data: Prepared) -> None:
-    before, now = json.loads(started.read_text(encoding="utf-8")), _identity(cell, data)
+def _check_same(started: Path, cell: Recipe, data: Prepared, start: str | Path | None) -> None:
+    before, now = json.loads(started.read_text(encoding="utf-8")), _identity(cell, data, start)
+    if before.get("start") != now["start"]:
+        was, is_now = (one.get("start") or "fresh weights" for one in (before, now))
+        raise UserError(
+            f"--resume: {started.parent.parent} was started from {was}, and --from now says {is_now}; give the --from "
+            "that it was started with, or start it anew without --resume"
+        )
     if before["data"] != now["data"]:
         raise UserError(f"--resume: {started.parent.parent} was started on other data; start it anew without --resume")
     _refuse_difference(before["recipe"], now["recipe"], started.parent.parent)
@@ -228,20 +234,13 @@ def _same_run(run: runs.Run, cell: Recipe, data: Prepared) -> runs.Run:
 
 def _refuse_difference(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
     """Refuse another recipe; keys that were not there yet have had their defaults."""
-    old, new = (_flat(json.loads(json.dumps(parse(tree, f"of {folder}").dump()))) for tree in (before, now))
+    old, new = (flat(json.loads(json.dumps(parse(tree, f"of {folder}").dump()))) for tree in (before, now))
     changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     if changed:
         listed = "; ".join(f"{key}: {old.get(key)!r} then, {new.get(key)!r} now" for key in changed)
         raise UserError(
             f"--resume: {folder} was started with another recipe ({listed}); start it anew without --resume"
         )
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    parts = [_flat(value, f"{prefix}.{key}" if prefix else key) for key, value in tree.items()]
-    return {key: value for part in parts for key, value in part.items()}
 
 
 def evaluate_again(folder: Path) -> tuple[runs.Run, Recipe, dict[str, Any]]:

@@ -67,10 +67,10 @@ def memory_sheets(rows: Rows, metric: str) -> list[Sheet]:
 def sides_sheet(title: str, sides: Sequence["Side"], means: Sequence[Interval], metric: str) -> Sheet:
     """One line per side: the mean over seeds with its interval."""
     found = [
-        (side.name, str(len(side.tables)), f"{mean.mean:.4f} {_bounds(mean, 4)}")
+        (side.name, str(len(side.tables)), side.recipe["time"], f"{mean.mean:.4f} {_bounds(mean, 4)}")
         for side, mean in zip(sides, means, strict=True)
     ]
-    return Sheet(title, ("", "seeds", f"{metric} [95%]"), found)
+    return Sheet(title, ("", "seeds", "time", f"{metric} [95%]"), found)
 
 
 def pairs_sheet(title: str, pairs: Sequence["Pair"]) -> Sheet:
@@ -93,7 +93,7 @@ def retention_sentences(found: Sequence["Retention"], metric: str) -> list[str]:
     for one in found:
         gain = f"full / recent {one.gain.mean:.3f} {_bounds(one.gain, 3)}"
         if one.kept is None:
-            text = f"No history effect here: {gain} in {metric}; retention is not defined."
+            text = f"No history effect shown: {gain} in {metric}; retention is not defined."
         else:
             kept = f"{one.kept.mean:.2f} {_bounds(one.kept, 2)}"
             text = f"Retention, (compressed - recent) / (full - recent), is {kept}; {gain}."

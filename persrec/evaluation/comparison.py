@@ -1,6 +1,7 @@
 """Runs compared in pairs: over the same targets and seeds, by bootstrap and by permutation over users.
 
-A side is one form of one recipe, or a baseline: its runs differ in the seed only. Shapes: Q queries, U users.
+A side is one form of one recipe, or a baseline: its runs differ in the seed only, and the sides of one name in what
+their histories need of the memory. Shapes: Q queries, U users.
 """
 
 from collections.abc import Sequence
@@ -19,12 +20,15 @@ from persrec.errors import UserError
 from persrec.evaluation import intervals
 from persrec.evaluation.intervals import Interval
 from persrec.prepared import Queries
+from persrec.recipe.recipe import Recipe, flat
 from persrec.targets import Targets
 
 PERMUTATIONS = 10_000
 ORDER = ("full", "recent", "compressed")  # models first, baselines after them
 ALL_PAIRS = 4  # sides up to which each is compared with each
 SAME = ("user", "end", "item")  # columns by which two runs ask for the same
+FREE = ("about", "baselines", "data", "history", "primary", "seeds", "training.threads")  # data are compared by content
+SHARED = ("memory.segment", "memory.recent")  # of the memory, what all forms of one name must have alike
 
 Values = npt.NDArray[np.float64]
 
@@ -66,7 +70,8 @@ class Retention(NamedTuple):
 def load(folders: Sequence[str | Path]) -> list[Side]:
     """The sides of run folders, or of folders of grids; runs that differ only in their seed are one side.
 
-    Raises UserError where a folder holds no run, and where runs were tested on different targets.
+    Raises UserError where a folder holds no run, where runs were tested on different targets, and where recipes of one
+    name are not one recipe.
     """
     found = [run for folder in folders for run in _runs_of(Path(folder))]
     sides: dict[str, Side] = {}
@@ -83,7 +88,29 @@ def load(folders: Sequence[str | Path]) -> list[Side]:
             )
         side.tables[seed] = run.targets()
         _check_same(found[0], run)
+        if form in ORDER:
+            _check_recipes(side, run.recipe, name)
+            _check_recipes(next(one for one in sides.values() if _alike(one, side)), run.recipe, name)
     return sorted(sides.values(), key=lambda side: ORDER.index(side.history) if side.history in ORDER else len(ORDER))
+
+
+def time_notes(sides: list[Side]) -> list[str]:
+    """That figures do not compare, where models were told different times."""
+    times: dict[str, list[str]] = {}
+    for side in sides:
+        times.setdefault(side.recipe["time"], []).append(side.name)
+    if len(times) < 2:
+        return []
+    told = "; ".join(f"{time} ({', '.join(names)})" for time, names in times.items())
+    return [f"time differs: {told}. Such figures do not compare: who is told more is not a better model."]
+
+
+def seed_notes(sides: list[Side]) -> list[str]:
+    """What intervals of models with one seed do not cover."""
+    alone = [side.name for side in sides if side.history in ORDER and len(side.tables) == 1]
+    if not alone:
+        return []
+    return [f"One seed ({', '.join(alone)}): the intervals speak of these trained models only, not of other seeds."]
 
 
 def mean(side: Side, metric: str, part: npt.NDArray[np.bool_] | None = None) -> Interval:
@@ -215,6 +242,35 @@ def _runs_of(folder: Path) -> list[runs.Run]:
         return [runs.load(folder)]
     below = sorted(path.parent for path in folder.glob(f"*/{runs.MANIFEST}"))
     return [runs.load(place) for place in below] if below else [runs.load(folder)]
+
+
+def _alike(one: Side, other: Side) -> bool:
+    """Whether both are models of recipes with one name."""
+    return one.history in ORDER and one.recipe["name"] == other.recipe["name"]
+
+
+def _check_recipes(side: Side, now: dict[str, Any], name: str) -> None:
+    """Refuse another recipe under the name of a side's; of another form the memory may differ, but not its segments.
+
+    Keys that a run did not know yet have had their defaults.
+    """
+    known = flat(Recipe().dump())
+    before, after = known | flat(side.recipe), known | flat(now)
+    free = FREE if side.name == name else (*FREE, "memory")
+    differing = [
+        f"{key}: {before.get(key)!r} and {after.get(key)!r}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and (key in SHARED or not _below(key, free))
+    ]
+    if differing:
+        raise UserError(
+            f"{side.name} and {name}: recipes of one name, {now['name']}, that differ ({'; '.join(differing)}); "
+            "expected runs of one recipe, with other seeds and histories only; give the other recipe a name of its own"
+        )
+
+
+def _below(key: str, sections: tuple[str, ...]) -> bool:
+    return any(key == section or key.startswith(f"{section}.") for section in sections)
 
 
 def _check_same(first: runs.Run, other: runs.Run) -> None:

@@ -1,6 +1,11 @@
-"""95% intervals by bootstrap over users.
+"""95% intervals by bootstrap over users, and by Student's t over seeds.
 
-Shapes: T targets, U users, M metrics, Q resamples.
+Of one seed an interval speaks of that trained model and of other users. Few seeds cannot be resampled: two or three
+drawn from as many never lie outside of what was seen. So a resample of users is moved by what n seeds leave open,
+t s / sqrt(n), t being drawn from Student's distribution with n - 1 degrees of freedom, s the standard deviation of
+the seeds: where only seeds differ, the interval is the mean and t(0.975, n - 1) s / sqrt(n) to either side.
+
+Shapes: T targets, U users, M metrics, Q resamples, n seeds.
 """
 
 from typing import NamedTuple
@@ -41,7 +46,7 @@ def mean(values: Values, users: npt.NDArray[np.int64], *, seed: int = 0) -> Inte
 def ratio(over: list[Values], under: list[Values], users: npt.NDArray[np.int64], *, seed: int = 0) -> Interval:
     """Mean of `over` divided by mean of `under`, paired: each is a list over seeds of (T,) values of the same targets.
 
-    Users are resampled, and seeds too where there are several, so the interval covers both.
+    The interval covers users, and seeds too where there are several.
     """
     (above, tops), (below, bottoms) = paired([over, under], users, seed=seed)
     return quotient(above, tops, below, bottoms)
@@ -56,8 +61,8 @@ def quotient(above: float, tops: Resamples, below: float, bottoms: Resamples) ->
 def paired(sides: list[list[Values]], users: npt.NDArray[np.int64], *, seed: int = 0) -> list[tuple[float, Resamples]]:
     """The mean over seeds and targets of each side, and its (Q,) resamples, drawn alike for all sides.
 
-    A side is a list over seeds of (T,) values of the same targets. Users are resampled, and seeds where there are
-    several; so whatever is computed from the resamples covers both.
+    A side is a list over seeds of (T,) values of the same targets. Users are resampled, and where there are several
+    seeds the mean is moved as these allow; so whatever is computed from the resamples covers both.
     """
     seeds = {len(side) for side in sides}
     if len(seeds) > 1 or any(len(values) != len(users) for side in sides for values in side):
@@ -70,10 +75,9 @@ def paired(sides: list[list[Values]], users: npt.NDArray[np.int64], *, seed: int
     sums, counts = _per_user(stacked, users)
     resampled = _resampled(np.vstack([sums, counts[None]]), seed)
     per_seed = (resampled[:, :-1] / resampled[:, -1:]).reshape(RESAMPLES, len(sides), several)
-    drawn = np.random.default_rng([seed, 1]).multinomial(several, np.full(several, 1 / several), RESAMPLES) / several
-    points = (sums.sum(axis=1) / counts.sum()).reshape(len(sides), several).mean(axis=1)
-    tops = np.einsum("qks,qs->kq", per_seed, drawn)
-    return [(float(point), top) for point, top in zip(points, tops, strict=True)]
+    points = (sums.sum(axis=1) / counts.sum()).reshape(len(sides), several)
+    tops = per_seed.mean(axis=2).T + points @ _seed_weights(several, seed).T
+    return [(float(point), top) for point, top in zip(points.mean(axis=1), tops, strict=True)]
 
 
 def interval(point: float, resampled: Resamples) -> Interval:
@@ -81,6 +85,17 @@ def interval(point: float, resampled: Resamples) -> Interval:
     with np.errstate(invalid="ignore"):  # resamples that are not finite
         low, high = np.quantile(resampled, [0.025, 0.975])
     return Interval(float(point), float(low), float(high))
+
+
+def _seed_weights(several: int, seed: int) -> Values:
+    """Weights (Q, n) by which figures of n seeds add up to a Student's t with n - 1 degrees times s / sqrt(n); they
+    add up to 0, and are alike for all sides, so that whatever seeds move alike on two of them cancels."""
+    if several == 1:
+        return np.zeros((RESAMPLES, 1))
+    random = np.random.default_rng([seed, 1])
+    normal = random.standard_normal((RESAMPLES, several))
+    normal -= normal.mean(axis=1, keepdims=True)
+    return normal / np.sqrt(several * random.chisquare(several - 1, (RESAMPLES, 1)))
 
 
 def _per_user(values: Values, users: npt.NDArray[np.int64]) -> tuple[Values, Values]:

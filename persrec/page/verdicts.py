@@ -41,7 +41,7 @@ def verdicts(sides: list[Side], metric: str) -> list[str]:
     for recipe in dict.fromkeys(side.recipe["name"] for side in sides):
         forms = {side.history: side for side in sides if side.recipe["name"] == recipe and side.history in ORDER}
         found += [f"{recipe}: {text}" for text in _of_recipe(forms, metric)] if forms else []
-    return found + _beside_baselines(sides, metric)
+    return found + _beside_baselines(sides, metric) + comparison.time_notes(sides)
 
 
 def _of_recipe(forms: Mapping[str, Side], metric: str) -> list[str]:

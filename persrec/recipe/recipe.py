@@ -231,6 +231,14 @@ def _data_conflicts(data: Data) -> Iterator[Fault]:
             yield Fault((f"data.{key}", "data.source"), text)
 
 
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """The values of a settings tree by their dotted keys."""
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    parts = [flat(value, f"{prefix}.{key}" if prefix else key) for key, value in tree.items()]
+    return {key: value for part in parts for key, value in part.items()}
+
+
 def load(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """A shipped recipe, a recipe file, or the default recipe on a log; overrides are `dotted.key=YAML value`."""
     values, where = locate(name_or_path)

@@ -68,13 +68,44 @@ def test_pairing_takes_out_what_users_have_in_common() -> None:
     assert unpaired.high - unpaired.low > 5 * (paired.high - paired.low)
 
 
-def test_seeds_are_resampled_too() -> None:
-    """Users all alike: what remains is the spread between seeds."""
+def test_where_only_seeds_differ_the_interval_is_students() -> None:
+    """0.8, 1 and 1.2: s is 0.2, and t of 2 degrees of freedom is 4.303."""
     over = [np.full(400, value) for value in (0.8, 1.0, 1.2)]
     found = ratio(over, [np.ones(400)] * 3, USERS)
     assert found.mean == pytest.approx(1.0)
-    assert found.low == pytest.approx(0.8)
-    assert found.high == pytest.approx(1.2)
+    half = 4.303 * 0.2 / np.sqrt(3)
+    assert (found.low, found.high) == pytest.approx((1 - half, 1 + half), abs=0.1 * half)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_intervals_cover_the_truth_where_seeds_differ_most(seeds: int) -> None:
+    """Models of different seeds are better or worse by far more than 100 users leave open."""
+    random = np.random.default_rng(seeds)
+    covered = 0
+    for draw in range(200):
+        users = random.normal(0.5, 0.05, 100)
+        over = [users + effect for effect in random.normal(0, 0.1, seeds)]
+        found = ratio(over, [np.ones(100)] * seeds, np.arange(100), seed=draw)
+        covered += found.low <= 0.5 <= found.high
+    assert 180 <= covered <= 198  # 190 expected
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_where_users_differ_most_seeds_hardly_change_the_interval(seeds: int) -> None:
+    random = np.random.default_rng(0)
+    users = random.normal(3.0, 2.0, 400)
+    one, several = ([users + effect for effect in random.normal(0, 0.002, count)] for count in (1, seeds))
+    alone = ratio(one, [np.ones(400)], USERS)
+    found = ratio(several, [np.ones(400)] * seeds, USERS)
+    assert found.high - found.low == pytest.approx(alone.high - alone.low, rel=0.03)
+
+
+def test_what_seeds_do_to_both_sides_cancels() -> None:
+    effects = (0.0, 0.3, 0.9)
+    found = ratio(
+        [np.full(400, 2 + 2 * effect) for effect in effects], [np.full(400, 1 + effect) for effect in effects], USERS
+    )
+    assert found == pytest.approx((2, 2, 2))
 
 
 def test_unequal_sides_are_refused() -> None:

@@ -218,7 +218,7 @@ def test_no_claim_is_made_that_recent_events_do_not_refute(page: Reader) -> None
     """Random data: nothing old helps, and the page says so and claims nothing for the memory."""
     assert "shop: no worth of old events is seen" in page.text
     assert "the compressed history is not ahead of recent events alone" in page.text
-    assert "No history effect here" in page.text
+    assert "No history effect shown" in page.text
 
 
 def test_baselines_take_part_in_tables_and_bars(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

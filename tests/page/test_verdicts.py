@@ -19,7 +19,7 @@ def side(history: str, rank: float, recipe: str = "one") -> Side:
     ranks = np.where(np.arange(USERS) % 5 == 0, 9.0, rank)
     fill = {"end": np.full(USERS, 5), "item": np.arange(USERS), "age": np.zeros(USERS), "item_events": np.ones(USERS)}
     table = pa.table({"user": np.arange(USERS), **fill, "rank": ranks})
-    return Side(history, history, {"name": recipe}, {0: table})
+    return Side(history, history, {"name": recipe, "time": "none"}, {0: table})
 
 
 @pytest.mark.parametrize(
