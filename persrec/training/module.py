@@ -91,16 +91,16 @@ class Fitting(L.LightningModule):
         return objective(self.model, batch, loss, reads_all=reads_all, counts=self.counts)
 
     def on_train_epoch_start(self) -> None:
-        """Start the epoch's clock."""
-        self._started = time.monotonic()
+        """Start the epoch's clock and its sums."""
+        self._started, self._tally = time.monotonic(), None
 
     def _count(self, tally: Tensor) -> None:
-        """Add (2, W) sums by number of clear events to the epoch's; show the speed."""
+        """Add (3, W) sums by number of clear events to the epoch's; show the speed."""
         if self._tally is None:
-            self._tally = tally.new_zeros(2, 0)
+            self._tally = tally.new_zeros(3, 0)
         width = max(tally.shape[1], self._tally.shape[1])
         before, added = (torch.nn.functional.pad(part, (0, width - part.shape[1])) for part in (self._tally, tally))
-        self._tally = before + added
+        self._tally = before.to(added) + added
         speed = self.settings.ranks * float(self._tally[1].sum()) / max(time.monotonic() - self._started, 1e-9)
         self.log("events/s", speed, prog_bar=True, logger=False)
 
@@ -117,29 +117,34 @@ class Fitting(L.LightningModule):
         self.seconds, self._clock = self.seconds + now - self._clock, now
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note the time spent so far."""
+        """Note the time spent so far, and what the epoch has come to."""
         self._tick()
         checkpoint["seconds"] = self.seconds
+        checkpoint["epoch_seconds"] = time.monotonic() - self._started
+        checkpoint["tally"] = None if self._tally is None else self._of_all_ranks(self._tally)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on from the time that was spent before."""
+        """Go on from the time that was spent before and from the epoch's sums, which are those of all devices."""
         self.seconds = checkpoint["seconds"]
+        self._started = time.monotonic() - checkpoint["epoch_seconds"]
+        self._tally = None if self.global_rank else checkpoint["tally"]
 
     def on_train_epoch_end(self) -> None:
         """Write the epoch's speed and its loss by number of clear events."""
         if self._tally is None:
             return
         seconds = time.monotonic() - self._started
-        losses, rows = self._of_all_ranks(self._tally)
-        mean = losses.sum() / rows.sum()
+        losses, rows, weights = self._of_all_ranks(self._tally)
+        mean = losses.sum() / weights.sum()
         found = {"train_loss": mean, "epoch_seconds": seconds, "epoch_events": rows.sum()}
         self.log_dict(found, sync_dist=self.settings.ranks > 1)
         if isinstance(self.logger, AppendingCSV):
-            self.logger.clear_events(self.current_epoch, (losses / rows).tolist(), rows.long().tolist())
+            counted = rows.where(weights > 0, 0)
+            self.logger.clear_events(self.current_epoch, (losses / weights).tolist(), counted.long().tolist())
         self._tally = None
 
     def _of_all_ranks(self, tally: Tensor) -> Tensor:
-        """The sum (2, W) of all devices' (2, W)."""
+        """The sum (3, W) of all devices' (3, W)."""
         if self.settings.ranks == 1:
             return tally
         widest = self.trainer.strategy.reduce(torch.tensor(tally.shape[1], device=self.device), reduce_op="max")
@@ -152,9 +157,10 @@ class Fitting(L.LightningModule):
 
     def validation_step(self, batch: tuple[Batch, Tensor, Tensor], index: int) -> None:
         """NDCG@10 of the validation queries by full ranking, in float32 as in serving; ties count half."""
-        histories, targets, excluded = batch
+        histories, targets, seen = batch
         with torch.autocast(self.device.type, enabled=False):
-            ranks = rank(self.model, histories, targets, excluded).double().cpu().numpy()
+            found = rank(self.model, histories, targets, seen, odds=self.settings.seen_odds)
+        ranks = found.double().cpu().numpy()
         counts = torch.bincount(targets[0], minlength=len(histories.events)).cpu().numpy()
         value = float(np.mean(metrics.per_user(ranks, counts, (10,))["ndcg@10"]))
         self._validated.append((value, len(counts)))
@@ -288,6 +294,7 @@ def _train(
         length=settings.length,
         time=settings.time,
         exclude_seen=settings.exclude_seen,
+        seen_odds=settings.seen_odds,
         repeats=plan.repeats,
     )
     counts = None if loss.sampler == "uniform" else target_counts(data)

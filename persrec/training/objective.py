@@ -49,15 +49,15 @@ class Scored(NamedTuple):
 
     loss: Tensor  # () with gradient
     weight: Tensor  # ()
-    by_clear_events: Tensor  # (2, W): sums of loss, numbers of rows, by number of clear events minus 1
+    by_clear_events: Tensor  # (3, W): sums of loss, numbers of rows, sums of weights, by number of clear events minus 1
 
 
 class Objective(NamedTuple):
     """What is minimised, and its parts."""
 
     loss: Tensor  # () with gradient: that of the rows, and what the tokens are asked for
-    rows: Tensor  # () mean over the scored rows
-    by_clear_events: Tensor  # (2, W), see `Scored`
+    rows: Tensor  # () weighted mean over the scored rows
+    by_clear_events: Tensor  # (3, W), see `Scored`
 
 
 def objective(
@@ -88,9 +88,8 @@ def objective(
         against = drawn(len(target)) if settings.sampled and shared is None else shared
         loss = _row_losses(model, hidden[rows], target, weight, settings, against, bonus, made)
         clear = history.valid.cumsum(dim=1)[rows] - 1
-        tally = loss.new_zeros(2, hidden.shape[1])
-        tally[0].index_add_(0, clear, loss.detach())
-        tally[1].index_add_(0, clear, torch.ones_like(loss))
+        tally = loss.new_zeros(3, hidden.shape[1])
+        tally.index_add_(1, clear, torch.stack([loss.detach(), torch.ones_like(loss), weight.to(loss)]))
         return Scored(loss.sum(), weight.sum(), tally)
 
     looped = model(batch, score=score, reads_all=reads_all, items=made)

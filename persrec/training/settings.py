@@ -62,6 +62,7 @@ def training_settings(cell: Recipe) -> TrainingSettings:
         length=cell.length,
         random_first_segment=cell.memory.random_first_segment,
         exclude_seen=cell.evaluation.exclude_seen,
+        seen_odds=cell.evaluation.seen_odds,
         weight_by=cell.loss.weight_by,
         types=cell.data.events or (),
         draw_after_ms=_break_ms(cell) if cell.loss.break_target == "any" else None,

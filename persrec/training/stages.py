@@ -1,7 +1,9 @@
-"""Two stages of training: a sampled loss for a share of the epochs, then the full softmax."""
+"""Two stages of training: a sampled loss for a share of the epochs, then the full softmax; and when they end."""
+
+from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import Callback, EarlyStopping
 
 from persrec.training.objective import LossSettings
 
@@ -11,6 +13,18 @@ def first_full_epoch(loss: LossSettings, epochs: int) -> int:
     if not loss.sampled:
         return 0
     return epochs if loss.full_from is None else int(loss.full_from * epochs)
+
+
+class LastValidation(Callback):
+    """Validation after the last epoch, also where `validate_every` does not divide the epochs: else its weights, which
+    are often the best, could not be chosen."""
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Validate after this epoch, if it is the last one; a resumed fit may begin in the midst of it."""
+        if trainer.current_epoch + 1 == trainer.max_epochs:
+            trainer.check_val_every_n_epoch = 1
 
 
 class LateStopping(EarlyStopping):

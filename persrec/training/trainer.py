@@ -15,7 +15,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from persrec.training.loggers import Kind, loggers
 from persrec.training.progress import TrainingProgress
-from persrec.training.stages import LateStopping
+from persrec.training.stages import LastValidation, LateStopping
 from persrec.training.validation import METRIC
 
 BEST, LAST = "best.ckpt", "last.ckpt"
@@ -46,6 +46,7 @@ class TrainingSettings:
     workers: int
     accelerator: str
     exclude_seen: bool
+    seen_odds: float | None = None
     draw_after_ms: int | None = None  # a target after such a gap is any of the events up to the next one
     accumulate: int = 1
     precision: Precision = "32-true"
@@ -113,6 +114,7 @@ def _callbacks(settings: TrainingSettings, checkpoints: Path, *, first: int, pro
     every = timedelta(minutes=settings.checkpoint_minutes)
     best, last = Path(BEST).stem, Path(LAST).stem
     callbacks: list[Callback] = [
+        LastValidation(),
         ModelCheckpoint(checkpoints, best, monitor=METRIC, mode="max", enable_version_counter=False),
         ModelCheckpoint(
             checkpoints, last, every_n_epochs=1, save_on_train_epoch_end=True, enable_version_counter=False

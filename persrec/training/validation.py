@@ -19,18 +19,22 @@ from persrec.targets import targets_of
 METRIC = "val_ndcg@10"
 
 
-def rank(model: Model, histories: Batch, targets: Tensor, excluded: Tensor) -> Tensor:
-    """Rank (T,) of each target, (2, T) pairs of query and item, among all items but (2, n) excluded pairs.
+def rank(model: Model, histories: Batch, targets: Tensor, seen: Tensor, *, odds: float | None = None) -> Tensor:
+    """Rank (T,) of each target, (2, T) pairs of query and item, among all items but (2, n) pairs of seen ones.
 
-    Ties count half, and a target is never excluded for itself.
+    With `odds` these are not excluded but have so many of their odds, as by `retrieval.rescoring.discounted`. Ties
+    count half, and a target is never excluded for itself.
     """
     query, item = targets
     reading = model.read_out(histories)
     scores = reading.query @ model.vectors().T  # (B, V+1)
     if reading.bonus is not None:
         scores.index_put_((reading.bonus.row, reading.bonus.item), reading.bonus.value, accumulate=True)
+    if odds is not None:
+        scores[seen[0], seen[1]] = scores[seen[0], seen[1]] + model.fixed_temperature * math.log(odds)
     wanted = scores[query, item]
-    scores[excluded[0], excluded[1]] = float("-inf")
+    if odds is None:
+        scores[seen[0], seen[1]] = float("-inf")
     scores[:, PAD] = float("-inf")
     among = scores[query].index_put((torch.arange(len(query), device=query.device), item), wanted.new_tensor(-math.inf))
     above = (~(among <= wanted[:, None])).sum(dim=1)  # scores that are not numbers count against the model
@@ -39,7 +43,7 @@ def rank(model: Model, histories: Batch, targets: Tensor, excluded: Tensor) -> T
 
 
 class Validation(torch.utils.data.Dataset):
-    """Batches of validation queries, with their targets and the items that are not to be ranked."""
+    """Batches of validation queries, with their targets and the items that are excluded or discounted as seen."""
 
     def __init__(
         self,
@@ -50,9 +54,11 @@ class Validation(torch.utils.data.Dataset):
         length: int | None,
         time: str,
         exclude_seen: bool,
+        seen_odds: float | None = None,
         repeats: Repeats | None = None,
     ) -> None:
-        self.data, self.time, self.exclude_seen, self.repeats = data, time, exclude_seen, repeats
+        self.data, self.time, self.repeats = data, time, repeats
+        self.asks_seen = exclude_seen or seen_odds is not None
         self.windows = evaluation_windows(queries.user, queries.end, length=length)
         self.batches = budget.cut(self.windows)
         self.targets = targets_of(data, queries)
@@ -65,7 +71,7 @@ class Validation(torch.utils.data.Dataset):
         rows = self.batches[index]
         windows = self.windows.take(rows)
         batch = collate(self.data, windows, time=self.time, repeats=self.repeats, last=True)
-        return batch, self._targets(rows), self._excluded(windows)
+        return batch, self._targets(rows), self._seen(windows)
 
     def of_rank(self, rank: int, ranks: int) -> range:
         """Which batches are one device's of several: each `ranks`-th one, or all where there are fewer."""
@@ -76,9 +82,9 @@ class Validation(torch.utils.data.Dataset):
         items = [self.targets.item[self._first[row] : self._first[row + 1]] for row in rows]
         return _pairs(items)
 
-    def _excluded(self, windows: Windows) -> Tensor:
-        """Pairs (2, n) of query in the batch and item seen before it, over the whole history."""
-        if not self.exclude_seen:
+    def _seen(self, windows: Windows) -> Tensor:
+        """Pairs (2, n) of query in the batch and item seen before it, over the whole history, where that matters."""
+        if not self.asks_seen:
             return torch.zeros(2, 0, dtype=torch.int64)
         first = self.data.offsets[windows.user]
         return _pairs([self.data.items[begin : begin + end] for begin, end in zip(first, windows.end, strict=True)])

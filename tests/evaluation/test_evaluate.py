@@ -90,16 +90,19 @@ def test_the_cases_differ(world: tuple[Model, Prepared]) -> None:
     assert len({tuple(some) for some in ranks}) == len(CASES) - 1
 
 
-@pytest.mark.parametrize("exclude_seen", [True, False])
-def test_validation_by_torch_gives_the_ranks_of_faiss(world: tuple[Model, Prepared], exclude_seen: bool) -> None:
+@pytest.mark.parametrize(("exclude_seen", "odds"), [(True, None), (False, None), (False, 0.5)])
+def test_validation_by_torch_gives_the_ranks_of_faiss(
+    world: tuple[Model, Prepared], exclude_seen: bool, odds: float | None
+) -> None:
     model, data = world
-    got = found(world, k=(30,), exclude_seen=exclude_seen)
-    budget = Budget(6, 5, 300, None)
-    validation = training.Validation(data, data.test, budget, length=None, time="last", exclude_seen=exclude_seen)
+    rules: dict[str, Any] = {"exclude_seen": exclude_seen, "seen_odds": odds}
+    got = found(world, k=(30,), **rules)
+    validation = training.Validation(data, data.test, Budget(6, 5, 300, None), length=None, time="last", **rules)
     assert len(validation) > 3
     ranks = {}
-    for batch, targets, excluded in (validation[index] for index in range(len(validation))):
-        ranks |= dict(zip(batch.user.tolist(), training.rank(model, batch, targets, excluded).tolist(), strict=True))
+    for batch, targets, seen in (validation[index] for index in range(len(validation))):
+        own = training.rank(model, batch, targets, seen, odds=odds)
+        ranks |= dict(zip(batch.user.tolist(), own.tolist(), strict=True))
     assert [ranks[user] for user in got.user.tolist()] == got.rank.tolist()
 
 

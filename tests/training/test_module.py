@@ -47,6 +47,18 @@ def metrics(folder: Path) -> dict:
     return {key: value for key, value in found.items() if key != "seconds"}
 
 
+def epochs(folder: Path) -> dict[str, tuple[list[str], list[list[str]]]]:
+    """By epoch, what was written of its losses; of what is written twice, the last."""
+    with (folder / "run" / "training.csv").open() as file:
+        found = {
+            row["epoch"]: [row["train_loss"], row["epoch_events"]] for row in csv.DictReader(file) if row["train_loss"]
+        }
+    with (folder / "run" / "clear_events.csv").open() as file:
+        rows = [list(row.values()) for row in csv.DictReader(file)]
+    own = {epoch: {row[1]: row for row in rows if row[0] == epoch} for epoch in found}
+    return {epoch: (found[epoch], list(own[epoch].values())) for epoch in found}
+
+
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("unbroken")
@@ -77,6 +89,7 @@ def test_killed_and_resumed_equals_unbroken(unbroken: Path, tmp_path: Path, atte
     for name, tensor in weights(unbroken).items():
         assert torch.equal(tensor, weights(tmp_path)[name]), name
     assert metrics(tmp_path) == metrics(unbroken)
+    assert epochs(tmp_path) == epochs(unbroken), "sums go on within an epoch"
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(unbroken: Path, tmp_path: Path) -> None:

@@ -89,6 +89,18 @@ def test_losses_by_clear_events_add_up_to_the_loss(settings: LossSettings, reads
     assert float(tally[0].sum() / tally[1].sum()) == pytest.approx(loss.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("reads_all", [False, True])
+def test_weighted_losses_are_divided_by_the_weights(reads_all: bool) -> None:
+    given = batch()
+    weight = torch.rand(given.history.item.shape, generator=torch.Generator().manual_seed(0)) * 5
+    loss, _, tally = objective(
+        model_of(), given._replace(history=given.history._replace(weight=weight)), LossSettings(), reads_all=reads_all
+    )
+    assert int(tally[1].sum()) == sum(LENGTHS), "rows count as rows"
+    assert float(tally[2].sum()) == pytest.approx(float(weight[given.history.target > 0].sum()), rel=1e-5)
+    assert float(tally[0].sum() / tally[2].sum()) == pytest.approx(loss.item(), rel=1e-5)
+
+
 def test_reads_all_gives_later_rows_r_to_r_plus_s_minus_1_clear_events() -> None:
     long = histories([60])
     every = objective(model_of(), long, LossSettings(sampled=False), reads_all=True).by_clear_events[1]

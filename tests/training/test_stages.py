@@ -69,6 +69,29 @@ def test_the_full_softmax_takes_over_at_its_share_of_the_epochs(world: tuple[Rec
     assert min(abs(one - other) for one, other in zip(sampled, full, strict=True)) > 0.1
 
 
+def test_weights_that_are_all_alike_change_no_loss_that_is_written(
+    world: tuple[Recipe, Prepared], tmp_path: Path
+) -> None:
+    """Every row is one after a break of 0 ms, and counts ten times."""
+    trained(world, tmp_path / "plain", FULL, time="next", epochs=1)
+    trained(world, tmp_path / "tenfold", FULL._replace(break_ms=0, break_weight=10.0), time="next", epochs=1)
+    assert losses(tmp_path / "tenfold") == pytest.approx(losses(tmp_path / "plain"), rel=1e-4)
+    plain, tenfold = ((tmp_path / name / "clear_events.csv").read_text().split() for name in ("plain", "tenfold"))
+    for one, other in zip(plain[1:], tenfold[1:], strict=True):
+        assert [float(part) for part in one.split(",")] == pytest.approx(
+            [float(part) for part in other.split(",")], rel=1e-4
+        )
+
+
+def test_the_last_epoch_is_validated_too(world: tuple[Recipe, Prepared], tmp_path: Path) -> None:
+    """Every third of four epochs: the third and the last one."""
+    found = trained(world, tmp_path / "run", FULL, validate_every=3, learning_rate=0.01)
+    rows = csv.DictReader((tmp_path / "run" / "training.csv").read_text().splitlines())
+    assert [row["epoch"] for row in rows if row["val_ndcg@10"]] == ["2", "3"]
+    assert found.epochs == 4
+    assert found.best_epoch == 3, "it learns, so the last weights are the best"
+
+
 def test_nobody_loses_patience_before_the_second_stage(world: tuple[Recipe, Prepared], tmp_path: Path) -> None:
     """Nothing is learned, so that patience 1 ends training in the second epoch in which it is looked at."""
     patient = SAMPLED._replace(full_from=0.5)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from persrec import cells
 from persrec.errors import UserError
 from persrec.models.build import build
 from persrec.training.starting import matched, start_from
@@ -47,6 +48,24 @@ def test_another_model_is_refused_by_the_names_of_its_weights(tmp_path: Path) ->
     expected = r"3 weights of the run do not fit .*time_bias: \(2, 80\) there, none here; .*: \(2, 8\) there, \(3, 8"
     with pytest.raises(UserError, match=expected):
         start_from(model, old, data)
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_a_resumed_fit_starts_from_the_same_run(tmp_path: Path, again: bool) -> None:
+    """A fit that was interrupted: its note on what it is about is read before its checkpoint, which is empty."""
+    old = run_of(tmp_path, events())
+    recipe, data = prepared_of(tmp_path, events())
+    checkpoints = tmp_path / "cut" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    (checkpoints / "last.ckpt").write_bytes(b"")
+    start = str(old.resolve()) if again else None
+    (checkpoints / "started.json").write_text(json.dumps({"recipe": recipe.dump(), "data": data.hash, "start": start}))
+    if again:
+        with pytest.raises(EOFError):
+            cells.train(recipe, data, tmp_path / "cut", resume=True, start=old)
+    else:
+        with pytest.raises(UserError, match=r"was started from fresh weights, and --from now says .*; give the --from"):
+            cells.train(recipe, data, tmp_path / "cut", resume=True, start=old)
 
 
 def test_through_the_command_the_numbers_are_said_and_kept(tmp_path: Path) -> None:
