@@ -73,8 +73,9 @@ def last(events: pl.LazyFrame, settings: Mapping[str, Any]) -> Split:
 def global_time(events: pl.LazyFrame, settings: Mapping[str, Any]) -> Split:
     """What lies before a moment is trained on; validation and test follow for everybody at the same moments.
 
-    `validation` and `test` are the shares of all events that lie there, or the dates at which they begin. Of each
-    user the first n events of either part are asked for, each by itself.
+    `validation` and `test` are the shares of all events that lie there, or the dates at which they begin; beside a date
+    of the test the share of the validation is one of the events before it. Of each user the first n events of either
+    part are asked for, each by itself.
     """
     if "begins" not in settings:
         settings = with_moments(settings, events.select(TIME).collect().to_series().to_numpy())
@@ -90,7 +91,14 @@ def with_moments(settings: Mapping[str, Any], times: Ints) -> dict[str, Any]:
     Raises:
         UserError: the validation does not begin before the test.
     """
-    begins = _moment(times, settings["validation"], settings["test"]), _moment(times, settings["test"])
+    share, late = settings["validation"], settings["test"]
+    test = _moment(times, late, len(times))
+    before = len(times)
+    if isinstance(late, str):
+        before = sum(int((times[start : start + CHUNK] < test).sum()) for start in range(0, before, CHUNK))
+    elif not isinstance(share, str):
+        share += late
+    begins = _moment(times, share, before), test
     if not begins[0] < begins[1]:
         raise UserError(
             f"split: got validation {settings['validation']} and test {settings['test']}, by which the validation "
@@ -153,12 +161,11 @@ def _breaks(settings: Mapping[str, Any]) -> pl.Expr:
     return (gap >= settings["gap_hours"] * HOUR).fill_null(False)
 
 
-def _moment(times: Ints, *parts: Any) -> int:
-    """The time in ms at which the last shares of all events begin, or that of a date."""
-    if isinstance(parts[0], str):
-        return int(datetime.fromisoformat(parts[0]).replace(tzinfo=UTC).timestamp() * 1000)
-    share = sum(part for part in parts if not isinstance(part, str))
-    return _smallest(times, math.ceil((1 - share) * (len(times) - 1)))
+def _moment(times: Ints, part: Any, count: int) -> int:
+    """The time in ms at which the last share of the first `count` events begins, or that of a date."""
+    if isinstance(part, str):
+        return int(datetime.fromisoformat(part).replace(tzinfo=UTC).timestamp() * 1000)
+    return _smallest(times, math.ceil((1 - part) * (count - 1)))
 
 
 def _smallest(values: Ints, place: int) -> int:

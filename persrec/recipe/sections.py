@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -21,6 +21,12 @@ MADE = ("synthetic", "causes")  # sources that read no file; each has a section 
 
 def as_list(value: Any) -> Any:
     return value if isinstance(value, list | tuple) else [value]
+
+
+def _utc(value: Any) -> str:
+    """A date, in UTC where it has an offset; raises ValueError for what is none."""
+    moment = datetime.fromisoformat(str(value))
+    return str(moment if moment.tzinfo is None else moment.astimezone(UTC).replace(tzinfo=None))
 
 
 Count = Annotated[int, Field(ge=1)]
@@ -89,7 +95,7 @@ class Data(Section):
     @classmethod
     def _date(cls, value: Any) -> str | None:
         try:
-            return None if value is None else str(datetime.fromisoformat(str(value)))
+            return None if value is None else _utc(value)
         except ValueError:
             raise ValueError(f"got {value!r}, expected a date such as 2024-03-01 or 2024-03-01 12:00 (UTC)") from None
 
@@ -124,7 +130,7 @@ class Split(Section):
         if value is None or (isinstance(value, float) and 0 < value < 1):
             return value
         try:
-            return str(datetime.fromisoformat(str(value)))
+            return _utc(value)
         except ValueError:
             raise ValueError(f"got {value!r}, expected a share between 0 and 1, or a date such as 2024-03-01") from None
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from persrec.errors import UserError
 from persrec.interactions.split import split
-from persrec.recipe.sections import Split
+from persrec.recipe.sections import Data, Split
 
 HOUR = 3_600_000
 
@@ -64,6 +64,26 @@ def test_global_time_by_shares():
     assert bounds == [5]
     assert [end for _, end, _ in validation] == [5, 6]
     assert [end for _, end, _ in test] == [7, 8, 9]
+
+
+def test_global_time_before_a_date_by_share():
+    """8 of 10 events lie before the test, and a quarter of them are two, not the last two of all."""
+    bounds, validation, test = parts(counted(10), kind="global-time", validation=0.25, test="1970-01-01 08:00", n=10)
+    assert bounds == [6]
+    assert [end for _, end, _ in validation] == [6, 7]
+    assert [end for _, end, _ in test] == [8, 9]
+    default = Split(kind="global-time", test="1970-01-01 08:00").model_dump(exclude_none=True)
+    assert split(counted(10), default).validation.collect().height == 1
+
+
+def test_dates_with_an_offset_are_moments():
+    """20:00 two hours east of Greenwich is 18:00 there."""
+    offset, utc = (
+        Split(kind="global-time", validation=f"1970-01-01T{hours}", test="1970-01-02")
+        for hours in ("20:00+02:00", "18:00")
+    )
+    assert offset == utc
+    assert Data(since="2024-03-01T00:00+02:00").since == "2024-02-29 22:00:00"
 
 
 def test_after_break_asks_for_the_first_event_after_a_gap():
