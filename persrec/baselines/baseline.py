@@ -35,10 +35,15 @@ class Baseline(Protocol):
         """
 
 
+def shares(popularity: Ints) -> npt.NDArray[np.float64]:
+    """Numbers (V+1,) from 0 to below 1 in the order of popularity (V+1,), equal where that is."""
+    order = np.unique(popularity, return_inverse=True)[1]
+    return np.asarray(order / (order.max() + 1))
+
+
 def with_popularity(scores: npt.NDArray[np.floating], scored: npt.NDArray[np.bool_], popularity: Ints) -> Scores:
     """The scores (B, V+1) where `scored`, and below the lowest of them all other items by popularity (V+1,)."""
-    order = np.unique(popularity, return_inverse=True)[1]
-    share = order / (order.max() + 1)  # (V+1,) below 1, equal where popularity is
+    share = shares(popularity)
     lowest = np.where(scored, scores, 0).min(axis=1, keepdims=True)  # (B, 1) at most 0
     filled = np.where(scored, scores, lowest - 1 + share).astype(np.float32)
     filled[:, PAD] = -np.inf

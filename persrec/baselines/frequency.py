@@ -2,14 +2,15 @@
 
 import numpy as np
 
-from persrec.baselines.baseline import Scores, times_of, with_popularity
+from persrec.baselines.baseline import Scores, shares, times_of, with_popularity
 from persrec.baselines.events import halving, known, matrix
 from persrec.baselines.popularity import DAY
 from persrec.prepared import Prepared, Queries
 
 
 class PersonalFrequency:
-    """How often the user had each item; with half-lives, old events count less.
+    """How often the user had each item; with half-lives, old events count less, without them equal counts, which are
+    many, go by popularity.
 
     An event counts half for every `half_life_events` events and for every `half_life_days` days between it and the last
     known one. When the query is asked is of no matter: it would scale all scores of a user alike.
@@ -33,4 +34,7 @@ class PersonalFrequency:
             last = times[data.offsets[queries.user] + queries.end - 1]
             halvings += (last[events.row] - times[events.place]) / (DAY * self.half_life_days)
         counts = matrix(data, events, halving(halvings), len(queries.user)).toarray()
-        return with_popularity(counts, counts > 0, self.popularity)
+        had = counts > 0
+        if self.half_life_events is None and self.half_life_days is None:
+            counts += shares(self.popularity) / 2  # counts differ by 1 or not at all
+        return with_popularity(counts, had, self.popularity)

@@ -64,7 +64,7 @@ def test_popular_of_late_is_a_count_in_a_window(data: st.DataObject) -> None:
 def test_personal_frequency() -> None:
     data = prepared_of([[1, 2, 2, 3, 4], [4, 4]], [4, 2], times=[[0, DAY, 2 * DAY, 4 * DAY, 9 * DAY], [0, 0]])
     plain = scores_of("personal_frequency", data, (0, 4))[0]
-    assert plain[:3].tolist() == [1, 2, 1]
+    np.testing.assert_allclose(plain[:3], [1 + 1 / 6, 2 + 2 / 6, 1 + 1 / 6])  # trained on once, twice, once
     assert plain[3] < 0, "never had: below"
     by_events = scores_of("personal_frequency", data, (0, 4), half_life_events=1)[0]
     assert by_events[:3].tolist() == [1 / 8, 1 / 2 + 1 / 4, 1]
@@ -72,6 +72,15 @@ def test_personal_frequency() -> None:
     np.testing.assert_allclose(by_days[:3], [1 / 4, 1 / 2 + 2**-1.5, 1])
     both = scores_of("personal_frequency", data, (0, 4), half_life_days=2, half_life_events=1)[0]
     np.testing.assert_allclose(both[:3], [1 / 32, 1 / 4 + 2**-3.5, 1])
+
+
+def test_equal_counts_go_by_popularity_and_others_do_not() -> None:
+    """User 0 had 1 three times, 2 and 3 once; in training all have 3 most often, 4 more often than 2."""
+    data = prepared_of([[1, 1, 1, 2, 3, 3], [3, 3, 3, 4, 4], [4, 3]], [5, 5, 2])
+    order = np.argsort(-scores_of("personal_frequency", data, (0, 5))[0]) + 1
+    assert order.tolist() == [1, 3, 2, 4]
+    decayed = scores_of("personal_frequency", data, (0, 5), half_life_events=1e9)[0]
+    np.testing.assert_allclose(decayed[:3], [3, 1, 1], rtol=1e-6)  # no popularity where old events count less
 
 
 def test_personal_frequency_after_years_still_knows_the_order() -> None:
