@@ -39,11 +39,20 @@ def read(path: Path, *, bad_rows: str = "refuse", say: Say = log) -> pl.LazyFram
         frame = _together(known)
         if shown:
             last = frame.group_by(USER).agg(pl.col(TIME).max().alias(LAST))
-            new = _together(shown).join(last, on=USER, how="left", maintain_order="left")
+            new = _together(shown).join(last, on=USER, how="left", maintain_order="left").collect()
             later = new.filter(pl.col(LAST).is_null() | (pl.col(TIME) > pl.col(LAST))).drop(LAST)
-            frame = pl.concat([frame, later], how="vertical_relaxed")
+            _say_left_out(new.height - later.height, new.height, where, say)
+            frame = pl.concat([frame, later.lazy()], how="vertical_relaxed")
         frame = frame.collect().lazy()
     return conform(frame, where=where, bad_rows=bad_rows, say=say)
+
+
+def _say_left_out(early: int, every: int, where: str, say: Say) -> None:
+    if early:
+        say(
+            f"{where}: {early:,} of {every:,} clicks in behaviours are left out: they are not later than all of their "
+            "user's histories, where clicks of that time stand already."
+        )
 
 
 def _together(parts: list[pl.LazyFrame]) -> pl.LazyFrame:
