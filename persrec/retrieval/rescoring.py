@@ -62,7 +62,9 @@ def rescored_top_k(
     rows = np.repeat(np.arange(len(queries)), k)
     query = np.concatenate([rows, additions.query])
     item = np.concatenate([rest.ravel(), additions.item])
-    score = np.concatenate([scores.ravel(), _scores(index, queries, additions.query, additions.item) + additions.value])
+    score = np.concatenate(
+        [scores.ravel(), products(index.vectors, queries, additions.query, additions.item) + additions.value]
+    )
     order = np.lexsort((item, -score, query))
     counts = np.bincount(query, minlength=len(queries))
     best = order[(np.cumsum(counts) - counts)[:, None] + np.arange(k)]  # at least k pairs per query: those of the index
@@ -103,7 +105,7 @@ def _ranks(
     index: TopK, queries: Floats, additions: Additions, query: Ints, target: Ints, items: Ints, scores: Floats
 ) -> tuple[npt.NDArray[np.float64], Floats]:
     """The rank (T,) in the lists at hand, and the score (T,) below which others would not change it."""
-    base = _scores(index, queries, query, target)
+    base = products(index.vectors, queries, query, target)
     key = additions.query * len(index.vectors) + additions.item
     order = np.argsort(key)
     wanted = query * len(index.vectors) + target
@@ -117,10 +119,10 @@ def _ranks(
     return 1 + above.sum(axis=1) + tied.sum(axis=1) / 2, score - margin
 
 
-def _scores(index: TopK, queries: Floats, query: Ints, item: Ints) -> Floats:
-    """Inner products (P,) of pairs of query and item."""
+def products(vectors: Floats, queries: Floats, query: Ints, item: Ints) -> Floats:
+    """Inner products (P,) of pairs of query and item, by item vectors (V+1, D); 2**18 at a time."""
     parts = [
-        np.einsum("pd,pd->p", queries[query[start : start + (1 << 18)]], index.vectors[item[start : start + (1 << 18)]])
+        np.einsum("pd,pd->p", queries[query[start : start + (1 << 18)]], vectors[item[start : start + (1 << 18)]])
         for start in range(0, len(query), 1 << 18)
     ]
     return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)

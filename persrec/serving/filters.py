@@ -91,6 +91,11 @@ def _parts(rate: float, count: int) -> Iterator[Part]:
         first, count, capacity, hashes = first + bits // 8, count - capacity, 2 * capacity, hashes + 1
 
 
+def _mistaken(k: int, rate: float) -> int:
+    """Candidates, among those that are needed for k others, that may be taken for seen."""
+    return SPARE + math.ceil(2 * (k + SPARE) * rate / (1 - rate))
+
+
 def _places(items: Ints, part: Part) -> Ints:
     """The bits (J, hashes) that stand for items, counted over all parts."""
     which = np.arange(part.hashes, dtype=np.uint64)
@@ -108,10 +113,11 @@ def _mixed(numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 class Filtered(Seen):
     """Seen items of users of whom only a filter and the open events are there."""
 
-    def __init__(self, filters: Sequence[Filter], opened: Sequence[Ints]) -> None:
+    def __init__(self, filters: Sequence[Filter], opened: Sequence[Ints], k: int) -> None:
+        """`counts` are how many candidates may be hidden before `k` are left, with twice the mistakes to expect."""
         self._filters, self._opened = filters, opened
         needed = [
-            one.held + len(own) + SPARE + math.ceil(4 * one.rate * one.held)
+            one.held + len(own) + math.ceil(4 * one.rate * one.held) + _mistaken(k, one.rate)
             for one, own in zip(filters, opened, strict=True)
         ]
         self.counts = np.array(needed, dtype=np.int64)

@@ -116,7 +116,7 @@ class Recommender:
         items = lists.chosen(self.item_ids, allow, block, say)
         named, strange = self._strangers(users, histories, unknown)
         done, frames = 0, []
-        for one in self._known(named, histories, at, say, slots=slots):
+        for one in self._known(named, histories, at, say, k=k, slots=slots):
             found = best(one, k, self._catalogue(), self.recipe, self.item_ids, items)
             frames.append(found.with_columns(pl.col(ROW) + done))
             done += len(one.ids)
@@ -357,8 +357,10 @@ class Recommender:
                 "known for the query of the last event only"
             )
 
-    def _known(self, users: Any, histories: Any, at: int | None, say: Say, *, slots: bool = False) -> Iterator[Known]:
-        """Some users after the other; at least one part, which may be empty."""
+    def _known(
+        self, users: Any, histories: Any, at: int | None, say: Say, *, k: int = 0, slots: bool = False
+    ) -> Iterator[Known]:
+        """Some users after the other, to be asked for k items; at least one part, which may be empty."""
         if users is not None and histories is not None:
             raise UserError("recommend: got both users and histories, expected one of them")
         if self.store is None or histories is not None:
@@ -374,7 +376,7 @@ class Recommender:
         told = False
         for names, records in self._records(users):
             self._say_when(self._open().series(names), _last(records), at, _silent if told else say)
-            yield self._discounted(self._of_records(self._open().series(names), records, at, slots=slots))
+            yield self._discounted(self._of_records(self._open().series(names), records, at, k=k, slots=slots))
             told = True
 
     def _discounted(self, known: Known) -> Known:
@@ -397,12 +399,12 @@ class Recommender:
         seen = Seen.from_ranges(found.items, found.offsets[:-1], found.offsets[1:])
         return Known(found.ids, read.queries, read.additions, seen)
 
-    def _of_records(self, ids: pl.Series, records: list[Record], at: int | None, *, slots: bool) -> Known:
+    def _of_records(self, ids: pl.Series, records: list[Record], at: int | None, *, k: int, slots: bool) -> Known:
         """By memories and open blocks."""
         asked = ask(self.model, self._open().keeping, records, at, with_slots=slots)
         if self._open().keeping.layout.keeps == "filter":
             filters = [record.filter for record in records if record.filter is not None]
-            seen: Seen = Filtered(filters, [record.items for record in records])
+            seen: Seen = Filtered(filters, [record.items for record in records], k)
         else:
             seen = Seen.from_lists([np.concatenate([record.past.item, record.items]) for record in records])
         return Known(ids, asked.queries, asked.additions, seen, asked.slots)

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from persrec.retrieval.search import ExactIndex, top_k
 from persrec.serving.filters import FIRST, Filtered, none, size
 
 
@@ -50,8 +51,18 @@ PARTS = [(32, 8), (64, 9), (128, 10), (256, 11), (512, 12), (1024, 13)]  # each 
 
 def test_users_of_a_batch() -> None:
     filters = [none(0.001).after(np.array([1, 2, 3])), none(0.001)]
-    seen = Filtered(filters, [np.array([7]), np.array([8, 9])])
+    seen = Filtered(filters, [np.array([7]), np.array([8, 9])], 10)
     asked = np.array([[1, 7, 8], [9, 1, 8]])
     assert seen.contains(np.array([0, 1]), asked).tolist() == [[True, True, False], [True, False, True]]
     assert seen.contains(np.array([1]), asked[:1]).tolist() == [[False, False, True]]
     assert (seen.counts >= [4, 2]).all()
+
+
+@pytest.mark.parametrize(("rate", "k"), [(0.01, 1), (0.1, 5000), (0.5, 1000), (0.9, 1000)])
+def test_everybody_gets_k_items_where_there_are_as_many(rate: float, k: int) -> None:
+    random = np.random.default_rng(0)
+    index = ExactIndex(random.normal(size=(20_001, 4)).astype(np.float32))
+    had = [random.choice(np.arange(1, 20_001), 60, replace=False) for _ in range(40)]
+    seen = Filtered([none(rate).after(items[:50]) for items in had], [items[50:] for items in had], k)
+    items, _ = top_k(index, random.normal(size=(40, 4)).astype(np.float32), seen, k)
+    assert (items > 0).all()
