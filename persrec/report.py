@@ -59,7 +59,9 @@ def memory_sheets(rows: Rows, metric: str) -> list[Sheet]:
     found = []
     for tests in zip(*tested, strict=True):
         means = (_spread([test[key]["mean"] for test in tests]) for key in (metric, "ratio"))
-        found.append((tests[0]["memory"], *means))
+        none = np.mean([test.get("got_none", 0.0) for test in tests])  # beside whom nobody had folded as few events
+        name = tests[0]["memory"] + (f" ({none:.0%} got none)" if none >= 0.005 else "")
+        found.append((name, *means))
     title = f"{metric} of the compressed model on the same targets, its memory"
     return [Sheet(title, ("memory", metric, "of compressed"), found)]
 

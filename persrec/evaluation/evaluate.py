@@ -371,13 +371,14 @@ def _read_together(
 def _batches(
     model: Model, windows: Windows, batch_of: Callable[[npt.NDArray[np.int64]], Batch]
 ) -> Iterator[tuple[npt.NDArray[np.int64], Batch]]:
-    """Which windows make a batch, and the batch, while the model does not train."""
+    """Which windows make a batch, and the batch, while the model does not train: from the fewest closed segments on, so
+    that whoever is read has met others who have no more."""
     budget = Budget(model.rule.segment, model.rule.recent, READ_EVENTS, None)
     device = next(model.parameters()).device
     training = model.training
     model.eval()
     try:
-        for rows in budget.cut(windows):
+        for rows in reversed(budget.cut(windows)):
             yield rows, batch_of(rows).to(device)
     finally:
         model.train(training)

@@ -6,11 +6,43 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from persrec.evaluation import intervals
 from persrec.evaluation.evaluate import Evaluation, EvaluationSettings, ranks
 from persrec.models import memory as memories
+from persrec.models.interfaces import Memory
 from persrec.models.model import Model
 from persrec.prepared import Prepared
+
+
+class Exchange:
+    """For each reader the memory of another one of its batch or, where nobody there has folded as few events, of one
+    that was read before; batches come from the fewest closed segments on."""
+
+    def __init__(self) -> None:
+        self.known: tuple[Memory, Tensor] | None = None  # of the last two users
+        self.readers = self.without = 0
+
+    def __call__(self, memory: Memory, users: Tensor) -> Memory:
+        every, owners = memory, users
+        if self.known is not None:
+            every, owners = memories.join(memory, self.known[0]), torch.cat([users, self.known[1]])
+        found = memories.take(memories.of_others(every, owners), slice(len(users)))
+        self.readers += int((memory.count > 0).sum())
+        self.without += int(((memory.count > 0) & ~found.valid.any(dim=1)).sum())
+        first: dict[int, int] = {}
+        for row, owner in enumerate(owners.tolist()):  # in falling order of events folded
+            first.setdefault(owner, row)
+        last = torch.tensor(list(first.values())[:2], device=users.device)
+        self.known = memories.take(every, last), owners[last]
+        return found
+
+    @property
+    def got_none(self) -> float:
+        """Share of the queries with a memory to which nobody could give one: for these it was emptied."""
+        return self.without / max(self.readers, 1)
 
 
 def memory_tests(
@@ -31,11 +63,11 @@ def memory_tests(
     assert recent is not None
     tests: dict[str, dict[str, Any]] = {
         "emptied": {"recall": lambda memory, users: memories.emptied(memory)},
-        "of another user": {"recall": memories.of_others},
+        "of another user": {"recall": Exchange()},
     }
     for clear in sorted({recent, recent + segment // 2, recent + segment - 1}):
         tests[f"{clear} clear events"] = {"open_block": clear}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, changes in tests.items():
         rank = ranks(model, data, settings, found.targets, on_queries=on_queries, **changes)
         values = replace(found, rank=rank).values(metric)
@@ -46,4 +78,6 @@ def memory_tests(
                 "ratio": intervals.ratio([values], [found.values(metric)], found.user)._asdict(),
             }
         )
+        if isinstance(changes.get("recall"), Exchange):
+            rows[-1]["got_none"] = changes["recall"].got_none
     return rows

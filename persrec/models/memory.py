@@ -164,10 +164,11 @@ def emptied(memory: Memory) -> Memory:
 
 
 def of_others(memory: Memory, users: Tensor) -> Memory:
-    """For each user (B,) the memory of the next other one in the batch that has folded no more events, so that nothing
-    in it is later than the reader's own; empty where there is none. Batches are sorted by number of closed segments."""
+    """For each user (B,) the memory of the next other one in the batch that has one and has folded no more events, so
+    that nothing in it is later than the reader's own; empty where there is none."""
     rows = torch.arange(len(users), device=users.device)
-    other = (users[:, None] != users[None]) & (memory.count[None] <= memory.count[:, None])  # (B, B)
+    givers = (memory.count > 0)[None] & (memory.count[None] <= memory.count[:, None])
+    other = (users[:, None] != users[None]) & givers  # (B, B)
     distance = (rows[None] - rows[:, None]) % max(len(users), 1)
     giver = distance.masked_fill(~other, len(users) + 1).argmin(dim=1)
     found = take(memory, giver)

@@ -1,0 +1,46 @@
+"""Memories exchanged between readers, in batches of several and of one."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from persrec.evaluation import evaluate as evaluation
+from persrec.evaluation.evaluate import EvaluationSettings, evaluate
+from persrec.evaluation.memory_tests import Exchange, memory_tests
+from persrec.report import memory_sheets
+from tests.evaluation.test_evaluate import SETTINGS
+from tests.models.test_memory import given, memory_of
+from tests.small import events, model_of, prepared_of
+
+
+def test_who_is_alone_in_a_batch_reads_one_of_an_earlier_one() -> None:
+    exchange = Exchange()
+    assert given(exchange(memory_of(3, 0), torch.tensor([10, 11]))) == [None, None], "nobody was read before"
+    assert given(exchange(memory_of(3), torch.tensor([12]))) == [0], "user 10, first of its batch"
+    assert given(exchange(memory_of(7), torch.tensor([12]))) == [0], "its own earlier memory is none of another user"
+    assert exchange.got_none == 1 / 3
+
+
+@pytest.fixture(scope="module")
+def tests_of_one_each(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The tests of a model whose batches are of one user each, as those of long histories nearly are."""
+    recipe, data = prepared_of(tmp_path_factory.mktemp("log"), events())
+    model, settings = model_of(recipe, data.items_count), EvaluationSettings(**SETTINGS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "READ_EVENTS", 1)
+        return memory_tests(model, data, settings, evaluate(model, data, settings), "ndcg@10")
+
+
+def test_batches_of_one_user_exchange_memories_too(tests_of_one_each: list[dict[str, Any]]) -> None:
+    emptied, other = tests_of_one_each[:2]
+    assert other["memory"] == "of another user"
+    assert 0 < other["got_none"] < 0.05, "the one with the fewest segments"
+    assert other["ndcg@10"] != emptied["ndcg@10"]
+
+
+def test_the_share_that_got_none_is_shown() -> None:
+    figure = {"mean": 0.5}
+    rows = [{"memory_tests": [{"memory": "of another user", "got_none": 0.28, "ndcg@10": figure, "ratio": figure}]}]
+    (sheet,) = memory_sheets(rows, "ndcg@10")
+    assert sheet.rows == [("of another user (28% got none)", "0.5000", "0.5000")]
