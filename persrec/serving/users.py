@@ -84,10 +84,10 @@ class Users:
 
     def readable(self, users: Sequence[Ids]) -> list[Record | None]:
         """The records of users, None where there is none or it is damaged."""
-        found = []
-        for user in users:
+        found: list[Record | None] = []
+        for user, data in zip(users, self.store.get([key_of(user) for user in users]), strict=True):
             try:
-                found += self.find([user])
+                found.append(None if data is None else self.record(user, data))
             except StoreError:
                 found.append(None)
         return found

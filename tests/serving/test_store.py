@@ -179,37 +179,63 @@ print("done")
         assert reader.stdout.read().strip() == "done"
 
 
+KILLED = """
+import os
+left = [int(sys.argv[2])]
+def step(event, arguments):
+    left[0] -= event in ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.chmod", "shutil.rmtree")
+    if left[0] < 0:
+        os.kill(os.getpid(), 9)
+"""
+
+
+def killed_at_each_step(path: Path, lines: str) -> Iterator[int]:
+    """After each kill its number; a step is whatever asks the system for a file or folder."""
+    killed, said = 0, ""
+    while not said:
+        command = [sys.executable, "-c", LINES + KILLED + lines, str(path), str(killed)]
+        said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+        yield killed
+        killed += 1
+
+
 def test_a_compaction_that_is_killed_at_any_step(store: Store) -> None:
-    """A step is whatever asks the system for a file or folder."""
     written = {key_of(user): b"%d" % user for user in range(50)}
     store.write(written)
     store.close()
     lines = """
-import os
 with Store.open(path, write=True) as opened:
-    left = [int(sys.argv[2])]
-    def step(event, arguments):
-        left[0] -= event in ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.chmod", "shutil.rmtree")
-        if left[0] < 0:
-            os.kill(os.getpid(), 9)
     sys.addaudithook(step)
     opened.compact()
     left[0] = 1000
 print("done")
 """
-    killed, said = 0, ""
-    while not said:
-        command = [sys.executable, "-c", LINES + lines, str(store.path), str(killed)]
-        said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    for step in killed_at_each_step(store.path, lines):
         with Store.open(store.path) as opened:
-            assert dict(opened.records()) == written
-        killed += 1
-    assert killed > 8
+            assert dict(opened.records()) == written, step
+    assert step > 8
     with Store.open(store.path, write=True) as opened:
         opened.write({key_of(50): b"50"})
         assert len([*store.path.glob("data-*")]) == 1, "what was left is removed"
     with Store.open(store.path) as opened:
         assert len(opened.every()) == 51
+
+
+def test_a_store_whose_making_is_killed_at_any_step(tmp_path: Path) -> None:
+    lines = """
+sys.addaudithook(step)
+Store.create(path + "/" + sys.argv[2], {"what": "ever"})
+left[0] = 1000
+print("done")
+"""
+    whole = 0
+    for step in killed_at_each_step(tmp_path, lines):
+        path = tmp_path / str(step)
+        whole += Store.there(path)
+        with Store.open(path) if Store.there(path) else Store.create(path, {"what": "ever"}) as opened:
+            assert opened.about() == {"format": stores.FORMAT, "what": "ever"}
+        assert len([*path.glob("data-*")]) == 1
+    assert step + 1 > whole > 0
 
 
 def test_a_second_writer_is_refused_at_once(store: Store) -> None:
