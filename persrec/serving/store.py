@@ -272,7 +272,9 @@ def _opened(path: Path, *, write: bool) -> tuple[Path, lmdb.Environment]:
 def _environment(path: Path, *, write: bool) -> lmdb.Environment:
     size = max(FIRST_MAP, (path / DATA).stat().st_size)
     if write:
-        return lmdb.open(str(path), map_size=size, max_readers=READERS)
+        env = lmdb.open(str(path), map_size=size, max_readers=READERS)
+        env.reader_check()  # those that were killed while they read would keep old pages from being used again
+        return env
     try:
         return lmdb.open(str(path), map_size=size, max_readers=READERS, readonly=True, create=False)
     except lmdb.Error as error:
