@@ -65,10 +65,11 @@ WAYS = {
 NAMED = {("recurrent", "float32"): 1024, ("recurrent, 3 tokens", "int4"): 128}  # for so many bytes of memory at most
 
 
-def cells(name: str, overrides: list[str], out: Path, jobs: int) -> dict[str, list[Path]]:
+def cells(name: str, overrides: list[str], ways: list[str], out: Path, jobs: int) -> dict[str, list[Path]]:
     """Train what is not there yet; the run folders of each way, by seed."""
     found = {}
-    for way, (history, memory, _) in WAYS.items():
+    for way in ways:
+        history, memory, _ = WAYS[way]
         own = [f"memory.{key}={json.dumps(value)}" for key, value in memory.items()]
         chosen = [*overrides, *own, f"history={history}", "baselines=[]"]
         grid = recipe.load(name, chosen).grid()
@@ -108,6 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", help="a shipped name or a .yaml file, with all three forms in its grid")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS), help="raw and recent among them")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, help="runs/equal_bytes/<name> unless given")
     parser.add_argument("--json", help="file for the rows")
@@ -116,11 +118,11 @@ def main() -> None:
     arguments = parser.parse_args()
     chosen = recipe.load(arguments.recipe, arguments.overrides)
     out = arguments.out or Path("runs/equal_bytes") / chosen.name
-    folders = cells(arguments.recipe, arguments.overrides, out, arguments.jobs)
+    folders = cells(arguments.recipe, arguments.overrides, arguments.ways, out, arguments.jobs)
     torch.set_num_threads(1)
     found = {
         (way, encoding): [measured(folder, way, encoding) for folder in folders[way]]
-        for way in WAYS
+        for way in folders
         for encoding in WAYS[way].encodings
     }
     rows = list(all_rows(chosen, found, named=not arguments.exploratory))
