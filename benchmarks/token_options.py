@@ -1,6 +1,6 @@
 """What each option for the tokens of a memory brings, switched on, or off where it is on by default.
 
-    python benchmarks/token_options.py synthetic-old-signal --set memory.kind=recurrent --json ...
+    python benchmarks/token_options.py synthetic-causes --set training.epochs=6 --json ...
 
 The recipe as it is, and with each option changed, is trained with every seed (complete cells are kept). Rows: one per
 option and seed, then one per option with the metric of `on` over that of `off` on the same queries and seeds. `slots`
