@@ -7,9 +7,9 @@
 `export` writes histories and test queries of a prepared folder to one file; `run` needs the environment of the foreign
 hosts only (`make test-hosts` makes it). Histories: `full`, the host alone on the last `--length` events; `recent`, the
 same host and segments with nothing remembered; `compressed`, trained jointly; `tuned`, the full one, attached and
-trained for 1, 2, ... more epochs, one row each. Of the epochs of the others the best on validation counts, the first
-event after those that are trained on, and they end where it has not been bettered for `--patience` epochs. Cells that
-are in `--out` already are not trained again; but tuning for more epochs than before starts from `full` anew.
+trained for some more epochs. Of the epochs the best on validation is chosen (the first event after those that are
+trained on), and training ends where it has not been bettered for `--patience` epochs; each epoch of tuning has a row
+of its own besides. Cells that are in `--out` already are not trained again.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def ndcg(log: Any, asked: Any, best: npt.NDArray[np.int64]) -> Values:
 
 
 class Cells:
-    """Trained cells by (history, epochs of tuning, seed): values of the queries and what they cost, kept on disk."""
+    """Cells by (history, epoch or 0 for the chosen one, seed): values of the queries and what they cost, kept on disk."""
 
     def __init__(self, folder: Path, host: Any, log: Any, *, epochs: int, patience: int) -> None:
         self.folder, self.host, self.log, self.epochs, self.patience = folder, host, log, epochs, patience
@@ -79,39 +79,36 @@ class Cells:
 
     def train(self, histories: list[str], seed: int, tuned: int) -> None:
         """Everything of one seed that is not there yet; tuning starts from the full model."""
-        if "tuned" in histories and not self.path("tuned", tuned, seed).exists():
-            self._tune(self._measure("full", seed), seed, tuned)
+        if "tuned" in histories and not self.path("tuned", 0, seed).exists():
+            full = self._fit("full", seed, self.host.start("full", seed), self.epochs)
+            self._fit("tuned", seed, self.host.attached(full, seed), tuned, each=True)
         for history in histories:
-            if history != "tuned" and not self.path(history, 0, seed).exists():
-                self._measure(history, seed)
+            if not self.path(history, 0, seed).exists():
+                self._fit(history, seed, self.host.start(history, seed), self.epochs)
 
-    def _measure(self, history: str, seed: int) -> Any:
-        model, seconds, best = self.host.start(history, seed), [], -1.0
-        for epoch in range(1, self.epochs + 1):
+    def _fit(self, history: str, seed: int, model: Any, epochs: int, *, each: bool = False) -> Any:
+        """The model of the best epoch on validation, tested and timed; `each` epoch is tested too."""
+        seconds, best = [], -1.0
+        for epoch in range(1, epochs + 1):
             start = time.perf_counter()
             self.host.epoch(model)
             seconds.append(time.perf_counter() - start)
             asked = self.log.validation
             found = float(ndcg(self.log, asked, self.host.best(model, asked)).mean())
             print(f"{time.strftime('%H:%M:%S')} {history} epoch {epoch}: validation {found:.4f}", flush=True)
+            if each:
+                self._keep(history, epoch, seed, model, {"seconds_per_epoch": seconds[-1], "epochs": epoch})
             if found > best:
                 best, chosen, weights = found, epoch, deepcopy(self.host.module(model).state_dict())
             if epoch - chosen >= self.patience:
                 break
         self.host.module(model).load_state_dict(weights)
-        self._keep(history, 0, seed, model, statistics.median(seconds), best_epoch=chosen)
+        about = {"seconds_per_epoch": statistics.median(seconds), "epochs": chosen} | self.host.timing(model)
+        self._keep(history, 0, seed, model, about)
         return model
 
-    def _tune(self, full: Any, seed: int, tuned: int) -> None:
-        model = self.host.attached(full, seed)
-        for epoch in range(1, tuned + 1):
-            start = time.perf_counter()
-            self.host.epoch(model)
-            self._keep("tuned", epoch, seed, model, time.perf_counter() - start)
-
-    def _keep(self, history: str, epoch: int, seed: int, model: Any, seconds: float, best_epoch: int = 0) -> None:
+    def _keep(self, history: str, epoch: int, seed: int, model: Any, about: dict[str, float]) -> None:
         values = ndcg(self.log, self.log.test, self.host.best(model, self.log.test))
-        about = {"seconds_per_epoch": seconds, "best_epoch": best_epoch or epoch} | self.host.timing(model)
         np.savez(self.path(history, epoch, seed), values=values, about=json.dumps(about))
         print(f"{time.strftime('%H:%M:%S')} {history} {epoch or ''} seed {seed}: {values.mean():.4f}", flush=True)
 
@@ -119,44 +116,46 @@ class Cells:
         """Where a cell is kept."""
         return self.folder / f"{history}{epoch or ''}-seed{seed}.npz"
 
+    def epochs_of(self, history: str, seed: int) -> list[int]:
+        """The epochs that were tested one by one."""
+        return [epoch for epoch in range(1, 1000) if self.path(history, epoch, seed).exists()]
+
     def load(self, history: str, epoch: int, seed: int) -> tuple[Values, dict[str, float]]:
         """Values (Q,) of a cell, and its seconds."""
         with np.load(self.path(history, epoch, seed)) as found:
             return found["values"], json.loads(str(found["about"]))
 
 
-def rows(cells: Cells, histories: list[str], seeds: list[int], tuned: int, common: dict[str, Any]) -> Iterator[dict]:
+def rows(cells: Cells, histories: list[str], seeds: list[int], common: dict[str, Any]) -> Iterator[dict]:
     """One row per cell, with its retention, and one per pair of histories, paired over queries and seeds."""
     from persrec.evaluation import intervals
 
     users = cells.log.user
-    forms = [(history, 0) for history in histories if history != "tuned"]
-    forms += [("tuned", epoch) for epoch in range(1, tuned + 1)] if "tuned" in histories else []
-    values = {form: [cells.load(*form, seed)[0] for seed in seeds] for form in forms}
-    for (history, epoch), several in values.items():
-        for seed, one in zip(seeds, several, strict=True):
-            mean = intervals.mean(one, users)
-            seconds = {name: round(value, 4) for name, value in cells.load(history, epoch, seed)[1].items()}
-            yield (
-                common
-                | {
-                    "history": history,
-                    "seed": seed,
-                    "ndcg10": round(mean.mean, 6),
-                    "low": round(mean.low, 6),
-                    "high": round(mean.high, 6),
-                    "retention": retention(values, history, epoch, seeds.index(seed)),
-                    "epochs": epoch or int(cells.load(history, 0, seed)[1]["best_epoch"]),
-                }
-                | dict.fromkeys(SECONDS)
-                | seconds
-            )
-    last = {history: (history, tuned if history == "tuned" else 0) for history in histories}
+    forms = {history: [cells.load(history, 0, seed) for seed in seeds] for history in histories}
+    full, recent = forms.get("full"), forms.get("recent")
+    for history, several in forms.items():
+        for place, seed in enumerate(seeds):
+            kept = None
+            if history in ("compressed", "tuned") and full and recent:
+                kept = retention(*(each[place][0].mean() for each in (several, full, recent)))
+            shared = common | {"history": history, "seed": seed}
+            yield shared | told(*several[place], users) | {"retention": kept, "chosen": True}
+            for epoch in cells.epochs_of(history, seed):
+                yield shared | told(*cells.load(history, epoch, seed), users) | {"retention": None, "chosen": False}
     for over, under in PAIRS:
-        if over in last and under in last:
-            ratio = intervals.ratio(values[last[over]], values[last[under]], users)
+        if over in forms and under in forms:
+            ratio = intervals.ratio(*([values for values, _ in forms[history]] for history in (over, under)), users)
             named = {"mean": round(ratio.mean, 4), "low": round(ratio.low, 4), "high": round(ratio.high, 4)}
             yield common | {"pair": f"{over}/{under}", "seeds": len(seeds)} | named
+
+
+def told(values: Values, about: dict[str, float], users: npt.NDArray[np.int64]) -> dict[str, float | None]:
+    """NDCG@10 with its interval over users, and what a cell cost."""
+    from persrec.evaluation import intervals
+
+    mean = intervals.mean(values, users)
+    quality = {"ndcg10": round(mean.mean, 6), "low": round(mean.low, 6), "high": round(mean.high, 6)}
+    return quality | dict.fromkeys(SECONDS) | {name: round(value, 4) for name, value in about.items()}
 
 
 SECONDS = (
@@ -168,12 +167,9 @@ SECONDS = (
 )
 
 
-def retention(values: dict[tuple[str, int], list[Values]], history: str, epoch: int, seed: int) -> float | None:
-    """What is kept of that which full has over recent; None where full has nothing over it, or one is not there."""
-    if history not in ("compressed", "tuned") or not {("full", 0), ("recent", 0)} <= values.keys():
-        return None
-    full, recent = values["full", 0][seed].mean(), values["recent", 0][seed].mean()
-    return round(float((values[history, epoch][seed].mean() - recent) / (full - recent)), 4) if full > recent else None
+def retention(one: float, full: float, recent: float) -> float | None:
+    """What is kept of that which full has over recent; None where it has nothing over it."""
+    return round(float((one - recent) / (full - recent)), 4) if full > recent else None
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -215,7 +211,7 @@ def run(arguments: argparse.Namespace) -> None:
     }
     versions = "torch", "numpy", "rectools", "pytorch-lightning", "transformers"  # what is here
     machine.PACKAGES = versions  # type: ignore[assignment]
-    found = list(rows(cells, arguments.histories, arguments.seeds, arguments.tune, common))
+    found = list(rows(cells, arguments.histories, arguments.seeds, common))
     machine.write(arguments.json, found)
 
 
@@ -235,13 +231,13 @@ def main() -> None:
     second.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     for name, value in (("length", 200), ("segment", 40), ("recent", 40), ("tokens", 4), ("width", 64)):
         second.add_argument(f"--{name}", type=int, default=value)
-    second.add_argument("--epochs", type=int, default=20)
+    second.add_argument("--epochs", type=int, default=20, help="most epochs of training")
     second.add_argument(
-        "--patience", type=int, default=3, help="epochs without a better one, after which training ends"
+        "--patience", type=int, default=5, help="epochs without a better one, after which training ends"
     )
     second.add_argument("--batch", type=int, default=16, help="histories per step")
     second.add_argument("--learning-rate", type=float, default=0.001)
-    second.add_argument("--tune", type=int, default=3, help="epochs of tuning")
+    second.add_argument("--tune", type=int, default=20, help="most epochs of tuning")
     second.add_argument("--timed-users", type=int, default=600)
     second.add_argument("--out", type=Path, default=Path("runs/plug"))
     second.add_argument("--json", help="file for the rows")

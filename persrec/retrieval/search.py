@@ -66,18 +66,22 @@ def top_k(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Items (B, k) and scores (B, k) of each user, best first, ties by item.
 
-    k candidates and as many more as the user has seen items are enough; of an exact index first 4 k, then twice as many
-    until k others are there. Where fewer than k items are left to a user, the rest of the row is PAD with the score
-    -inf. Raises UserError for k above V and for queries that are not finite.
+    k candidates and as many more as the user has seen items are enough; of an exact index first so many that 4 k others
+    are expected, had chance chosen the seen ones, then twice as many until k others are there. Where fewer than k items
+    are left to a user, the rest of the row is PAD with the score -inf. Raises UserError for k above V and for queries
+    that are not finite.
     """
     check(index, queries, k)
     seen = as_seen(seen)
     items, scores = np.zeros((len(queries), k), np.int64), np.full((len(queries), k), -np.inf, np.float32)
     enough = _depths(index, seen, k, exclude_seen)
-    todo, depth = np.arange(len(queries)), 4 * k if isinstance(index, ExactIndex) else len(index.vectors)
+    catalogue = len(index.vectors) - 1
+    todo, depth = np.arange(len(queries)), np.full(len(queries), catalogue)
+    if isinstance(index, ExactIndex):
+        depth = 4 * k * catalogue // (catalogue - enough + k)
     while len(todo):
         short = []
-        for rows, common in _groups(np.minimum(depth, enough[todo]), users_per_chunk):
+        for rows, common in _groups(np.minimum(depth, enough)[todo], users_per_chunk):
             asked = todo[rows]
             found, candidates = index.search(queries[asked], common)
             last = found[:, -1].copy()

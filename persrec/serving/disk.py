@@ -63,7 +63,7 @@ def current(path: Path) -> Path:
     return path / (path / CURRENT).read_text(errors="replace")
 
 
-def count(path: Path, folder: Path) -> None:
+def promote(path: Path, folder: Path) -> None:
     """Let the records of a folder, in the place of those before, count from now on."""
     for there in (folder / DATA, folder, path):
         flush(there)

@@ -1,13 +1,14 @@
-"""One user's record as bytes: whole numbers as varints, then strengths and rows of the memory, then a checksum.
+"""One user's record as bytes: whole numbers as varints, then strengths, bits and rows of the memory, then a checksum.
 
 Times and positions count backwards from the last event's, in the largest unit of time that fits all of them; rows of
-a memory that agree in position, time and weight are one run. Shapes: M rows, G runs, W open events, J items.
+a memory that agree in position, time and weight are one run. Seen items are gaps from one to the next, or a bit for
+each item up to the last, whichever is shorter. Shapes: M rows, G runs, W open events, J items.
 """
 
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final, Literal, NamedTuple
+from typing import Final, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +21,9 @@ from persrec.serving.past import NOTHING, Past, of_items
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.uint8]
+Numbers = TypeVar("Numbers", Ints, Codes)
 Keeps = Literal["none", "items", "filter", "counts"]
 
-FORMAT: Final = 1
 CHECKSUM: Final = 4  # bytes
 PARTS: Final = ("memory", "open", "seen", "other")
 
@@ -80,34 +81,35 @@ class Record:
 
 def pack(record: Record, layout: Layout) -> bytes:
     """The record as bytes; raises ValueError for positions or times that fall."""
-    numbers = np.concatenate([part for _, part in _numbers(record, layout)])
+    seen = _seen(record, layout)
+    numbers = np.concatenate([part for _, part in _numbers(record, layout, seen)])
     coded = varints.encode(_unsigned(numbers))
     strengths = record.past.strength[record.past.frequency > 1] if layout.keeps == "counts" else np.zeros(0, np.float32)
     size = varints.encode(np.array([len(coded)], np.uint64))
-    body = size + coded + strengths.tobytes() + _bits(record) + record.rows.states.tobytes()
+    body = size + coded + strengths.tobytes() + seen.bits + record.rows.states.tobytes()
     return body + zlib.crc32(body).to_bytes(CHECKSUM, "little")
 
 
 def sizes(record: Record, layout: Layout) -> dict[str, int]:
     """Bytes of the record by what they are for."""
-    found = dict.fromkeys(PARTS, 0)
-    for part, numbers in _numbers(record, layout):
+    found, seen = dict.fromkeys(PARTS, 0), _seen(record, layout)
+    for part, numbers in _numbers(record, layout, seen):
         found[part] += int(varints.lengths(_unsigned(numbers)).sum())
     found["memory"] += record.rows.states.nbytes
-    found["seen"] += len(_bits(record))
+    found["seen"] += len(seen.bits)
     if layout.keeps == "counts":
         found["seen"] += 4 * int((record.past.frequency > 1).sum())
     found["other"] += len(pack(record, layout)) - sum(found.values())
     return found
 
 
-def _numbers(record: Record, layout: Layout) -> Iterator[tuple[str, Ints]]:
+def _numbers(record: Record, layout: Layout, seen: "_Seen") -> Iterator[tuple[str, Ints]]:
     """The whole numbers of a record in their order, and the part that they belong to."""
     rows, past, end = record.rows, record.past, record.last or 0
     counts = layout.keeps == "counts"
     starts = _runs(rows)
     unit = _unit(record, layout)
-    yield "other", np.array([record.count, len(record.items), len(starts), _kept(record, layout), unit])
+    yield "other", np.array([record.count, len(record.items), len(starts), 2 * seen.items + seen.dense, unit])
     yield "other", np.array([0 if record.last is None else record.last + 1])
     if layout.timed:
         yield "other", np.array([(end - record.folded) // unit if record.count else 0])
@@ -121,8 +123,7 @@ def _numbers(record: Record, layout: Layout) -> Iterator[tuple[str, Ints]]:
     yield "open", record.items
     if layout.timed and record.times is not None:
         yield "open", _backwards(record.times, end) // unit
-    if layout.keeps in ("items", "counts"):
-        yield "seen", np.diff(past.item, prepend=0)
+    yield "seen", seen.numbers
     if counts:
         yield "seen", past.frequency
         yield "seen", record.count - 1 - past.position
@@ -138,7 +139,8 @@ def unpack(data: bytes, layout: Layout) -> Record:
     start = next(index for index, byte in enumerate(body) if byte < 128) + 1
     end = start + int(varints.decode(body[:start])[0])
     taken = _Taken(varints.decode(body[start:end]).view(np.int64))
-    count, opened, runs, items, unit, last = taken(6).tolist()
+    count, opened, runs, kept, unit, last = taken(6).tolist()
+    items, dense = divmod(kept, 2)
     record = Record(no_rows(layout), count=count, last=last - 1 if last else None)
     moment = last - 1 if last else 0
     (own,) = taken(1).tolist()
@@ -152,46 +154,61 @@ def unpack(data: bytes, layout: Layout) -> Record:
     weight = _unweighted(taken(runs))
     record.items = taken(opened)
     record.times = _forwards(taken(opened) * unit, moment) if layout.timed else None
-    other = 0  # bytes between the whole numbers and the rows
-    if layout.keeps in ("items", "counts"):
-        record.past = of_items(np.cumsum(taken(items)))
+    rest = _Taken(np.frombuffer(body[end:], np.uint8))
+    item = taken(1 if dense else items) if layout.keeps in ("items", "counts") else NOTHING.item
     if layout.keeps == "counts":
         counts, places = taken(items), count - 1 - taken(items)
         times = moment - taken(items) * unit if layout.timed else np.zeros(items, np.int64)
-        other = 4 * int((counts > 1).sum())
         strength = np.ones(items, np.float32)
-        strength[counts > 1] = np.frombuffer(body[end : end + other], np.float32)
-        record.past = Past(record.past.item, counts, places, times, strength)
+        strength[counts > 1] = rest(4 * int((counts > 1).sum())).view(np.float32)
+    item = np.flatnonzero(np.unpackbits(rest(int(item[0])))) if dense else np.cumsum(item)
+    record.past = Past(item, counts, places, times, strength) if layout.keeps == "counts" else of_items(item)
     if layout.keeps == "filter":
-        other = filters.size(layout.rate, items)
-        record.filter = Filter(layout.rate, items, np.frombuffer(body[end : end + other], np.uint8))
-    states = np.frombuffer(body[end + other :], np.uint8).reshape(int(lengths.sum()), layout.row_bytes)
+        record.filter = Filter(layout.rate, items, rest(filters.size(layout.rate, items)))
+    states = rest.left().reshape(int(lengths.sum()), layout.row_bytes)
     record.rows = Rows(states, *(np.repeat(each, lengths) for each in (position, time, weight)))
     return record
 
 
-class _Taken:
+class _Taken(Generic[Numbers]):
     """Numbers that are taken off the front, so many at a time."""
 
-    def __init__(self, numbers: Ints) -> None:
+    def __init__(self, numbers: Numbers) -> None:
         self.numbers, self.place = numbers, 0
 
-    def __call__(self, count: int) -> Ints:
+    def __call__(self, count: int) -> Numbers:
         self.place += count
         if self.place > len(self.numbers):
             raise ValueError("there are fewer numbers than the record says")
         return self.numbers[self.place - count : self.place]
 
+    def left(self) -> Numbers:
+        """All that have not been taken."""
+        return self(len(self.numbers) - self.place)
 
-def _kept(record: Record, layout: Layout) -> int:
-    """Seen items."""
+
+class _Seen(NamedTuple):
+    """What excludes items: whole numbers and bits."""
+
+    items: int = 0
+    numbers: Ints = NOTHING.item  # gaps, or the bytes of `bits`
+    bits: bytes = b""
+    dense: bool = False  # a bit for each item
+
+
+def _seen(record: Record, layout: Layout) -> _Seen:
     if record.filter is not None:
-        return record.filter.held
-    return 0 if layout.keeps == "none" else len(record.past.item)
-
-
-def _bits(record: Record) -> bytes:
-    return b"" if record.filter is None else record.filter.bits.tobytes()
+        return _Seen(record.filter.held, bits=record.filter.bits.tobytes())
+    if layout.keeps not in ("items", "counts"):
+        return _Seen()
+    items = record.past.item
+    gaps = np.diff(items, prepend=0)
+    size = np.array([int(items[-1]) // 8 + 1 if len(items) else 0])
+    if varints.lengths(_unsigned(gaps)).sum() <= size[0] + varints.lengths(_unsigned(size))[0]:
+        return _Seen(len(items), gaps)
+    bits = np.zeros(8 * size[0], dtype=np.uint8)
+    bits[items] = 1
+    return _Seen(len(items), size, np.packbits(bits).tobytes(), dense=True)
 
 
 def _runs(rows: Rows) -> Ints:

@@ -23,7 +23,7 @@ from persrec.serving.pages import damaged
 
 T = TypeVar("T")
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 READERS: Final = 512
 FIRST_MAP: Final = 1 << 24  # bytes of the map, doubled when it is full
 COPIED: Final = 10_000  # entries of a transaction that copies
@@ -57,7 +57,7 @@ class Store:
                 folder = disk.fresh(path)
                 with lmdb.open(str(folder), map_size=FIRST_MAP) as env, env.begin(write=True) as txn:
                     txn.put(ABOUT, json.dumps({"format": FORMAT, **about}).encode())
-                disk.count(path, folder)
+                disk.promote(path, folder)
                 store = cls(path, lock)
         except BaseException:
             disk.release(lock)
@@ -159,7 +159,7 @@ class Store:
             folder = disk.fresh(self.path)
             try:
                 self._copy(folder)
-                disk.count(self.path, folder)
+                disk.promote(self.path, folder)
             finally:
                 disk.tidy(self.path)
             self._follow()

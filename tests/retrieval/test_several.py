@@ -36,7 +36,7 @@ def test_an_item_counts_by_its_best_score(users: int, count: int, items: int, ex
         left = int(np.isfinite(best[user]).sum())
         expected = np.argsort(-best[user], kind="stable")[: min(k, left)]
         assert found[user].tolist() == expected.tolist() + [0] * (k - len(expected))
-        np.testing.assert_allclose(scores[user, : len(expected)], best[user, expected], rtol=1e-5)
+        np.testing.assert_allclose(scores[user, : len(expected)], best[user, expected], rtol=1e-5, atol=1e-6)
         assert np.isneginf(scores[user, len(expected) :]).all()
 
 

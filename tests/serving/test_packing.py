@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from persrec.models.encodings import row_bytes
 from persrec.serving.packing import CHECKSUM, Layout, Record, Rows, no_rows, pack, sizes, unpack
-from persrec.serving.past import Past
+from persrec.serving.past import Past, of_items
 from tests.serving.records import LAYOUTS, record_of, same
 
 PLAIN = Layout(1, 4, "int8", True, "none")
@@ -92,3 +92,18 @@ def test_times_that_fall_are_refused() -> None:
     record = Record(no_rows(PLAIN), items=np.array([1, 2]), times=np.array([5, 3]), last=3)
     with pytest.raises(ValueError, match="positions and times of a record must not fall"):
         pack(record, PLAIN)
+
+
+@pytest.mark.parametrize("keeps", ["items", "counts"])
+def test_many_seen_items_cost_a_bit_for_each_item_of_the_catalogue(keeps: str) -> None:
+    layout = PLAIN._replace(keeps=keeps)  # type: ignore[arg-type]
+    record = Record(no_rows(layout), times=np.zeros(0, np.int64), count=9000, last=9000, folded=5000)
+    none = len(pack(record, layout))
+    for every, most in ((1, 8000 // 8 + 4), (2, 8000 // 8 + 4), (100, 8000 // 100 + 2)):
+        items = np.arange(1, 8001, every)
+        record.past = of_items(items)
+        data = pack(record, layout)
+        assert same(unpack(data, layout), record)
+        further = 0 if keeps == "items" else 4 * len(items) + 16
+        assert len(data) - none <= most + further
+        assert sum(sizes(record, layout).values()) == len(data)
