@@ -71,7 +71,7 @@ def ndcg(log: Any, asked: Any, best: npt.NDArray[np.int64]) -> Values:
 
 
 class Cells:
-    """Cells by (history, epoch or 0 for the chosen one, seed): values of the queries and what they cost, kept on disk."""
+    """Cells by (history, epoch, seed), epoch 0 being the chosen one: values of the queries and what they cost."""
 
     def __init__(self, folder: Path, host: Any, log: Any, *, epochs: int, patience: int) -> None:
         self.folder, self.host, self.log, self.epochs, self.patience = folder, host, log, epochs, patience

@@ -18,6 +18,7 @@ from persrec.losses import (
     full_softmax,
     gbce_power,
     info_nce,
+    pair_products,
     sampled_softmax,
 )
 from persrec.negatives import Sampler, draw, expected
@@ -331,3 +332,15 @@ def test_a_bonus_is_added_to_its_logits(chunk: int) -> None:
     found.backward()
     for one, other in zip(fast, slow, strict=True):
         torch.testing.assert_close(one.grad, other.grad)
+
+
+def test_products_of_pairs() -> None:
+    """As if rows were gathered, their gradients too; a query may have none."""
+    queries, table, _, _ = inputs()
+    row, item = torch.tensor([0, 0, 0, 2, 5, 5, 6]), torch.tensor([3, 9, 1, 3, 11, 3, 2])
+    given, weight = [queries, table], torch.arange(7.0, dtype=torch.float64)
+    found, expected = pair_products(queries, table, row, item), (queries[row] * table[item]).sum(dim=1)
+    torch.testing.assert_close(found, expected)
+    found, expected = (torch.autograd.grad((each * weight).sum(), given) for each in (found, expected))
+    for one, slow in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, slow)

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from persrec.batches import Budget, collate, evaluation_windows
-from persrec.consumption import HALF_LIFE, Repeats
+from persrec.consumption import HALF_LIFE, Consumed, Repeats
 from persrec.evaluation.evaluate import EvaluationSettings, evaluate
 from persrec.models.attention import position_bucket, time_bucket
 from persrec.models.model import Model
@@ -44,8 +44,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Prepared]:
     return model_of(recipe, data.items_count), data
 
 
-def additions(model: Model, data: Prepared, user: int, end: int, hidden: torch.Tensor) -> torch.Tensor:
-    """What is added to the logit of every item (V+1,) after `end` events of a user: one item at a time."""
+def dense(model: Model, data: Prepared, user: int, end: int, hidden: torch.Tensor) -> torch.Tensor:
+    """The logit of every item (V+1,) after `end` events of a user: one item at a time."""
     head = model.repeat
     assert head is not None
     assert head.time_bias is not None
@@ -54,14 +54,14 @@ def additions(model: Model, data: Prepared, user: int, end: int, hidden: torch.T
     had = data.items[first : first + end].tolist()
     asked = data.times[first + end]
     level, often, strong = head.of_row(F.layer_norm(hidden, hidden.shape))
-    found = torch.zeros(data.items_count + 1)
+    found = model.vectors() @ model.query(hidden) / model.temperature
     for item in set(had):
         latest = max(place for place, other in enumerate(had) if other == item)
         distance, elapsed = torch.tensor(end - 1 - latest), torch.tensor(int(asked - data.times[first + latest]))
         strength = 0.0
         for place, other in enumerate(had[: latest + 1]):
             strength += 0.5 ** ((latest - place) / HALF_LIFE) if other == item else 0.0
-        found[item] = (
+        repeat = (
             level
             + often * np.log(had.count(item))
             + strong * np.log(strength)
@@ -69,6 +69,7 @@ def additions(model: Model, data: Prepared, user: int, end: int, hidden: torch.T
             + head.distance_bias[position_bucket(distance, EXACT)]
             + head.time_bias[time_bucket(elapsed)]
         )
+        found[item] = torch.log(found[item].exp() + repeat.exp())
     return found
 
 
@@ -80,8 +81,7 @@ def test_ranks_are_those_of_dense_scores(world: tuple[Model, Prepared]) -> None:
         batch = collate(data, evaluation_windows(np.array([user]), np.array([end]), length=None), time="next")
         hidden = model(batch, score=lambda rows, _: rows).scored[-1]
         last = hidden[0, int(_valid(batch, model)) - 1]
-        scores = model.vectors() @ model.query(last)
-        scores += model.temperature * additions(model, data, int(user), int(end), last)
+        scores = model.temperature * dense(model, data, int(user), int(end), last)
         target = int(found.targets.item[number])
         rank = 1 + int((scores[1:] > scores[target] + 1e-6).sum())
         assert found.rank[number] == rank
@@ -124,28 +124,24 @@ def test_the_loss_is_that_of_dense_logits(world: tuple[Model, Prepared], reads_a
         for entry, row in (history.target > 0).nonzero().tolist():
             user = users[int(history.cell[entry, row]) // batch.history.item.shape[1]]
             end = int(history.position[entry, row]) + 1
-            logits = model.vectors() @ model.query(hidden[entry, row]) / model.temperature
-            logits = logits + additions(model, data, int(user), end, hidden[entry, row])
+            logits = dense(model, data, int(user), end, hidden[entry, row])
             losses.append(F.cross_entropy(logits[1:], history.target[entry, row] - 1))
 
     model(batch, score=score, reads_all=reads_all)
     expected = torch.stack(losses).mean()
     torch.testing.assert_close(found, expected)
-    ours = torch.autograd.grad(found, list(model.repeat.parameters()))  # type: ignore[union-attr]
-    theirs = torch.autograd.grad(expected, list(model.repeat.parameters()))  # type: ignore[union-attr]
+    weights = [*model.repeat.parameters(), *model.items.parameters()]  # type: ignore[union-attr]
+    ours, theirs = torch.autograd.grad(found, weights), torch.autograd.grad(expected, weights)
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
-def test_a_fresh_head_changes_nothing(world: tuple[Model, Prepared]) -> None:
-    model, data = world
-    trained, model.repeat = model.repeat, None
-    without = evaluate(model, data, SETTINGS)
-    model.repeat = RepeatHead(width=8, items=data.items_count, timed=True)
-    fresh = evaluate(model, data, SETTINGS)
-    model.repeat = trained
-    assert fresh.rank.tolist() == without.rank.tolist()
-    assert evaluate(model, data, SETTINGS).rank.tolist() != without.rank.tolist()
+def test_a_fresh_head_adds_counts_to_odds() -> None:
+    head, product = RepeatHead(width=8, items=3, timed=True), torch.tensor([0.0, 1.5, -20.0])
+    frequency, zeros = torch.tensor([1, 2, 5]), torch.zeros(3, dtype=torch.int64)
+    had = Consumed(zeros, torch.tensor([1, 2, 3]), frequency, torch.rand(3), zeros, zeros)
+    added = head(torch.randn(1, 8), had, product)
+    torch.testing.assert_close((product + added).exp(), product.exp() + frequency)
 
 
 def test_rows_after_a_break_count_more(world: tuple[Model, Prepared]) -> None:

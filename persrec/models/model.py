@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from persrec.batches import Batch, History
 from persrec.constants import PAD
-from persrec.losses import LARGEST_SCALE, Bonus
+from persrec.consumption import Consumed
+from persrec.losses import LARGEST_SCALE, Bonus, pair_products
 from persrec.models.compressor import Looped, Recall, Score, T, loop
 from persrec.models.event_inputs import EventInputs
 from persrec.models.interfaces import Backbone, Compressor, Memory
@@ -167,5 +168,18 @@ class Model(nn.Module):
         if self.repeat is None or batch.consumed is None:
             return Reading(query, looped.memory, None)
         rows = torch.arange(len(hidden), device=hidden.device) * batch.history.item.shape[1] + batch.events - 1
-        had = batch.consumed.of(rows)
-        return Reading(query, looped.memory, Bonus(had.row, had.item, self.repeat(hidden, had) * self.temperature))
+        bonus = self.bonus(hidden, batch.consumed.of(rows))
+        return Reading(query, looped.memory, bonus._replace(value=bonus.value * self.temperature))
+
+    def bonus(self, hidden: Tensor, had: Consumed, vectors: Tensor | None = None) -> Bonus:
+        """What the repeat head adds to the logits of pairs, whose `row` is that of `hidden` (N, D).
+
+        Logits are products over the temperature. `vectors` are those of all items, where they have been made.
+        """
+        assert self.repeat is not None
+        queries = self.query(hidden) / self.temperature
+        if vectors is None:
+            product = (queries[had.row] * self.vectors(had.item)).sum(dim=-1)
+        else:
+            product = pair_products(queries, vectors, had.row, had.item)
+        return Bonus(had.row, had.item, self.repeat(hidden, had, product))

@@ -128,6 +128,9 @@ def conflicts(recipe: Recipe) -> Iterator[Fault]:
     if recipe.repeat == "head" and recipe.loss.kind != "full":
         text = f"got head, expected none: it is trained with loss.kind full, and that is {recipe.loss.kind}"
         yield Fault(("repeat", "loss.kind"), text)
+    if recipe.loss.break_target != "first" and recipe.loss.break_hours is None:
+        text = f"got {recipe.loss.break_target}, expected first: without loss.break_hours no target is after a break"
+        yield Fault(("loss.break_target", "loss.break_hours"), text)
     if recipe.repeat == "head" and recipe.evaluation.exclude_seen:
         text = "got head with evaluation.exclude_seen true, which never recommends what it scores; set that to false"
         yield Fault(("repeat", "evaluation.exclude_seen"), text)

@@ -174,7 +174,8 @@ class _Taken(Generic[Numbers]):
     """Numbers that are taken off the front, so many at a time."""
 
     def __init__(self, numbers: Numbers) -> None:
-        self.numbers, self.place = numbers, 0
+        self.numbers: Numbers = numbers
+        self.place = 0
 
     def __call__(self, count: int) -> Numbers:
         self.place += count

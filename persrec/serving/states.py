@@ -174,7 +174,6 @@ def _last(hidden: Tensor, history: History) -> Tensor:
 
 def _additions(model: Model, keeping: Keeping, records: Sequence[Record], hidden: Tensor, at: int | None) -> Additions:
     """What the repeat head adds for the items that each user has had."""
-    assert model.repeat is not None
     count = np.array([record.count for record in records], dtype=np.int64)
     times = [record.times for record in records if record.times is not None] if keeping.layout.timed else None
     user, had = joined([record.past for record in records], [record.items for record in records], count, times)
@@ -185,7 +184,7 @@ def _additions(model: Model, keeping: Keeping, records: Sequence[Record], hidden
         elapsed = asked[user] - had.time
     fields = (user, had.item, had.frequency, had.strength, events[user] - 1 - had.position, elapsed)
     consumed = Consumed(*(torch.from_numpy(each).to(hidden.device) for each in fields))
-    value = model.repeat(hidden, consumed) * model.temperature
+    value = model.bonus(hidden, consumed).value * model.temperature
     return Additions(user, had.item, value.float().cpu().numpy())
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from persrec import losses, negatives
 from persrec.batches import Batch, History
 from persrec.constants import PAD
+from persrec.consumption import Consumed
 from persrec.losses import info_nce
 from persrec.models.item_encoders import ItemVectors
 from persrec.models.model import Model
@@ -83,10 +84,10 @@ def objective(
     def scored_rows(hidden: Tensor, history: History) -> Scored:
         rows = history.target != PAD
         weight = _weights(history, settings)[rows]
-        bonus = _bonus(model, batch, hidden[rows], history, rows)
+        had = None if batch.consumed is None or history.cell is None else batch.consumed.of(history.cell[rows])
         target = history.target[rows]
         against = drawn(len(target)) if settings.sampled and shared is None else shared
-        loss = _row_losses(model, hidden[rows], target, weight, settings, against, bonus, made)
+        loss = _row_losses(model, hidden[rows], target, weight, settings, against, had, made)
         clear = history.valid.cumsum(dim=1)[rows] - 1
         tally = loss.new_zeros(3, hidden.shape[1])
         tally.index_add_(1, clear, torch.stack([loss.detach(), torch.ones_like(loss), weight.to(loss)]))
@@ -142,14 +143,6 @@ def _weights(history: History, settings: LossSettings) -> Tensor:
     return weight * torch.where(after, settings.break_weight, 1.0)
 
 
-def _bonus(model: Model, batch: Batch, hidden: Tensor, history: History, rows: Tensor) -> losses.Bonus | None:
-    """What the repeat head adds for scored rows, `rows` (E, L), of which `hidden` (N, D) are the hidden ones."""
-    if model.repeat is None or batch.consumed is None or history.cell is None:
-        return None
-    had = batch.consumed.of(history.cell[rows])
-    return losses.Bonus(had.row, had.item, model.repeat(hidden, had))
-
-
 def _row_losses(
     model: Model,
     hidden: Tensor,
@@ -157,13 +150,15 @@ def _row_losses(
     weight: Tensor,
     settings: LossSettings,
     drawn: Drawn | None,
-    bonus: losses.Bonus | None,
+    had: Consumed | None,
     made: ItemVectors,
 ) -> Tensor:
     """Loss (N,) of each hidden row (N, D)."""
     queries = model.query(hidden) / model.temperature
     if drawn is None:
-        return losses.full_softmax(queries, model.vectors(made=made), target, weight, chunk=settings.chunk, bonus=bonus)
+        table = model.vectors(made=made)
+        bonus = None if model.repeat is None or had is None else model.bonus(hidden, had, table)
+        return losses.full_softmax(queries, table, target, weight, chunk=settings.chunk, bonus=bonus)
     given = (queries, model.vectors(target, made=made), drawn.vector, target, drawn.item, weight)
     if settings.info_nce:
         return info_nce(*given)

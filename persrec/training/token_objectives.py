@@ -8,7 +8,7 @@ PinnerFormer, arXiv 2205.04507.)
 Shapes: B users, P planes, G segments of S events, K tokens, D width, V items, C candidates.
 """
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ from persrec.models.compressor import Looped
 from persrec.models.item_encoders import ItemVectors
 from persrec.models.model import Model
 from persrec.models.segments import SegmentRule
+
+TEMPERATURE: Final = 0.07  # of cosines, where the model's own scores are products
 
 
 class SetWeights(NamedTuple):
@@ -49,9 +51,9 @@ def set_loss(
 ) -> Tensor:
     """Weighted mean cross-entropy () of the sets of items given the tokens, the best token per item scoring it.
 
-    Scored is the cosine of what each stored plane holds and the items, divided by the temperature, against the whole
-    catalogue, or against `negatives` (J,) and the items of all sets. Without a segment it is zero.
-    `made` are the vectors of a step, where they have been made.
+    Scored is the cosine of what each stored plane holds and the items, divided by the temperature (where the model's is
+    not of a cosine, by TEMPERATURE), against the whole catalogue, or against `negatives` (J,) and the items of all
+    sets. Without a segment it is zero. `made` are the vectors of a step, where they have been made.
     """
     slots = _slots(model.compressor.rows, model.rule, batch, looped)
     if slots is None or not bool((slots.first >= 0).any()):
@@ -64,7 +66,7 @@ def set_loss(
         sets.append((weights.future, _events(batch, slots, start, start + weights.horizon), False))
     candidates = _candidates([items for _, items, _ in sets], negatives, model.items.count)
     vectors = (model.items if made is None else made).vectors(candidates)
-    return _weighted(sets, slots, candidates, vectors, model.temperature)
+    return _weighted(sets, slots, candidates, vectors, model.temperature if model.cosine else TEMPERATURE)
 
 
 def past_set_loss(

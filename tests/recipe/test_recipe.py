@@ -157,6 +157,10 @@ def test_all_faults_come_at_once() -> None:
             "loss.break_hours=12",
             "loss.break_hours: got time none, expected next: only there a row knows how long after it it is asked",
         ),
+        (
+            "loss.break_target=any",
+            "loss.break_target: got any, expected first: without loss.break_hours no target is after a break",
+        ),
         ("seeds=[]", "seeds: got [], expected to have at least 1 item after validation, not 0"),
         (
             "model.layers=1",
