@@ -197,7 +197,8 @@ class RecTools:
         return known
 
     def _recommended(self, model: Any, known: Known, users: Ints, memories: Any = None) -> pd.DataFrame:
-        options: dict[str, Any] = {"k": 10, "filter_viewed": not self.log.seen}
+        # who has only items that the model dropped from training gets nothing, and that is a miss
+        options: dict[str, Any] = {"k": 10, "filter_viewed": not self.log.seen, "on_unsupported_targets": "ignore"}
         if self.log.timed:
             options["context"] = known.context.iloc[users].copy()
         with warnings.catch_warnings():
