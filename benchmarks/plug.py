@@ -9,7 +9,8 @@ hosts only (`make test-hosts` makes it). Histories: `full`, the host alone on th
 same host and segments with nothing remembered; `compressed`, trained jointly; `tuned`, the full one, attached and
 trained for some more epochs. Of the epochs the best on validation is chosen (the first event after those that are
 trained on), and training ends where it has not been bettered for `--patience` epochs; each epoch of tuning has a row
-of its own besides. Cells that are in `--out` already are not trained again.
+of its own besides. Seconds of answers are measured apart, models of one epoch taking turns. Cells and seconds that are
+in `--out` already are not made again.
 """
 
 import argparse
@@ -71,7 +72,7 @@ def ndcg(log: Any, asked: Any, best: npt.NDArray[np.int64]) -> Values:
 
 
 class Cells:
-    """Cells by (history, epoch, seed), epoch 0 being the chosen one: values of the queries and what they cost."""
+    """Cells by (history, epoch, seed), epoch 0 being the chosen one: values of the queries, and seconds of training."""
 
     def __init__(self, folder: Path, host: Any, log: Any, *, epochs: int, patience: int) -> None:
         self.folder, self.host, self.log, self.epochs, self.patience = folder, host, log, epochs, patience
@@ -87,7 +88,7 @@ class Cells:
                 self._fit(history, seed, self.host.start(history, seed), self.epochs)
 
     def _fit(self, history: str, seed: int, model: Any, epochs: int, *, each: bool = False) -> Any:
-        """The model of the best epoch on validation, tested and timed; `each` epoch is tested too."""
+        """The model of the best epoch on validation, tested; `each` epoch is tested too."""
         seconds, best = [], -1.0
         for epoch in range(1, epochs + 1):
             start = time.perf_counter()
@@ -103,8 +104,7 @@ class Cells:
             if epoch - chosen >= self.patience:
                 break
         self.host.module(model).load_state_dict(weights)
-        about = {"seconds_per_epoch": statistics.median(seconds), "epochs": chosen} | self.host.timing(model)
-        self._keep(history, 0, seed, model, about)
+        self._keep(history, 0, seed, model, {"seconds_per_epoch": statistics.median(seconds), "epochs": chosen})
         return model
 
     def _keep(self, history: str, epoch: int, seed: int, model: Any, about: dict[str, float]) -> None:
@@ -115,6 +115,33 @@ class Cells:
     def path(self, history: str, epoch: int, seed: int) -> Path:
         """Where a cell is kept."""
         return self.folder / f"{history}{epoch or ''}-seed{seed}.npz"
+
+    def timings(self, histories: list[str]) -> dict[str, dict[str, float]]:
+        """Seconds of each form (tuned models have that of compressed ones), kept on disk once measured.
+
+        Models of one epoch are asked in turn; the fastest of some rounds counts.
+        """
+        import torch
+
+        kept = self.folder / "timings.json"
+        forms = [history for history in histories if history != "tuned"]
+        found: dict[str, dict[str, float]] = json.loads(kept.read_text()) if kept.exists() else {}
+        if set(forms) - found.keys():
+            acts = {}
+            for history in forms:
+                model = self.host.start(history, 0)
+                self.host.epoch(model)
+                acts[history] = self.host.timed(model)
+            found = {history: dict.fromkeys(acts[history], float("inf")) for history in forms}
+            for _ in range(ROUNDS):
+                for history in forms:
+                    for name, act in acts[history].items():
+                        start = time.perf_counter()
+                        with torch.no_grad():
+                            act()
+                        found[history][name] = min(found[history][name], time.perf_counter() - start)
+            kept.write_text(json.dumps(found))
+        return found | ({"tuned": found["compressed"]} if "compressed" in found else {})
 
     def epochs_of(self, history: str, seed: int) -> list[int]:
         """The epochs that were tested one by one."""
@@ -132,14 +159,15 @@ def rows(cells: Cells, histories: list[str], seeds: list[int], common: dict[str,
 
     users = cells.log.user
     forms = {history: [cells.load(history, 0, seed) for seed in seeds] for history in histories}
-    full, recent = forms.get("full"), forms.get("recent")
+    full, recent, timings = forms.get("full"), forms.get("recent"), cells.timings(histories)
     for history, several in forms.items():
         for place, seed in enumerate(seeds):
             kept = None
             if history in ("compressed", "tuned") and full and recent:
                 kept = retention(*(each[place][0].mean() for each in (several, full, recent)))
             shared = common | {"history": history, "seed": seed}
-            yield shared | told(*several[place], users) | {"retention": kept, "chosen": True}
+            seconds = {name: round(value, 4) for name, value in timings.get(history, {}).items()}
+            yield shared | told(*several[place], users) | seconds | {"retention": kept, "chosen": True}
             for epoch in cells.epochs_of(history, seed):
                 yield shared | told(*cells.load(history, epoch, seed), users) | {"retention": None, "chosen": False}
     for over, under in PAIRS:
@@ -150,7 +178,7 @@ def rows(cells: Cells, histories: list[str], seeds: list[int], common: dict[str,
 
 
 def told(values: Values, about: dict[str, float], users: npt.NDArray[np.int64]) -> dict[str, float | None]:
-    """NDCG@10 with its interval over users, and what a cell cost."""
+    """NDCG@10 with its interval over users, and what training took."""
     from persrec.evaluation import intervals
 
     mean = intervals.mean(values, users)
@@ -158,6 +186,7 @@ def told(values: Values, about: dict[str, float], users: npt.NDArray[np.int64]) 
     return quality | dict.fromkeys(SECONDS) | {name: round(value, 4) for name, value in about.items()}
 
 
+ROUNDS = 5  # a timing is the fastest of so many
 SECONDS = (
     "seconds_per_epoch",
     "forward_seconds",

@@ -3,7 +3,6 @@
 Shapes: U users, E events, Q queries, V items.
 """
 
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ import torch
 from persrec import plug
 
 Ints = npt.NDArray[np.int64]
-ROUNDS = 5  # a timing is the best of so many
 MOST = 1000  # queries of a validation
 
 
@@ -88,18 +86,7 @@ class Settings:
         return {"segment": self.segment, "recent": self.recent, "tokens": tokens}
 
 
-class Timing(dict[str, float]):
-    """Seconds by what was timed."""
-
-
-def fastest(act: Callable[[], object]) -> float:
-    """Seconds of the fastest of some rounds."""
-    seconds = []
-    for _ in range(ROUNDS):
-        start = time.perf_counter()
-        act()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+Acts = dict[str, Callable[[], object]]  # by what is timed
 
 
 class Known(NamedTuple):
@@ -169,22 +156,28 @@ class RecTools:
         found[frame["user_id"].to_numpy(), frame["rank"].to_numpy() - 1] = frame["item_id"].to_numpy()
         return found
 
-    def timing(self, model: Any) -> Timing:
+    def timed(self, model: Any) -> Acts:
         """Forward pass and `recommend`, from whole histories or from memories, of the first users."""
         users, known = np.arange(min(self.settings.timed_users, len(self.log.user))), self._known(self.log.test)
-        timing = Timing(
-            forward_seconds=self._forward(model, known, users),
-            recommend_seconds=fastest(lambda: self._recommended(model, known, users)),
-        )
+        acts: Acts = {
+            "forward_seconds": self._forward(model, known, users),
+            "recommend_seconds": lambda: self._recommended(model, known, users),
+        }
         if not hasattr(model.torch_model, "plugged"):
-            return timing
+            return acts
         from persrec.plug.rectools_model import _reading
 
         memories = plug.compress(model, known.events, users)
         with _reading(model, memories):
-            timing["forward_seconds_from_memory"] = self._forward(model, known, users)
-        timing["recommend_seconds_from_memory"] = fastest(lambda: self._recommended(model, known, users, memories))
-        return timing
+            forward = self._forward(model, known, users)
+
+        def forward_from_memory() -> None:
+            with _reading(model, memories):
+                forward()
+
+        acts["forward_seconds_from_memory"] = forward_from_memory
+        acts["recommend_seconds_from_memory"] = lambda: self._recommended(model, known, users, memories)
+        return acts
 
     def _known(self, asked: Asked) -> Known:
         """The data set and context of queries, which are its users."""
@@ -207,15 +200,21 @@ class RecTools:
                 return model.recommend(users, known.events, **options)
             return plug.read(model, memories, users, known.events, **options)
 
-    def _forward(self, model: Any, known: Known, users: Ints) -> float:
-        """Seconds of the torch model over the batches that `recommend` makes."""
+    def _forward(self, model: Any, known: Known, users: Ints) -> Callable[[], object]:
+        """The torch model over the batches that `recommend` makes."""
         preparator, backbone = model.data_preparator, model.torch_model.eval()
         context = known.context.iloc[users].copy() if self.log.timed else None
         sessions = preparator.transform_dataset_u2i(known.events, users, context)
         batches = list(preparator.get_dataloader_recommend(sessions, model.recommend_batch_size))
         with torch.no_grad():
             item_embs = backbone.item_model.get_all_embeddings()
-            return fastest(lambda: [backbone.encode_sessions(batch, item_embs) for batch in batches])
+
+        @torch.no_grad()
+        def forward() -> None:
+            for batch in batches:
+                backbone.encode_sessions(batch, item_embs)
+
+        return forward
 
     def _frame(self, names: Ints, users: Ints, ends: Ints) -> pd.DataFrame:
         """The first events of some users, under some names."""

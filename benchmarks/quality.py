@@ -59,7 +59,7 @@ def cell_row(done: run.Run, named: bool) -> dict[str, Any]:
     """The flat row of a cell."""
     chosen, found = done.recipe, done.metrics
     return common(done, named) | {
-        "model": "hstu",
+        "model": chosen["model"]["kind"],
         "history": found["history"],
         "seed": found["seed"],
         "recall10": round(found["metrics"]["recall@10"]["mean"], 6),

@@ -121,9 +121,9 @@ def costs(material: Material, gallery: Gallery) -> str:
             "bytes",
             f"{material.metric} against bytes per user",
             figures.against(size, material.looks, cost="kept for a read, bytes per user", label=material.metric),
-            "Bytes are the mean over the test queries of what a read takes: the memory as float32, and 4 bytes for the "
-            "id of each clear event (8 more for its time, where the model knows times). What a store keeps to exclude "
-            "seen items is not in it. Vertical lines are 95% intervals.",
+            "Bytes are the mean over the test queries of what a read takes: the memory in its encoding, and 4 bytes "
+            "for the id of each clear event (8 more for its time, where the model knows times). What a store keeps of "
+            "seen items, to exclude them or for a repeat head, is not in it. Vertical lines are 95% intervals.",
         ),
         gallery(
             "milliseconds",

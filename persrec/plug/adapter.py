@@ -3,7 +3,8 @@
 Shapes: B users, T columns, L rows, M remembered rows, D width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -71,3 +72,17 @@ def part(model: Any, path: str, *, known: str, package: str) -> Any:
                 f"known: {known}; installed: {package} {installed(package)}"
             )
     return found
+
+
+@contextmanager
+def evaluating(*several: nn.Module | None) -> Iterator[None]:
+    """Modules without dropout while this lasts; then each part of them is as it was."""
+    given = [one for one in several if one is not None]
+    training = [module for one in given for module in one.modules() if module.training]
+    for one in given:
+        one.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

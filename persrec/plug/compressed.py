@@ -23,7 +23,7 @@ from persrec.models.layered import Layered
 from persrec.models.recent import Recent
 from persrec.models.rows import rows_of
 from persrec.models.segments import SegmentRule
-from persrec.plug.adapter import Adapter
+from persrec.plug.adapter import Adapter, evaluating
 from persrec.training.token_objectives import past_set_loss
 
 SAMPLE = 512  # numbers of each parameter that go into a fingerprint
@@ -264,7 +264,10 @@ class Plugged:
         named = dict(self.adapter.model.named_parameters()) | dict(self.compressor.named_parameters(prefix="persrec"))
         named = {name: value for name, value in named.items() if id(value) not in tables}
         numbers = torch.cat([_sample(value) for value in named.values()]).cpu()
+        plain = (int, float, str, type(None))
+        settings = sorted((name, value) for name, value in vars(self.adapter).items() if isinstance(value, plain))
         text = repr([(name, tuple(value.shape)) for name, value in named.items()]) + repr(self.rule.segment)
+        text += repr((settings, getattr(self.compressor, "cap", None)))
         return hashlib.sha256(text.encode() + numbers.numpy().tobytes()).hexdigest()[:16]
 
     def accept(self, memory: Memory, users: int) -> None:
@@ -300,13 +303,8 @@ class Plugged:
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
         """Without dropout while this lasts."""
-        training = [module for module in self.adapter.model.modules() if module.training]
-        self.adapter.model.eval()
-        try:
+        with evaluating(self.adapter.model, self.adapter.beside()):
             yield
-        finally:
-            for module in training:
-                module.training = True
 
 
 def packed(valid: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from persrec.errors import UserError
 from persrec.models.interfaces import Rows
 from persrec.models.segments import causal
-from persrec.plug.adapter import Adapter, too_long
+from persrec.plug.adapter import Adapter, evaluating, too_long
 
 
 class MaskArgument(Adapter):
@@ -87,22 +87,27 @@ class MaskArgument(Adapter):
 
     @torch.no_grad()
     def _probe(self) -> None:
-        """Rows that stand behind others must not change them: neither seen by them, nor counted."""
+        """Rows that stand behind others, or unseen in front of them, must not change them."""
         like = next(self.model.parameters())
         x = torch.randn(1, 12, self.width, generator=torch.Generator().manual_seed(0)).to(like.device, like.dtype)
-        training, position = self.model.training, torch.arange(12, device=x.device)[None]
-        self.model.eval()
-        outputs = []
-        for length in (6, 12):
-            rows = Rows(x, position, position, position, position >= 0)
-            visible = causal(length, 0, device=x.device)
-            outputs.append(self.run(Rows(*(field[:, :length] for field in rows)), 0, visible)[:, :6])
-        self.model.train(training)
-        change = float((outputs[0] - outputs[1]).abs().max())
-        if not change <= 1e-4 * float(outputs[0].abs().max()):  # NaN included
-            raise UserError(
-                f"{type(self.model).__name__}: its first 6 rows change by {change:.2g} when 6 more stand behind them; "
-                f'either mask="{self.mask}" is not how it takes its mask, or it divides by the number of rows or has a '
-                "position table that counts from the end: give `divisor`, the length it was trained with, or an "
-                "Adapter of your own"
-            )
+        position = torch.arange(12, device=x.device)[None]
+        every = Rows(x, position, position, position, position >= 0)
+        hidden = causal(12, 0, device=x.device)
+        hidden[6:, :6] = False
+        with evaluating(self.model):
+            first, last = (self._alone(every, part) for part in (slice(0, 6), slice(6, 12)))
+            followed = self.run(every, 0, causal(12, 0, device=x.device))[:, :6]
+            behind = self.run(every, 0, hidden)[:, 6:]
+        for one, other, where in ((followed, first, "stand behind them"), (behind, last, "stand unseen in front")):
+            change = float((one - other).abs().max())
+            if not change <= 1e-4 * float(other.abs().max()):  # NaN included
+                raise UserError(
+                    f"{type(self.model).__name__}: 6 rows change by {change:.2g} when 6 more {where}; either "
+                    f'mask="{self.mask}" is not how it takes its mask, or it divides by the number of rows (give '
+                    "`divisor`, the length it was trained with), or it has a position table of its own (add positions "
+                    "before it instead, where events are embedded, or give an Adapter of your own)"
+                )
+
+    def _alone(self, every: Rows, part: slice) -> Tensor:
+        rows = Rows(*(field[:, part] for field in every))
+        return self.run(rows, 0, causal(rows.x.shape[1], 0, device=rows.x.device))

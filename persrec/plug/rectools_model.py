@@ -48,6 +48,14 @@ class Memories:
 def attach(model: Any, *, tokens: int, cap: int | None, **settings: Any) -> Any:
     """A copy of a fitted model with a compressor in it, see `persrec.plug.attach`; tune it with `fit_partial`."""
     checkpoint = _checkpoint(model, CompressedBackbone, expected=False)
+    for name, default in _replaced(model).items():
+        if (own := getattr(model, name)) != default:
+            shown = getattr(own, "__name__", repr(own))
+            raise UserError(
+                f"attach: the model has {name}={shown}, which a compressor would replace; expected RecTools' own "
+                f"({getattr(default, '__name__', repr(default))}). Give the constructor a class that extends both: "
+                "see persrec.plug.rectools.compressed"
+            )
     adapter = RecToolsBackbone(model.torch_model)
     fresh = compressor(adapter, tokens=tokens, cap=cap).state_dict()
     arguments = compressed(tokens=tokens, cap=cap, **settings)
@@ -69,8 +77,12 @@ def detach(model: Any) -> Any:
         for place in group[len(group) - len(dropped) :]:
             state["state"].pop(place, None)
         del group[len(group) - len(dropped) :]
-    plain = {name: type(model).config_class.model_fields[name].default for name in compressed(segment=1, recent=1)}
-    return _loaded(model, checkpoint, plain)
+    return _loaded(model, checkpoint, _replaced(model))
+
+
+def _replaced(model: Any) -> dict[str, Any]:
+    """The constructor's arguments that a compressor sets, and RecTools' defaults for them."""
+    return {name: type(model).config_class.model_fields[name].default for name in compressed(segment=1, recent=1)}
 
 
 def compress(model: Any, dataset: Dataset, users: Any = None) -> Memories:
@@ -124,6 +136,13 @@ def _reading(model: Any, memory: Memories) -> Iterator[None]:
         gone = memory.skipped + memory.memory.count.numpy()
         for first in range(0, len(sessions), batch_size):
             rows = range(first, min(first + batch_size, len(sessions)))
+            for row in rows:
+                events, known = len(sessions[row][0]) - preparator.add_unix_ts, int(gone[places[row]])
+                if events <= known:
+                    raise UserError(
+                        f"read: got {events} events of user {external[row]!r}, of whom {known} are in the memory or "
+                        "were left out of it already; expected whole histories, not cut to a window"
+                    )
             newer = [_after(sessions[row], int(gone[places[row]])) for row in rows]
             batch = _batch(newer, preparator.add_unix_ts, asked=preparator.add_unix_ts)
             yield batch | {READING: torch.from_numpy(places[first : rows.stop])}

@@ -82,7 +82,7 @@ def rescored_ranks(
     users_per_chunk: int = 1024,
 ) -> npt.NDArray[np.float64]:
     """Rank (T,) of each target of a query (T,), ascending: 1 + items above it + items tied with it / 2; inf beyond
-    `k_max`. Raises as `top_k`."""
+    `k_max`, and where an approximate search finds a target neither there nor among the additions. Raises as `top_k`."""
     check(index, queries, k_max)
     catalogue = len(index.vectors) - 1
     ranks = np.full(len(target), np.inf)
@@ -96,7 +96,8 @@ def rescored_ranks(
             rank, lowest = _ranks(index, some, own, place, target[rows], items[place], scores[place])
             late = rank > k_max
             settled = late | (scores[place, -1] < lowest) | (depth == catalogue)
-            ranks[rows[settled & ~late]] = rank[settled & ~late]
+            ranked = settled & ~late & (items[place] == target[rows, None]).any(axis=1)
+            ranks[rows[ranked]] = rank[ranked]
             rows, depth = rows[~settled], min(2 * depth, catalogue)
     return ranks
 

@@ -126,6 +126,27 @@ def test_a_user_without_a_memory_is_named(model: Any) -> None:
         read(model, memories)
 
 
+def test_histories_that_are_cut_are_refused(model: Any) -> None:
+    memories = plug.compress(model, DATASET)
+    user = memories.users[int(memories.skipped.argmax())]
+    known = int(memories.memory.count[memories.users.get_loc(user)] + memories.skipped.max())
+    own = FRAME[FRAME["user_id"] == user]
+    cut = pd.concat([FRAME[FRAME["user_id"] != user], own.iloc[-8:]], ignore_index=True)
+    with pytest.raises(UserError, match=f"read: got 8 events of user '{user}', of whom {known} are in the memory or"):
+        read(model, memories, dataset=Dataset.construct(cut), frame=cut)
+
+
+def test_a_training_of_ones_own_is_not_replaced() -> None:
+    from rectools.models.nn.transformers.lightning import TransformerLightningModule
+
+    class Mine(TransformerLightningModule):
+        pass
+
+    model = fitted("HSTUModel", lightning_module_type=Mine)
+    with pytest.raises(UserError, match="lightning_module_type=Mine, which a compressor would replace; expected"):
+        plug.attach(model, **RULE)
+
+
 def test_the_tokens_keep_their_own_start_and_the_rest_is_drawn_by_rectools() -> None:
     """Training starts by drawing all weights of two or more dimensions anew; a compressor's are not among them."""
     model = fitted("HSTUModel", compressed=RULE, lr=1e-12)

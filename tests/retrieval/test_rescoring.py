@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from persrec.retrieval.indexes import INDEXES
 from persrec.retrieval.rescoring import Additions, rescored_ranks, rescored_top_k
 from persrec.retrieval.search import BruteForce, ExactIndex
 
@@ -58,3 +59,20 @@ def test_an_addition_lifts_an_item_to_the_top() -> None:
     ranks = rescored_ranks(ExactIndex(vectors), query, additions, of, target, 40)
     assert ranks[1] == 1.0
     assert ranks[0] == pytest.approx(1 + (query[1] @ vectors[1:].T > query[1] @ vectors[7] + 5e-5).sum())
+
+
+def test_of_an_approximate_search_ranks_are_those_in_the_lists() -> None:
+    """What the search misses is in no list, however high it would stand."""
+    random = np.random.default_rng(0)
+    vectors, query = random.normal(size=(601, 8)).astype(np.float32), random.normal(size=(40, 8)).astype(np.float32)
+    index = INDEXES["ivf"](vectors, lists=20, probes=1)
+    rows = np.repeat(np.arange(40), 3)
+    item = np.concatenate([random.choice(np.arange(1, 601), 3, replace=False) for _ in range(40)])
+    additions = Additions(rows, item, np.full(120, 0.5, np.float32))
+    best = BruteForce(vectors).search(query, 3)[1]
+    of, target = np.repeat(np.arange(40), 3), best.ravel()
+    lists = rescored_top_k(index, query, additions, 10)[0]
+    ranks = rescored_ranks(index, query, additions, of, target, 10)
+    listed = (lists[of] == target[:, None]).any(axis=1)
+    assert 0 < listed.sum() < len(listed), "some are missed"
+    np.testing.assert_array_equal(np.isfinite(ranks), listed)
