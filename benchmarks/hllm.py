@@ -43,7 +43,13 @@ VARIANTS: dict[str, list[str]] = {
     "text+hstu": ["items.use=text"],
     "id+text+hstu": ["items.use=id+text"],
     "id+text+hstu, whitened": ["items.use=id+text", "items.whiten=true"],
-    "text+decoder": ["items.use=text", "model.kind=decoder", "time=none"],
+    "text+decoder": [  # which knows no times, so that no row is after a break
+        "items.use=text",
+        "model.kind=decoder",
+        "time=none",
+        "loss.break_hours=null",
+        "loss.break_target=first",
+    ],
 }
 PAIRS = (("id+text+hstu", "id"), ("text+hstu", "id"), ("id+text+hstu, whitened", "id+text+hstu"))
 METRICS = {"recall10": "recall@10", "ndcg10": "ndcg@10"}
@@ -136,6 +142,7 @@ def cold(name: str, variant: str, arguments: argparse.Namespace) -> Rows:
         folder = arguments.out / name / f"{variant}, cold" / name_of(cell)
         if not (folder / run.MANIFEST).exists():
             api.fit(cell, frame=kept, out=folder, resume=folder.exists(), progress=False)
+        if not pl.Series(run.load(folder).item_ids()).is_in(out).any():
             add(folder, str(cell.items.path), say=print)
         listed = Recommender.load(folder).recommend(k=10, histories=histories)
         ranks = asked.join(listed.select(USER, ITEM, "rank"), on=[USER, ITEM], how="left", maintain_order="left")[
@@ -162,7 +169,7 @@ def log_of(chosen: Recipe) -> pl.DataFrame:
 
 @torch.no_grad()
 def reads(kind: str) -> dict[str, Any]:
-    """Milliseconds of a read of 64 users with 1,024 events, all of them clear, and from memories."""
+    """Milliseconds of a read of 64 users with 1,024 events, all of them clear, and from memories of 8 segments."""
     torch.manual_seed(0)
     values = {"items": {"use": "text", "path": "-", "encoder": "-"}, "memory": {"segment": 32, "recent": 32, "cap": 8}}
     texts = Texts(torch.randn(5001, TEXT), torch.ones(5001, dtype=torch.bool))
@@ -181,7 +188,7 @@ def reads(kind: str) -> dict[str, Any]:
 
         name = "read_ms_full" if history == "full" else "read_ms_cached"
         found[name] = round(1000 * _median(once, 3 if history == "full" else 20), 2)
-    shape = {"users": READERS, "events": EVENTS, "S": 32, "R": 32, "threads": torch.get_num_threads()}
+    shape = {"users": READERS, "events": EVENTS, "S": 32, "R": 32, "cap": 8, "threads": torch.get_num_threads()}
     return {"dataset": "random", "model": f"text+{kind}", **shape, **found, "named": True}
 
 
@@ -211,6 +218,8 @@ def main() -> None:
     if arguments.read:
         machine.write(arguments.json, [reads(kind) for kind in ("hstu", "decoder")])
         return
+    for variant in {*arguments.models, *arguments.cold}:  # before anything is trained
+        recipe.load(arguments.recipe, [*arguments.overrides, *VARIANTS[variant]])
     rows = warm(arguments.recipe, arguments.models, arguments)
     for variant in arguments.cold:
         rows += cold(arguments.recipe, variant, arguments)

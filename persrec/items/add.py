@@ -17,7 +17,7 @@ from persrec.errors import UserError
 from persrec.interactions.schema import ITEM, Say
 from persrec.items import table, whitening
 from persrec.items.catalogue import catalogue
-from persrec.items.load import VECTORS, encoded, live_encoder
+from persrec.items.load import VECTORS, encoded, live_encoder, maker
 from persrec.models.build import ENCODER
 from persrec.recipe import recipe as recipes
 
@@ -48,12 +48,27 @@ def add(folder: str | Path, file: str | Path, *, say: Say, root: Path = VECTORS)
         raise UserError(f"{file}: no new item with a text ({', '.join(f'{n:,} {what}' for what, n in counts.items())})")
     ids = ids.filter([bool(text) for text in found.texts])
     weights = run.weights()
+    _check_maker(section, weights, folder)
     vectors = _vectors(section, texts, weights, accelerator=recipe.training.accelerator, say=say, root=root)
     longer = {name: _longer(weights[name], len(texts)) for name in PER_ITEM if name in weights}
     longer["items.texts"][-len(texts) :] = vectors
     runs.with_items(run, weights={**weights, **longer}, item_ids=[*known, *ids])
     say(f"{folder}: {', '.join(f'{count:,} {what}' for what, count in counts.items())}.")
     return counts
+
+
+def _check_maker(section: Any, weights: dict[str, Tensor], folder: str | Path) -> None:
+    """Raise UserError where the text model is not the one that the run's vectors were made by."""
+    own = weights.get("items.made_by")
+    if own is not None and not torch.equal(own, found := maker(section)):
+        raise UserError(
+            f"items.encoder {section.encoder}: got the fingerprint {_hex(found)}, expected {_hex(own)}, that of the "
+            f"text model that {folder} was fitted with; put that one there, or fit again with this one"
+        )
+
+
+def _hex(digest: Tensor) -> str:
+    return bytes(digest.tolist()).hex()[:16]
 
 
 def _new_ids(rows: pl.DataFrame, known: pl.Series, where: str) -> tuple[pl.Series, int]:

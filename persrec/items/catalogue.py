@@ -93,7 +93,9 @@ def fields_of(template: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _filled(template: str, row: dict[str, Any]) -> str:
-    """The template of a row in one line, without the signs that an absent field leaves behind at the ends."""
+def _filled(template: str, row: dict[str, Any]) -> str | None:
+    """The template of a row in one line, without the signs that an absent field leaves behind at the ends; None where
+    nothing else is left."""
     text = template.format_map({name: value or "" for name, value in row.items()})
-    return " ".join(text.split()).strip(" ,;:-|")
+    found = " ".join(text.split()).strip(" ,;:-|").removeprefix(". ")
+    return found if found.strip(" .,;:-|") else None

@@ -38,14 +38,24 @@ def load(section: Any, data: Prepared, *, accelerator: str, say: Say, root: Path
     if section.train != "frozen":
         live = _live(section, found, there, say)
         unread = torch.zeros(len(there), live.encoder.width)
-        return Known(Texts(unread, trained), live, {**found.counts, "cut texts": int(live.tokens.cut.sum())})
+        return Known(
+            Texts(unread, trained, made_by=maker(section)),
+            live,
+            {**found.counts, "cut texts": int(live.tokens.cut.sum())},
+        )
     vectors, counts = encoded(section, found.texts, accelerator=accelerator, say=say, root=root)
     how = None
     if section.whiten:
         how = whitening.fitted(vectors, np.flatnonzero((trained & there).numpy()))
         vectors = whitening.whitened(vectors, how)
-    texts = Texts(torch.from_numpy(vectors), trained, None if how is None else torch.from_numpy(how))
+    texts = Texts(torch.from_numpy(vectors), trained, None if how is None else torch.from_numpy(how), maker(section))
     return Known(texts, None, {**found.counts, **counts})
+
+
+def maker(section: Any) -> torch.Tensor:
+    """Fingerprint (32,), uint8, of the text model of a section."""
+    found = bytes.fromhex(pretrained.fingerprint(pretrained.locate(section.encoder)))
+    return torch.tensor(list(found), dtype=torch.uint8)
 
 
 def catalogue_of(section: Any, item_ids: pl.Series, say: Say) -> Catalogue:

@@ -70,11 +70,10 @@ def build(
 
 def restored(recipe: Any, weights: Mapping[str, Tensor], *, items: int) -> Model:
     """The model of a run, from its weights; vectors of texts are among them, and no text model is needed."""
-    texts = (
-        None
-        if recipe.items.use == "id"
-        else Texts(weights["items.texts"], weights["items.trained"], weights.get("items.whitening"))
-    )
+    texts = None
+    if recipe.items.use != "id":
+        own = {name.removeprefix("items."): value for name, value in weights.items()}
+        texts = Texts(own["texts"], own["trained"], own.get("whitening"), own.get("made_by"))
     model = build(recipe, items=items, texts=texts, pretrained=False)
     model.load_state_dict({name: value for name, value in weights.items() if not name.startswith(ENCODER)})
     return model

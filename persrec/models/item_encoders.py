@@ -82,6 +82,7 @@ class Texts(NamedTuple):
     vectors: Tensor  # (V+1, E) of their texts, of any float type; zeros where there is no text
     trained: Tensor  # (V+1,) bool, items that occur in training; others go without an id
     whitening: Tensor | None = None  # (E+1, E) how vectors of further texts are made like these
+    made_by: Tensor | None = None  # (32,) uint8, fingerprint of the text model
 
 
 class Live(NamedTuple):
@@ -118,6 +119,7 @@ class TextItems(nn.Module):
         self.register_buffer("texts", texts.vectors)
         self.register_buffer("trained", texts.trained)
         self.register_buffer("whitening", texts.whitening)
+        self.register_buffer("made_by", texts.made_by)
         self.register_buffer("at_fit", torch.tensor(len(texts.vectors) - 1))
         size = texts.vectors.shape[1]
         self.project = nn.Linear(size, width, bias=False)

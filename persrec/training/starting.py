@@ -20,7 +20,7 @@ from persrec.models.model import Model
 from persrec.prepared import Prepared
 
 BY_ITEM = ("items.table", "items.ids", "repeat.item_bias")  # parameters whose row i is item i
-OF_TEXTS = ("items.texts", "items.trained")  # which come with the items table, not with the run
+OF_TEXTS = ("items.texts", "items.trained", "items.at_fit", "items.made_by")  # which come with the items table
 
 
 def start_from(model: Model, folder: str | Path, data: Prepared, *, load: bool = True) -> dict[str, Any]:
@@ -35,6 +35,7 @@ def start_from(model: Model, folder: str | Path, data: Prepared, *, load: bool =
     if load:
         own = {name: value for name, value in model.state_dict().items() if name not in OF_TEXTS}
         _check_fit(given, own, folder)
+        _check_texts(given, model.state_dict(), folder)
         for name, value in given.items():
             if name in BY_ITEM:
                 own[name][torch.from_numpy(now)] = value[torch.from_numpy(before)]
@@ -65,6 +66,11 @@ def _check_fit(given: Mapping[str, Tensor], own: Mapping[str, Tensor], folder: s
         sizes = tuple(tree[name].shape)
         return str(("V+1", *sizes[1:]) if name in BY_ITEM else sizes)
 
+    if "items.whitening" in given:
+        raise UserError(
+            f"--from {folder}: its texts' vectors are along axes that its fit has found (items.whiten), which those of "
+            "another fit are not; expected a run with items.whiten false"
+        )
     names = [name for name in sorted(given.keys() | own.keys()) if name not in OF_TEXTS]
     wrong = [name for name in names if not name.startswith(ENCODER) and shape(given, name) != shape(own, name)]
     if wrong:
@@ -72,4 +78,14 @@ def _check_fit(given: Mapping[str, Tensor], own: Mapping[str, Tensor], folder: s
         raise UserError(
             f"--from {folder}: {len(wrong)} weights of the run do not fit the recipe ({listed}); expected the same "
             "model, memory, items.use, repeat and whether time is none. Print the run's recipe.yaml beside yours"
+        )
+
+
+def _check_texts(given: Mapping[str, Tensor], own: Mapping[str, Tensor], folder: str | Path) -> None:
+    """What the weights know of texts' vectors holds for those of the same text model."""
+    made_by = [tree.get("items.made_by") for tree in (given, own)]
+    if None not in made_by and not torch.equal(*made_by):  # type: ignore[arg-type]
+        raise UserError(
+            f"--from {folder}: its texts were read by another text model than that of items.encoder; expected the same "
+            "one: put it there, or fit without --from"
         )

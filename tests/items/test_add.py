@@ -16,6 +16,7 @@ from persrec.commands.items import items as command
 from persrec.errors import UserError
 from persrec.items.add import add
 from persrec.items.load import VECTORS
+from tests.items.models import saved_model
 from tests.items.places import made
 
 NEW = pl.DataFrame(
@@ -105,6 +106,36 @@ def test_the_command_and_what_it_refuses(place: Path) -> None:
         UserError, match=r"its items are known by their events alone \(items.use is id\); to add items, fit"
     ):
         add("plain", "new.csv", say=print)
+
+
+@pytest.mark.parametrize(
+    "how", [[], ["items.train=lora", "loss={kind: info_nce, sampler: mixed}", "items.pooling=token"]]
+)
+def test_another_text_model_in_the_place_of_the_runs_is_refused(place: Path, how: list[str]) -> None:
+    fitted("items.use=text", *how)
+    saved_model(place / "model", seed=5)
+    with pytest.raises(
+        UserError, match=r"items.encoder model: got the fingerprint \w{16}, expected \w{16}, that of the"
+    ):
+        add("run", "new.csv", say=print)
+    with pytest.raises(UserError, match="--from run: its texts were read by another text model than that of"):
+        api.fit("texts.yaml", ["items.use=text", *how], out="grown", progress=False, start="run")
+
+
+def test_a_whitened_run_is_no_start(place: Path) -> None:
+    fitted("items.use=text", "items.whiten=true")
+    with pytest.raises(UserError, match=r"--from run: its texts' vectors are along axes that its fit has found"):
+        api.fit("texts.yaml", ["items.use=text", "items.whiten=true"], out="grown", progress=False, start="run")
+
+
+def test_a_grown_table_starts_from_a_run_with_texts(place: Path) -> None:
+    fitted("items.use=text")
+    rows = pl.read_csv("items.csv")
+    pl.concat([rows, rows.tail(1).with_columns(item_id=pl.lit("more"))]).write_csv("items.csv")
+    log = pl.read_csv("log.csv")
+    pl.concat([log, log.tail(1).with_columns(item_id=pl.lit("more"))]).write_csv("log.csv")
+    api.fit("texts.yaml", ["items.use=text"], out="grown", progress=False, start="run")
+    assert Recommender.load("grown").model.items.fitted == 31
 
 
 def test_ids_of_another_kind(place: Path) -> None:

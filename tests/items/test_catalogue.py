@@ -39,6 +39,15 @@ def test_a_field_that_is_absent_leaves_nothing_in_front() -> None:
     assert str(catalogue(TABLE, pl.Series(["7"]), "{title}", where="")).startswith("1 items; 1 ids in several rows")
 
 
+def test_what_is_nothing_but_signs_is_no_text() -> None:
+    table = pl.DataFrame(
+        {"item_id": ["1", "2", "2", "3"], "title": ["-", "-", "Cup", None], "plot": [None] * 3 + ["Of"]}
+    )
+    found = catalogue(table, pl.Series(["1", "2", "3"]), "{title}. {plot}", where="items.csv")
+    assert found.texts == ["", "Cup.", "Of"]
+    assert found.counts["without a text"] == 1
+
+
 def test_braces_in_a_value_are_text() -> None:
     table = pl.DataFrame({"item_id": ["1"], "title": ["{plot}"], "plot": ["secret"]})
     assert catalogue(table, pl.Series(["1"]), "{title}", where="").texts == ["{plot}"]

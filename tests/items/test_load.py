@@ -65,7 +65,7 @@ def test_a_text_model_that_was_trained_stays_in_the_run_as_far_as_it_was(place: 
     assert api.evaluate("run").rows[0]["metrics"]["ndcg@10"] == before
 
 
-def test_a_resumed_fit_is_an_unbroken_one(place: Path) -> None:
+def test_the_same_fit_again_gives_the_same_weights(place: Path) -> None:
     whole = fitted("training.epochs=2", "items.id_dropout=0.5", out="whole")
     again = fitted("training.epochs=2", "items.id_dropout=0.5", out="again")
     assert all(np.array_equal(whole[name], again[name]) for name in whole)
