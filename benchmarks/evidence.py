@@ -10,6 +10,7 @@ recipes, protocols and repeat heads in the file.
 """
 
 import argparse
+import hashlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,9 @@ def common(chosen: Recipe, named: bool) -> dict[str, Any]:
         "S": chosen.memory.segment,
         "R": chosen.memory.recent,
         "K": chosen.memory.tokens,
+        "memory": chosen.memory.kind,
         "past_set": chosen.memory.past_set,
+        "data": hashlib.sha256(chosen.data.model_dump_json(exclude={"path"}).encode()).hexdigest()[:8],
         "named": named,
     }
 

@@ -162,7 +162,8 @@ DATA_SETS: Final[tuple[DataSet, ...]] = (
         users=4_339,
         items=3_665,
         events=397_924,
-        by_hand="download the Excel sheet there and save it as csv or parquet with its columns in this folder",
+        by_hand="download the Excel sheet there and save it in this folder with its columns, as parquet or as csv with "
+        "times such as 2010-12-01 08:26",
     ),
     DataSet(
         name="globo-news",

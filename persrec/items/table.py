@@ -12,6 +12,7 @@
 `item_id` may be movieId (MovieLens), parent_asin or asin (Amazon), or what `items.columns` says.
 """
 
+import ast
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +29,7 @@ from persrec.interactions.schema import ITEM, close_matches, reading, shown
 SYNTHETIC: Final = "synthetic"  # in the place of a path
 RECBOLE: Final = ".item"
 SEPARATORS: Final = {".csv": ",", ".tsv": "\t", RECBOLE: "\t", ".dat": "::"}
+AMAZON_LINES: Final = (*JSON_LINES, ".json")  # one object per line, too
 KNOWN_FILES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {  # separator, names of the first fields; all Latin-1
     "movies.dat": ("::", (ITEM, "title", "genres")),
     "u.item": ("|", (ITEM, "title", "release_date")),
@@ -51,7 +53,9 @@ def read(section: Any) -> pl.DataFrame:
     if ending(file) in PARQUET:
         with reading(str(file)):
             frame = pl.read_parquet(file)
-    elif ending(file) in JSON_LINES:
+    elif ending(file) in AMAZON_LINES and (rows := _literals(file)):
+        frame = rows[0]
+    elif ending(file) in AMAZON_LINES:
         with reading(str(file), lambda: bad_json(file)):
             frame = scan_json(file).collect()
     else:
@@ -61,11 +65,33 @@ def read(section: Any) -> pl.DataFrame:
     return _named(frame, section.columns, str(file))
 
 
+def _literals(file: Path) -> list[pl.DataFrame]:
+    """The rows of a file of Python literals, as Amazon's metadata of 2014 is; none where it is JSON."""
+    with opened(file) as lines:
+        first = next((line for line in lines if line.strip()), b"")
+        if not first.lstrip().startswith(b"{'"):
+            return []
+        lines.seek(0)
+        rows = [_literal(line, number, file) for number, line in enumerate(lines, start=1) if line.strip()]
+    return [pl.DataFrame(rows, schema=dict.fromkeys(dict.fromkeys(key for row in rows for key in row), pl.String()))]
+
+
+def _literal(line: bytes, number: int, file: Path) -> dict[str, str]:
+    """The text and numbers of a line, as text."""
+    try:
+        found = ast.literal_eval(line.decode("utf-8").strip())
+    except (ValueError, SyntaxError) as error:
+        raise UserError(f"{file}: row {number} is no Python literal ({error}); correct or remove it") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{file}: row {number} is {type(found).__name__}, expected a dict; correct or remove it")
+    return {str(key): str(value) for key, value in found.items() if isinstance(value, str | int | float)}
+
+
 def _text(file: Path, section: Any) -> pl.DataFrame:
     known = KNOWN_FILES.get(file.name)
     separator = section.separator or (known[0] if known else SEPARATORS.get(ending(file)))
     if separator is None:
-        kinds = ", ".join([*SEPARATORS, *PARQUET, *JSON_LINES, *KNOWN_FILES])
+        kinds = ", ".join([*SEPARATORS, *PARQUET, *AMAZON_LINES, *KNOWN_FILES])
         raise UserError(f"{file}: unknown ending {ending(file)!r} (known: {kinds}); set items.separator for text")
     text = _decoded(file, section.charset or ("latin-1" if known else "utf-8"))
     if not text.strip():

@@ -179,16 +179,19 @@ def test_progress_is_told_by_queries(world: tuple[Model, Prepared]) -> None:
 
 def test_a_model_that_diverged_is_an_error(world: tuple[Model, Prepared]) -> None:
     model, data = world
-    broken = model_of_nan(model)
-    with pytest.raises(UserError, match="is not finite"):
+    broken = copy.deepcopy(model)
+    item = int(data.items[data.offsets[data.test.user[1]]])
+    with torch.no_grad():
+        broken.items.table[item] = float("nan")
+    reached = [user for user, end in zip(data.test.user, data.test.end, strict=True) if item in had(data, user, end)]
+    name = data.user_ids()[int(reached[0])].as_py()
+    with pytest.raises(UserError, match=f"the query of user '{name}' is not finite .* training has diverged: lower"):
         evaluate(broken, data, EvaluationSettings(**SETTINGS))
 
 
-def model_of_nan(model: Model) -> Model:
-    broken = copy.deepcopy(model)
-    with torch.no_grad():
-        broken.items.table[3] = float("nan")
-    return broken
+def had(data: Prepared, user: int, end: int) -> list[int]:
+    """The items of a user before an event."""
+    return data.items[data.offsets[user] : data.offsets[user] + end].tolist()
 
 
 @pytest.mark.parametrize(

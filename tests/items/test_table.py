@@ -12,6 +12,10 @@ from persrec.items.table import read
 from persrec.recipe.sections import Items
 from tests.datasets.real import real
 
+LITERALS = """{'asin': '1', 'title': 'Alien (1979)', 'related': {'also': ['2']}}
+{'asin': '2', 'price': 3.5, 'title': "Amélie, the film"}
+{'asin': '3', 'title': ''}
+"""
 LINES = """{"asin": "1", "title": "Alien (1979)"}
 {"asin": 2, "title": "Amélie, the film"}
 {"asin": 3}
@@ -45,6 +49,8 @@ def written(folder: Path, name: str, contents: str | bytes) -> Path:
         ("Games.item", "item_id:token\ttitle:token_seq\n1\tAlien (1979)\n2\tAmélie, the film\n3\t\n", {}),
         ("items.jsonl", LINES, {}),
         ("meta.jsonl.gz", META, {}),
+        ("meta_Games.json.gz", META, {}),
+        ("meta_Old.json.gz", LITERALS, {}),
         ("movies.dat", "1::Alien (1979)::x\n2::Amélie, the film::x\n3::::x\n".encode("latin-1"), {}),
         ("u.item", "1|Alien (1979)|d|0\n2|Amélie, the film|d|1\n3||d|1\n".encode("latin-1"), {}),
         ("plots.dat", "Alien (1979)::1\nAmélie, the film::2\n::3\n", {"columns": {"item_id": "2", "title": "1"}}),
@@ -75,6 +81,8 @@ def test_parquet_with_numbers_lists_and_structs(tmp_path: Path) -> None:
         ("items.csv", "item_id,title\n", {}, "items.csv: no rows; expected one per item"),
         ("items.csv", "item_id,title\n1,a\n2,b,c\n", {}, "items.csv: cannot be read: row 3 has 3 fields, expected 2"),
         ("items.jsonl", '{"asin": 1}\n{"asin": \n', {}, "items.jsonl: cannot be read: row 2 is not JSON"),
+        ("meta.json", "{'asin': 1}\n{'asin': \n", {}, "meta.json: row 2 is no Python literal .*; correct or remove it"),
+        ("meta.json", "{'asin': 1}\n[1]\n", {}, "meta.json: row 2 is list, expected a dict; correct or remove it"),
         ("movies.dat", "1::a::x\n2::b\n", {}, "movies.dat: row 2 has 2 fields, expected 3; correct or remove it"),
         ("movies.dat", "1;a;x\n", {}, "movies.dat: row 1 has 1 fields, expected 3"),
         ("items.xml", "<a/>", {}, "unknown ending '.xml' .known: .csv, .tsv, .item, .dat, .parquet"),
