@@ -169,9 +169,9 @@ def log_of(chosen: Recipe) -> pl.DataFrame:
 
 @torch.no_grad()
 def reads(kind: str) -> dict[str, Any]:
-    """Milliseconds of a read of 64 users with 1,024 events, all of them clear, and from memories of 8 segments."""
+    """Milliseconds of a read of 64 users with 1,024 events, all of them clear, and from memories of 31 segments."""
     torch.manual_seed(0)
-    values = {"items": {"use": "text", "path": "-", "encoder": "-"}, "memory": {"segment": 32, "recent": 32, "cap": 8}}
+    values = {"items": {"use": "text", "path": "-", "encoder": "-"}, "memory": {"segment": 32, "recent": 32}}
     texts = Texts(torch.randn(5001, TEXT), torch.ones(5001, dtype=torch.bool))
     position = torch.arange(EVENTS).expand(READERS, -1)
     item, valid = torch.randint(1, 5001, position.shape), torch.ones(position.shape, dtype=torch.bool)
@@ -188,7 +188,7 @@ def reads(kind: str) -> dict[str, Any]:
 
         name = "read_ms_full" if history == "full" else "read_ms_cached"
         found[name] = round(1000 * _median(once, 3 if history == "full" else 20), 2)
-    shape = {"users": READERS, "events": EVENTS, "S": 32, "R": 32, "cap": 8, "threads": torch.get_num_threads()}
+    shape = {"users": READERS, "events": EVENTS, "S": 32, "R": 32, "threads": torch.get_num_threads()}
     return {"dataset": "random", "model": f"text+{kind}", **shape, **found, "named": True}
 
 
