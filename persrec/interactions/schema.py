@@ -64,9 +64,9 @@ def check_columns(names: Sequence[str], *, where: str, required: Sequence[str] =
         raise UserError(f"{got}, a single column. If the file is split by {separators[0]!r}, set data.separator.")
     if required is not REQUIRED:
         raise UserError(f"{got}. Expected its publisher's columns; for others use source: table with data.columns.")
-    hints = [f"{name}: {shown([match])}" for name in missing for match in close_matches(name, names)[:1]]
-    hint = f" (perhaps columns: {{{', '.join(hints)}}})" if hints else ""
-    raise UserError(f"{got}. Name the columns by data.columns, ours: theirs{hint}.")
+    near = [close_matches(name, names)[:1] or ["THEIRS"] for name in missing]
+    named = ", ".join(f"{name}: {shown(one)}" for name, one in zip(missing, near, strict=True))
+    raise UserError(f"{got}. Say which they are: --set 'data.columns={{{named}}}', or data.columns in a recipe.")
 
 
 def shown(names: Iterable[str]) -> str:

@@ -132,7 +132,7 @@ def test_pandas_of_mixed_objects():
 
 
 def test_missing_columns_are_listed_with_near_ones():
-    message = r"missing columns user_id, item_id; got userId, movie\..*perhaps columns: {user_id: userId}"
+    message = r"missing columns user_id, item_id; got userId, movie\..*data.columns={user_id: userId, item_id: THEIRS}"
     with pytest.raises(UserError, match=message):
         table.read_frame(pl.DataFrame({"userId": [1], "movie": [2]}))
 
