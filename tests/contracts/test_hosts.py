@@ -1,5 +1,6 @@
 """What every plugged host promises: one suite, all adapters, on real hosts; and hosts that break it are found out."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from persrec import plug
 from persrec.models.interfaces import Rows
 from persrec.plug.case import made, visible_tokens
 from persrec.plug.contract import CHECKS, Check
-from tests.plug.hosts import HOSTS, RULE, WIDTH, JaggedLayer, encoder, loud
+from tests.plug.hosts import HOSTS, RULE, WIDTH, JaggedLayer, loud
 
 EVERYTHING = {  # hosts that promise all of it
     "mask argument, HSTUJagged",
@@ -53,12 +54,22 @@ def test_the_promise_holds(host: tuple[str, Any], promise: Check) -> None:
         assert found.holds, found
 
 
-def test_detaching_gives_the_very_host() -> None:
-    model = encoder()
+@pytest.mark.parametrize("build", [build for name, build in HOSTS.items() if "RecTools" not in name])
+def test_detaching_gives_the_very_host_and_leaves_nothing_in_it(build: Callable[[], Any]) -> None:
+    """RecTools' models are rebuilt by their own constructors: tests/plug/test_rectools.py."""
+    model = build().eval()
     host, weights = model.host, {name: value.clone() for name, value in model.host.state_dict().items()}
+    told = made(model.plugged, model).told
+    before = model.plugged.adapter.original(*told)
     plug.check(model, say=lambda line: None)
+    model.train()
+    model.plugged.hidden(told.events).square().sum().backward()
     assert plug.detach(model) is host
-    assert all(torch.equal(value, weights[name]) for name, value in host.state_dict().items())
+    assert not [name for name, module in host.named_modules() if module._forward_pre_hooks or module._forward_hooks]
+    found = host.state_dict()
+    assert found.keys() == weights.keys()
+    assert all(torch.equal(value, weights[name]) for name, value in found.items())
+    torch.testing.assert_close(model.eval().plugged.adapter.original(*told), before, rtol=0, atol=0)
 
 
 class Broken(plug.Adapter):
