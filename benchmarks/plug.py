@@ -172,7 +172,8 @@ def rows(cells: Cells, histories: list[str], seeds: list[int], common: dict[str,
                 yield shared | told(*cells.load(history, epoch, seed), users) | {"retention": None, "chosen": False}
     for over, under in PAIRS:
         if over in forms and under in forms:
-            ratio = intervals.ratio(*([values for values, _ in forms[history]] for history in (over, under)), users)
+            above, below = ([values for values, _ in forms[history]] for history in (over, under))
+            ratio = intervals.ratio(above, below, users)
             named = {"mean": round(ratio.mean, 4), "low": round(ratio.low, 4), "high": round(ratio.high, 4)}
             yield common | {"pair": f"{over}/{under}", "seeds": len(seeds)} | named
 
