@@ -344,3 +344,7 @@ def test_products_of_pairs() -> None:
     found, expected = (torch.autograd.grad((each * weight).sum(), given) for each in (found, expected))
     for one, slow in zip(found, expected, strict=True):
         torch.testing.assert_close(one, slow)
+    none = torch.zeros(0, dtype=torch.int64)
+    for rows in (0, 7):
+        (gradient,) = torch.autograd.grad(pair_products(queries[:rows], table, none, none).sum(), table)
+        assert not gradient.any()
