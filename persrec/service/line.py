@@ -1,6 +1,7 @@
 """The line in which requests wait for the one thread that works on them, several of a kind at a time.
 
-One thread reads and writes the store, so a request sees every update that was answered before it was sent.
+One thread reads and writes the store, so a request sees every update that was answered before it was sent. Requests
+that wait at the same moment are in no order but that of their kind: none was sent after another was answered.
 """
 
 import queue
@@ -8,7 +9,6 @@ import threading
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Any
 
 from persrec.errors import UserError
@@ -33,7 +33,7 @@ class Request:
 
 
 class Line:
-    """Works on requests in the order in which they came; neighbours of a kind together, at most `together` of them."""
+    """Works on requests as they come: at most `together` that wait at once, those of a kind together and in order."""
 
     def __init__(
         self,
@@ -78,8 +78,11 @@ class Line:
                     break
             going = batch[-1] is not None
             requests = [one for one in batch if one is not None and one.answer.set_running_or_notify_cancel()]
-            for (kind, common), alike in groupby(requests, key=lambda request: (request.kind, request.common)):
-                self._answer(kind, common, list(alike))
+            alike: dict[tuple[str, Hashable], list[Request]] = {}
+            for request in requests:
+                alike.setdefault((request.kind, request.common), []).append(request)
+            for (kind, common), several in alike.items():
+                self._answer(kind, common, several)
 
     def _answer(self, kind: str, common: Hashable, requests: list[Request]) -> None:
         self.on_batch(kind, len(requests))

@@ -1,7 +1,8 @@
 """What a Recommender does for several requests at once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from itertools import islice
 from typing import Any
 
 import polars as pl
@@ -10,6 +11,7 @@ from persrec.interactions.schema import ITEM, TIME, USER
 from persrec.serving.recommender import Recommender
 
 Id = int | str
+MOST_SCORES = 1_000_000  # that are answered together
 
 
 def recommend(
@@ -29,14 +31,36 @@ def score(
     recommender: Recommender, common: int | None, requests: Sequence[dict[str, Any]]
 ) -> list[list[dict[str, Any]]]:
     """For each request, users and candidates, the scores in their order; `common` is when they are asked."""
-    answers = []
+    return [answer for some in _few(requests) for answer in _scored(recommender, common, some)]
+
+
+def _few(requests: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Requests together, as long as they ask for no more scores than one may."""
+    some: list[dict[str, Any]] = []
+    wanted = 0
     for request in requests:
-        users, candidates = request["users"], request["candidates"]
-        frame = recommender.score(users, candidates, at=common)
-        scores = frame["score"].to_list()
-        each = len(candidates)
-        answers.append([{"user_id": u, "scores": scores[i * each : (i + 1) * each]} for i, u in enumerate(users)])
-    return answers
+        wanted += len(request["users"]) * len(request["candidates"])
+        if some and wanted > MOST_SCORES:
+            yield some
+            some, wanted = [], len(request["users"]) * len(request["candidates"])
+        some.append(request)
+    yield some
+
+
+def _scored(recommender: Recommender, at: int | None, requests: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    asked: dict[str, tuple[Id, list[Id]]] = {}  # "7" is 7
+    for request in requests:
+        for user in request["users"]:
+            asked.setdefault(str(user), (user, []))[1].extend(request["candidates"])
+    scores = iter(recommender.score(None, dict(asked.values()), at=at)["score"].to_list())
+    found = {name: iter(list(islice(scores, len(items)))) for name, (_, items) in asked.items()}
+    return [
+        [
+            {"user_id": user, "scores": list(islice(found[str(user)], len(request["candidates"])))}
+            for user in request["users"]
+        ]
+        for request in requests
+    ]
 
 
 def update(

@@ -10,8 +10,9 @@ import polars as pl
 import pytest
 
 from persrec.errors import UserError
+from persrec.service import work
 from persrec.service.line import Line
-from persrec.service.work import WORK, recommend
+from persrec.service.work import WORK, recommend, score
 from persrec.serving.recommender import Recommender
 from tests.small import events, run_of
 
@@ -56,3 +57,45 @@ def test_a_user_who_is_asked_for_as_number_and_as_text_is_one(kept: Recommender)
     assert [one["user_id"] for request in found for one in request] == [7, "7", "7", 7]
     assert [one["items"] for request in found for one in request] == 4 * [alone[0]["items"]]
     assert len(alone[0]["items"]) == 3
+
+
+def test_requests_of_a_kind_that_wait_at_once_are_answered_together() -> None:
+    began, went = threading.Event(), threading.Event()
+    batches: list[tuple[str, list[int]]] = []
+
+    def work_of(kind: str) -> Any:
+        def done(common: None, rests: list[int]) -> list[int]:
+            began.set()
+            went.wait(20)
+            batches.append((kind, list(rests)))
+            return rests
+
+        return done
+
+    line = Line({kind: work_of(kind) for kind in ("score", "update")}, longest=10, together=10)
+    first = line.put("score", None, 0)
+    assert began.wait(20)
+    answers = [line.put("update" if place % 2 else "score", None, place) for place in range(1, 6)]
+    went.set()
+    assert [answer.result(20) for answer in (first, *answers)] == [0, 1, 2, 3, 4, 5]
+    line.close()
+    assert batches == [("score", [0]), ("update", [1, 3, 5]), ("score", [2, 4])]
+
+
+def test_scores_asked_together_are_those_of_each_alone(kept: Recommender, monkeypatch: pytest.MonkeyPatch) -> None:
+    items = LOG["item_id"].unique(maintain_order=True).to_list()
+    requests: list[dict[str, Any]] = [
+        {"users": [7, 3], "candidates": items[:3]},
+        {"users": ["7"], "candidates": items[1:5]},
+        {"users": [3, 7, 3], "candidates": items[5:6]},
+    ]
+    alone = [score(kept, None, [request])[0] for request in requests]
+    expected = kept.score([7, 3], items[:3])["score"].to_list()
+    assert alone[0] == [{"user_id": 7, "scores": expected[:3]}, {"user_id": 3, "scores": expected[3:]}]
+    for most in (1_000_000, 7, 1):
+        monkeypatch.setattr(work, "MOST_SCORES", most)
+        together = score(kept, None, requests)
+        for one, other in zip(together, alone, strict=True):
+            assert [asked["user_id"] for asked in one] == [asked["user_id"] for asked in other]
+            for mine, theirs in zip(one, other, strict=True):
+                assert mine["scores"] == pytest.approx(theirs["scores"], abs=1e-6)
