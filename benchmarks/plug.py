@@ -221,6 +221,7 @@ def run(arguments: argparse.Namespace) -> None:
         batch=arguments.batch,
         learning_rate=arguments.learning_rate,
         width=arguments.width,
+        negatives=arguments.negatives,
         timed_users=arguments.timed_users,
     )
     host = (Llama if arguments.host == "llama" else RecTools)(log, settings)
@@ -233,6 +234,7 @@ def run(arguments: argparse.Namespace) -> None:
         "dataset": str(log.name),
         "protocol": f"{log.protocol}, length {settings.length}",
         "host": arguments.host,
+        "negatives": settings.negatives if arguments.host == "rectools-hstu" else None,
         "S": settings.segment,
         "R": settings.recent,
         "K": settings.tokens,
@@ -259,7 +261,7 @@ def main() -> None:
     second.add_argument("--host", default="rectools-hstu", choices=("rectools-hstu", "llama"))
     second.add_argument("--histories", nargs="+", default=["full", "recent", "compressed", "tuned"])
     second.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    for name, value in (("length", 200), ("segment", 40), ("recent", 40), ("tokens", 4), ("width", 64)):
+    for name, value in (("length", 200), ("segment", 40), ("recent", 40), ("tokens", 4), ("width", 64), ("negatives", 128)):
         second.add_argument(f"--{name}", type=int, default=value)
     second.add_argument("--epochs", type=int, default=20, help="most epochs of training")
     second.add_argument(

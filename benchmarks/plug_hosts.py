@@ -78,6 +78,7 @@ class Settings:
     batch: int  # histories per step
     learning_rate: float
     width: int
+    negatives: int  # per position, of RecTools
     timed_users: int
 
     def rule(self, history: str) -> dict[str, Any]:
@@ -125,7 +126,7 @@ class RecTools:
                 session_max_len=self.settings.length,
                 relative_time_attention=self.log.timed,
                 loss="sampled_softmax",
-                n_negatives=128,
+                n_negatives=self.settings.negatives,
                 lightning_module_kwargs={"logits_t": 0.05},
                 epochs=self.settings.epochs,
                 batch_size=self.settings.batch,

@@ -18,7 +18,7 @@ from persrec import plug
 class Llama:
     """A small Llama over item embeddings, trained on the next item by a softmax over shared negatives."""
 
-    TEMPERATURE, NEGATIVES, BATCH = 0.07, 512, 64
+    TEMPERATURE, NEGATIVES = 0.07, 512
 
     def __init__(self, log: Log, settings: Settings) -> None:
         self.log, self.settings = log, settings
@@ -92,9 +92,11 @@ class Llama:
     def epoch(self, model: Any) -> None:
         """One pass over the last windows of all users."""
         model.train()
-        optimizer = self._optimizers.setdefault(model, torch.optim.AdamW(model.parameters(), lr=1e-3))
+        optimizer = self._optimizers.setdefault(
+            model, torch.optim.AdamW(model.parameters(), lr=self.settings.learning_rate)
+        )
         users = np.flatnonzero(self.log.train_end >= 2)[torch.randperm(int((self.log.train_end >= 2).sum())).numpy()]
-        for chosen in np.array_split(users, -(-len(users) // self.BATCH)):
+        for chosen in np.array_split(users, -(-len(users) // self.settings.batch)):
             ids = self._windows(chosen, self.log.train_end[chosen], length=self.settings.length + 1)
             targets = ids[:, 1:]
             hidden = self._hidden(model, ids[:, :-1] * (targets > 0))
