@@ -1,19 +1,23 @@
 """Items from their texts: ids, texts and both, with HSTU or a decoder; all targets, rare items, items never trained on.
 
     python benchmarks/hllm.py amazon-games-text --json benchmarks/results/hllm.json
-    python benchmarks/hllm.py amazon-games-text --read --json benchmarks/results/hllm_read.json
+    python benchmarks/hllm.py amazon-games-text --read --json benchmarks/results/hllm.json --append
+    python benchmarks/hllm.py amazon-games-text --encode --json benchmarks/results/hllm.json --append
 
 Each variant is fitted for every history and seed of the recipe as in `quality.py`; what is complete is kept. Buckets:
 `all`; `tail`, targets whose item has fewer training events than the median item; `cold`: a share of the items, 5%, is
 taken out of the log, a model is fitted on the rest, the items are put into the run by their texts, and users whose
 last event is one of them are asked, all items ranked. Pairs of models are differences over the same targets, users
 resampled, the mean over seeds; pairs of histories are ratios, with the retention. `--read` measures a read of 64 users
-with 1,024 events, S = R = 32, with all events and from memories.
+with 1,024 events, S = R = 32, with all events and from memories. `--encode` measures what reading the items of a recipe
+takes, table and all, into a cache of vectors that is empty, and again from there. With `--append` a file keeps its rows
+of other data sets and other kinds.
 """
 
 import argparse
 import statistics
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -31,6 +35,7 @@ from persrec.batches import Batch, History
 from persrec.cells import name_of
 from persrec.evaluation import intervals
 from persrec.interactions.schema import ITEM, USER
+from persrec.items import load as item_texts
 from persrec.items.add import add
 from persrec.models.build import build
 from persrec.models.compressor import read
@@ -192,6 +197,32 @@ def reads(kind: str) -> dict[str, Any]:
     return {"dataset": "random", "model": f"text+{kind}", **shape, **found, "named": True}
 
 
+def encoding(name: str, overrides: list[str]) -> dict[str, Any]:
+    """Seconds in which the items of a recipe are read, from its table to their vectors, the first time and again."""
+    chosen = recipe.load(name, overrides)
+    data = run.open_prepared(api.prepare(chosen), chosen.split.name)
+    with tempfile.TemporaryDirectory() as folder:
+        item_texts.encoded(chosen.items, ["a text"], accelerator="cpu", say=print, root=Path(folder) / "of imports")
+        seconds, counts = [], []
+        for _ in range(2):
+            started = time.perf_counter()
+            known = item_texts.load(chosen.items, data, accelerator="cpu", say=print, root=Path(folder))
+            seconds.append(time.perf_counter() - started)
+            counts.append(known.counts)
+    assert counts[1]["new texts"] == 0
+    texts = counts[0]["new texts"]
+    return {
+        "dataset": chosen.name,
+        "texts": texts,
+        "threads": torch.get_num_threads(),
+        "seconds": round(seconds[0], 3),
+        "texts_per_second": round(texts / seconds[0], 1),
+        "padding": round(counts[0]["padding"], 4),
+        "second_seconds": round(seconds[1], 4),
+        "second_share": round(seconds[1] / seconds[0], 5),
+    }
+
+
 def _median(once: Any, rounds: int) -> float:
     seconds = []
     for _ in range(rounds):
@@ -209,22 +240,36 @@ def main() -> None:
     parser.add_argument("--cold", nargs="*", default=["text+hstu", "id+text+hstu"], choices=list(VARIANTS)[1:])
     parser.add_argument("--share", type=float, default=0.05, help="of the items that are taken out as cold ones")
     parser.add_argument("--read", action="store_true", help="measure reads, and nothing else")
+    parser.add_argument("--encode", action="store_true", help="measure how items are read, and nothing else")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("runs/hllm"))
     parser.add_argument("--json", help="file for the rows")
-    parser.add_argument("--append", action="store_true", help="keep what the file has of other data sets")
+    parser.add_argument("--append", action="store_true", help="keep what the file has of other data sets and kinds")
     parser.add_argument("--exploratory", action="store_true", help="the recipe was not named before the test")
     arguments = parser.parse_args()
+    rows = measured(arguments)
+    before = machine.rows_of(arguments.json) if arguments.append else []
+    replaced = {kind_of(row) for row in rows}
+    machine.write(arguments.json, rows, keep=[row for row in before if kind_of(row) not in replaced])
+
+
+def measured(arguments: argparse.Namespace) -> Rows:
+    """The rows that were asked for."""
     if arguments.read:
-        machine.write(arguments.json, [reads(kind) for kind in ("hstu", "decoder")])
-        return
+        return [reads(kind) for kind in ("hstu", "decoder")]
+    if arguments.encode:
+        return [encoding(arguments.recipe, arguments.overrides)]
     for variant in {*arguments.models, *arguments.cold}:  # before anything is trained
         recipe.load(arguments.recipe, [*arguments.overrides, *VARIANTS[variant]])
     rows = warm(arguments.recipe, arguments.models, arguments)
     for variant in arguments.cold:
         rows += cold(arguments.recipe, variant, arguments)
-    before = machine.rows_of(arguments.json) if arguments.append else []
-    machine.write(arguments.json, rows, keep=[row for row in before if row["dataset"] != rows[0]["dataset"]])
+    return rows
+
+
+def kind_of(row: dict[str, Any]) -> tuple[str, ...]:
+    """Data set and kind of a row: those of the same are written together."""
+    return row["dataset"], next((mark for mark in ("second_seconds", "read_ms_full") if mark in row), "quality")
 
 
 if __name__ == "__main__":

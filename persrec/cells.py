@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from persrec import run as runs
 from persrec.baselines import BASELINES
-from persrec.errors import UserError
+from persrec.errors import UserError, memory_for
 from persrec.evaluation import recommendations as lists
 from persrec.evaluation.evaluate import (
     LIST,
@@ -257,12 +257,13 @@ def evaluate(model: Model, data: Prepared, cell: Recipe) -> tuple[Evaluation, di
     """Ranks of the test targets and their summary, with the memory tests of a compressed model; bars on a terminal."""
     data = carrying(data, cell)
     settings = protocol(cell)
-    with _bar("evaluating", len(data.test.user)) as advance:
-        found = evaluate_model(model, data, settings, on_queries=advance)
-    summary = _summary(found, data)
-    if cell.history == "compressed":
-        with _bar("evaluating without the memory", None) as advance:
-            summary["memory_tests"] = memory_tests(model, data, settings, found, cell.primary, on_queries=advance)
+    with memory_for("evaluating", lower="lower evaluation.users_per_chunk, or set a length"):
+        with _bar("evaluating", len(data.test.user)) as advance:
+            found = evaluate_model(model, data, settings, on_queries=advance)
+        summary = _summary(found, data)
+        if cell.history == "compressed":
+            with _bar("evaluating without the memory", None) as advance:
+                summary["memory_tests"] = memory_tests(model, data, settings, found, cell.primary, on_queries=advance)
     return found, summary
 
 

@@ -1,5 +1,28 @@
-"""The one error that is meant for the person at the keyboard."""
+"""The one error that is meant for the person at the keyboard, and what becomes one."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+NO_MEMORY: Final = ("out of memory", "not enough memory", "can't allocate memory", "_alloc_failed")  # of torch, CUDA
 
 
 class UserError(ValueError):
     """A fault in the user's input: says what was got, what was expected and what to do; shown without a traceback."""
+
+
+@contextmanager
+def memory_for(doing: str, *, lower: str) -> Iterator[None]:
+    """Say which settings to `lower` where there is not enough memory, of the machine or of a device, for `doing` this.
+
+    Raises:
+        UserError: in the place of what Python, numpy or torch raise then.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        said = str(error)
+        if isinstance(error, RuntimeError) and not any(sign in said.lower() for sign in NO_MEMORY):
+            raise
+        reason = said.strip().partition("\n")[0] or type(error).__name__
+        raise UserError(f"out of memory while {doing} ({reason}); {lower}") from error

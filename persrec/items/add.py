@@ -17,7 +17,7 @@ from persrec.errors import UserError
 from persrec.interactions.schema import ITEM, Say
 from persrec.items import table, whitening
 from persrec.items.catalogue import catalogue
-from persrec.items.load import VECTORS, encoded, live_encoder, maker
+from persrec.items.load import VECTORS, encoded, fingerprint, live_encoder
 from persrec.models.build import ENCODER
 from persrec.recipe import recipe as recipes
 
@@ -48,7 +48,7 @@ def add(folder: str | Path, file: str | Path, *, say: Say, root: Path = VECTORS)
         raise UserError(f"{file}: no new item with a text ({', '.join(f'{n:,} {what}' for what, n in counts.items())})")
     ids = ids.filter([bool(text) for text in found.texts])
     weights = run.weights()
-    _check_maker(section, weights, folder)
+    _check_text_model(section, weights, folder)
     vectors = _vectors(section, texts, weights, accelerator=recipe.training.accelerator, say=say, root=root)
     longer = {name: _longer(weights[name], len(texts)) for name in PER_ITEM if name in weights}
     longer["items.texts"][-len(texts) :] = vectors
@@ -57,10 +57,10 @@ def add(folder: str | Path, file: str | Path, *, say: Say, root: Path = VECTORS)
     return counts
 
 
-def _check_maker(section: Any, weights: dict[str, Tensor], folder: str | Path) -> None:
+def _check_text_model(section: Any, weights: dict[str, Tensor], folder: str | Path) -> None:
     """Raise UserError where the text model is not the one that the run's vectors were made by."""
     own = weights.get("items.made_by")
-    if own is not None and not torch.equal(own, found := maker(section)):
+    if own is not None and not torch.equal(own, found := fingerprint(section)):
         raise UserError(
             f"items.encoder {section.encoder}: got the fingerprint {_hex(found)}, expected {_hex(own)}, that of the "
             f"text model that {folder} was fitted with; put that one there, or fit again with this one"

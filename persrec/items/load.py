@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
+from persrec.errors import UserError
 from persrec.interactions.schema import ITEM, Say
 from persrec.items import encode, table, whitening
 from persrec.items.catalogue import Catalogue, catalogue
@@ -39,7 +40,7 @@ def load(section: Any, data: Prepared, *, accelerator: str, say: Say, root: Path
         live = _live(section, found, there, say)
         unread = torch.zeros(len(there), live.encoder.width)
         return Known(
-            Texts(unread, trained, made_by=maker(section)),
+            Texts(unread, trained, made_by=fingerprint(section)),
             live,
             {**found.counts, "cut texts": int(live.tokens.cut.sum())},
         )
@@ -48,11 +49,13 @@ def load(section: Any, data: Prepared, *, accelerator: str, say: Say, root: Path
     if section.whiten:
         how = whitening.fitted(vectors, np.flatnonzero((trained & there).numpy()))
         vectors = whitening.whitened(vectors, how)
-    texts = Texts(torch.from_numpy(vectors), trained, None if how is None else torch.from_numpy(how), maker(section))
+    texts = Texts(
+        torch.from_numpy(vectors), trained, None if how is None else torch.from_numpy(how), fingerprint(section)
+    )
     return Known(texts, None, {**found.counts, **counts})
 
 
-def maker(section: Any) -> torch.Tensor:
+def fingerprint(section: Any) -> torch.Tensor:
     """Fingerprint (32,), uint8, of the text model of a section."""
     found = bytes.fromhex(pretrained.fingerprint(pretrained.locate(section.encoder)))
     return torch.tensor(list(found), dtype=torch.uint8)
@@ -83,8 +86,14 @@ def live_encoder(section: Any, texts: list[str]) -> tuple[TextEncoder, Tokens]:
     """The text model of a section, to be trained, and the tokens of texts."""
     model, tokenizer = pretrained.load(section.encoder, remote_code=section.remote_code)
     tokens = tokenize(texts, tokenizer, limit_of(model, tokenizer, section.max_tokens, section.pooling))
-    model = with_adapters(model, section.lora_rank) if section.train == "lora" else model
-    model.activation_checkpointing_enable({"use_reentrant": False})
+    try:
+        model = with_adapters(model, section.lora_rank) if section.train == "lora" else model
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    except ValueError as error:
+        raise UserError(
+            f"items.train: got {section.train}, but {section.encoder} cannot be trained in that way ({error}); "
+            "expected frozen"
+        ) from error
     return TextEncoder(model, pooling=section.pooling, batch_tokens=section.batch_tokens).train(), tokens
 
 

@@ -29,7 +29,7 @@ from persrec.interactions.schema import ITEM, close_matches, reading, shown
 SYNTHETIC: Final = "synthetic"  # in the place of a path
 RECBOLE: Final = ".item"
 SEPARATORS: Final = {".csv": ",", ".tsv": "\t", RECBOLE: "\t", ".dat": "::"}
-AMAZON_LINES: Final = (*JSON_LINES, ".json")  # one object per line, too
+JSON_ENDINGS: Final = (*JSON_LINES, ".json")  # one object per line, too
 KNOWN_FILES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {  # separator, names of the first fields; all Latin-1
     "movies.dat": ("::", (ITEM, "title", "genres")),
     "u.item": ("|", (ITEM, "title", "release_date")),
@@ -53,9 +53,9 @@ def read(section: Any) -> pl.DataFrame:
     if ending(file) in PARQUET:
         with reading(str(file)):
             frame = pl.read_parquet(file)
-    elif ending(file) in AMAZON_LINES and (rows := _literals(file)):
-        frame = rows[0]
-    elif ending(file) in AMAZON_LINES:
+    elif ending(file) in JSON_ENDINGS and _is_literal(file):
+        frame = _literals(file)
+    elif ending(file) in JSON_ENDINGS:
         with reading(str(file), lambda: bad_json(file)):
             frame = scan_json(file).collect()
     else:
@@ -65,15 +65,16 @@ def read(section: Any) -> pl.DataFrame:
     return _named(frame, section.columns, str(file))
 
 
-def _literals(file: Path) -> list[pl.DataFrame]:
-    """The rows of a file of Python literals, as Amazon's metadata of 2014 is; none where it is JSON."""
+def _is_literal(file: Path) -> bool:
+    """Whether the lines of a file are Python literals, as in Amazon's metadata of 2014, and no JSON."""
     with opened(file) as lines:
-        first = next((line for line in lines if line.strip()), b"")
-        if not first.lstrip().startswith(b"{'"):
-            return []
-        lines.seek(0)
+        return next((line for line in lines if line.strip()), b"").lstrip().startswith(b"{'")
+
+
+def _literals(file: Path) -> pl.DataFrame:
+    with opened(file) as lines:
         rows = [_literal(line, number, file) for number, line in enumerate(lines, start=1) if line.strip()]
-    return [pl.DataFrame(rows, schema=dict.fromkeys(dict.fromkeys(key for row in rows for key in row), pl.String()))]
+    return pl.DataFrame(rows, schema=dict.fromkeys((key for row in rows for key in row), pl.String()))
 
 
 def _literal(line: bytes, number: int, file: Path) -> dict[str, str]:
@@ -91,7 +92,7 @@ def _text(file: Path, section: Any) -> pl.DataFrame:
     known = KNOWN_FILES.get(file.name)
     separator = section.separator or (known[0] if known else SEPARATORS.get(ending(file)))
     if separator is None:
-        kinds = ", ".join([*SEPARATORS, *PARQUET, *AMAZON_LINES, *KNOWN_FILES])
+        kinds = ", ".join([*SEPARATORS, *PARQUET, *JSON_ENDINGS, *KNOWN_FILES])
         raise UserError(f"{file}: unknown ending {ending(file)!r} (known: {kinds}); set items.separator for text")
     text = _decoded(file, section.charset or ("latin-1" if known else "utf-8"))
     if not text.strip():

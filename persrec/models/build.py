@@ -38,14 +38,13 @@ def build(
     seed: int = 0,
     texts: Texts | None = None,
     live: Live | None = None,
-    pretrained: bool = True,
     decoder_config: Tensor | None = None,
 ) -> Model:
     """The model of one recipe (one history, one seed) over V items, with fresh weights drawn from `seed`.
 
     `texts` are the items', where the recipe makes vectors of them; `live` is the text model, where that is trained.
-    A decoder that has been trained elsewhere comes with its weights, unless `pretrained` is False; then it is built by
-    `decoder_config`, which a run has kept.
+    A decoder that has been trained elsewhere comes with its weights; with `decoder_config`, which a run has kept, it is
+    only built, by that.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -56,7 +55,7 @@ def build(
         )
         return Model(
             items=build_items(recipe, items, texts, live),
-            backbone=build_backbone(recipe, pretrained=pretrained, decoder_config=decoder_config),
+            backbone=build_backbone(recipe, decoder_config),
             compressor=build_compressor(recipe),
             rule=build_rule(recipe),
             cosine=recipe.model.score == "cosine",
@@ -76,8 +75,7 @@ def restored(recipe: Any, weights: Mapping[str, Tensor], *, items: int) -> Model
     if recipe.items.use != "id":
         own = {name.removeprefix("items."): value for name, value in weights.items()}
         texts = Texts(own["texts"], own["trained"], own.get("whitening"), own.get("made_by"))
-    config = weights.get("backbone.config")
-    model = build(recipe, items=items, texts=texts, pretrained=False, decoder_config=config)
+    model = build(recipe, items=items, texts=texts, decoder_config=weights.get("backbone.config"))
     model.load_state_dict({name: value for name, value in weights.items() if not name.startswith(ENCODER)})
     return model
 
@@ -112,17 +110,13 @@ def build_rule(recipe: Any) -> SegmentRule:
     return SegmentRule(recipe.memory.segment, None if recipe.history == "full" else recipe.memory.recent)
 
 
-def build_backbone(
-    recipe: Any, *, pretrained: bool = True, decoder_config: Tensor | None = None
-) -> Stack | DecoderBackbone:
+def build_backbone(recipe: Any, decoder_config: Tensor | None = None) -> Stack | DecoderBackbone:
     """The backbone; bias tables and divisor come from S and R whatever the history, so that the three forms compare."""
     model, memory = recipe.model, recipe.memory
-    sizes: dict[str, Any]
     if model.decoder is not None:
-        sizes = {"width": model.width, "layers": model.layers}
-        found = decoder_of(model.decoder, config=decoder_config, weights=pretrained, **sizes)
+        found = decoder_of(model.decoder, decoder_config, width=model.width, layers=model.layers)
         return DecoderBackbone(found, build_maps(recipe), keeps_config=True)
-    sizes = {"width": model.width, "layers": model.layers, "heads": model.heads}
+    sizes: dict[str, Any] = {"width": model.width, "layers": model.layers, "heads": model.heads}
     if model.kind == "decoder":
         return DecoderBackbone(small_decoder(**sizes, dropout=model.dropout), build_maps(recipe))
     sizes |= {

@@ -103,21 +103,18 @@ def small_decoder(*, width: int, layers: int, heads: int, dropout: float) -> Any
     )
 
 
-def decoder_of(name: str, *, config: Tensor | None, weights: bool, width: int, layers: int) -> Any:
-    """The decoder of a model folder; without its `weights`, which a run has, only what it is built like, by the
-    `config` of a run or else by the folder's.
+def decoder_of(name: str, config: Tensor | None, *, width: int, layers: int) -> Any:
+    """The decoder of a model folder; with the `config` of a run, which has its weights, only what it is built like.
 
     Raises:
         UserError: see `pretrained.load`; it is no decoder that can carry a memory, or of another size.
     """
     configs, model = _transformers("AutoConfig", "AutoModel")
-    if weights:
+    if config is None:
         decoder = pretrained.load(name, key=KEY)[0]
-    elif config is not None:
+    else:
         values = json.loads(bytes(config.tolist()))
         decoder = model.from_config(configs.for_model(values.pop("model_type"), **values))
-    else:
-        decoder = model.from_config(configs.from_pretrained(pretrained.locate(name, key=KEY), local_files_only=True))
     refuse(decoder.config)
     for key, wanted, got in (
         ("width", width, decoder.config.hidden_size),

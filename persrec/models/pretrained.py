@@ -1,4 +1,4 @@
-"""Text models of Hugging Face: where they are, whether they are whole, and loading one without running foreign code."""
+"""Text models of Hugging Face: where they are, whether they are whole, and loading one; foreign code only by leave."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import torch
 
-from persrec.errors import UserError
+from persrec.errors import UserError, memory_for
 
 KEY: Final = "items.encoder"  # of a recipe, that names a text model
 PACKAGE: Final = "package:"  # a folder of an installed Python package, package:NAME/FOLDER
@@ -17,8 +17,21 @@ HUB_NAME: Final = r"[\w.\-]+/[\w.\-]+"
 CONFIG: Final = "config.json"
 WEIGHTS: Final = "model.safetensors"
 SHARDS: Final = "model.safetensors.index.json"
+TOKENIZER_CONFIG: Final = "tokenizer_config.json"
 TOKENIZERS: Final = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model")
+HUB_FILES: Final = [
+    CONFIG,
+    "*.safetensors",
+    SHARDS,
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "*.model",
+    "*.py",  # to be read; it is run only where the recipe says so
+]
 NO_PART: Final = (".md", ".bin", ".h5", ".msgpack", ".onnx", ".ot")  # of what a model computes, as it is loaded here
+FAULTS: Final = (OSError, ValueError, KeyError, RuntimeError, ImportError)  # of a folder, raised where it is loaded
 EXTRA: Final = "install persrec with its extra: pip install 'persrec[text]'"
 
 
@@ -59,28 +72,24 @@ def _of_hub(name: str, key: str) -> Path:
         from huggingface_hub import snapshot_download
     except ImportError as error:
         raise UserError(f"{key}: {name} is a name on the hub; to fetch it, {EXTRA}") from error
-    wanted = [
-        CONFIG,
-        "*.safetensors",
-        SHARDS,
-        "tokenizer*",
-        "vocab*",
-        "merges.txt",
-        "special_tokens_map.json",
-        "*.model",
-    ]
+
+    def whole(*, cached: bool) -> Path:
+        folder = Path(snapshot_download(name, allow_patterns=HUB_FILES, local_files_only=cached))
+        _check_whole(folder, key)
+        return folder
+
     try:
-        return Path(snapshot_download(name, allow_patterns=wanted, local_files_only=True))
-    except OSError:
+        return whole(cached=True)
+    except (OSError, UserError):
         pass
     try:
-        return Path(snapshot_download(name, allow_patterns=wanted))
+        return whole(cached=False)
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"{key}: {name} is neither a folder nor in the hub's local cache, and cannot be fetched "
+            f"{key}: {name} is neither a folder nor, as a whole, in the hub's local cache, and cannot be fetched "
             f"({reason}). Without a network: on a machine that has one run `hf download {name} --local-dir FOLDER`, "
-            f"copy FOLDER ({CONFIG}, {WEIGHTS}, tokenizer.json and what else is in it) here, "
+            f"copy FOLDER ({CONFIG}, {WEIGHTS}, tokenizer.json and what else is in it, code included) here, "
             f"and set {key} to its path"
         ) from None
 
@@ -91,12 +100,14 @@ def _check_whole(folder: Path, key: str) -> None:
             f"{key}: {folder} has no {CONFIG}; expected the folder of a text model, as saved by save_pretrained"
         )
     try:
-        config(folder)
+        code = own_code(folder)
         shards = [WEIGHTS]
         if (folder / SHARDS).is_file():
             shards = sorted(set(json.loads((folder / SHARDS).read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError) as error:
-        raise UserError(f"{key}: {folder}: {CONFIG} or {SHARDS} is damaged ({error}); copy it again") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{key}: {folder}: {CONFIG}, {TOKENIZER_CONFIG} or {SHARDS} is damaged ({error}); copy it again"
+        ) from error
     absent = [shard for shard in shards if not (folder / shard).is_file()]
     if absent:
         pickled = list(folder.glob("*.bin"))
@@ -111,11 +122,40 @@ def _check_whole(folder: Path, key: str) -> None:
         raise UserError(
             f"{key}: {folder} is incomplete: none of {', '.join(TOKENIZERS)}; save the tokenizer beside the model"
         )
+    _check_code(folder, code, key)
+
+
+def _check_code(folder: Path, code: list[str], key: str) -> None:
+    """Raise UserError where code that a model asks for is not in its folder, where it can be read before it is run."""
+    for file in code:
+        repository, elsewhere, own = file.rpartition("--")
+        if elsewhere:
+            raise UserError(
+                f"{key}: {folder} asks for code of another repository ({repository}), expected its own; put {own} and "
+                f"what it imports from there into the folder, and remove {repository}-- from auto_map in {CONFIG} and "
+                f"{TOKENIZER_CONFIG}"
+            )
+        if not (folder / file).is_file():
+            raise UserError(
+                f"{key}: {folder} is incomplete: no {file}, code that it asks for; copy the whole folder again"
+            )
 
 
 def config(folder: Path) -> dict[str, Any]:
     """The configuration of a model folder."""
     return dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+
+
+def own_code(folder: Path) -> list[str]:
+    """The files of code that a model and its tokenizer ask for."""
+    found: set[str] = set()
+    for name in (CONFIG, TOKENIZER_CONFIG):
+        if (folder / name).is_file():
+            asked = json.loads((folder / name).read_text(encoding="utf-8")).get("auto_map") or {}
+            classes = asked.values() if isinstance(asked, dict) else [asked]
+            every = [part for one in classes for part in ([one] if isinstance(one, str) else one)]
+            found |= {f"{part.rpartition('.')[0]}.py" for part in every if part}  # of a tokenizer, one may be null
+    return sorted(found)
 
 
 def fingerprint(folder: Path) -> str:
@@ -135,37 +175,50 @@ def load(name: str, *, remote_code: str | None = None, key: str = KEY) -> tuple[
         UserError: see `locate`; or it asks for code of its own, or is of a kind that cannot be used.
     """
     folder = locate(name, key=key)
-    own_code = "auto_map" in config(folder)
-    if own_code and remote_code != name:
+    code = own_code(folder)
+    if code and remote_code != name:
+        where = f"read {', '.join(code)} in {folder}, and what is imported there"
         raise UserError(
             f"{key}: {name} comes with code of its own, which is not run unasked; "
-            + (f"read it, then set items.remote_code: {name}" if key == KEY else "expected one without")
+            + (f"{where}, then set items.remote_code: {name}" if key == KEY else "expected one without")
         )
+    try:
+        with memory_for(f"loading {folder}", lower="choose a smaller model"):
+            model, tokenizer = _loaded(folder, key, code=bool(code))
+    except UserError:
+        raise
+    except Exception as error:
+        if not code and not isinstance(error, FAULTS):  # code of its own may raise anything
+            raise
+        kind = config(folder).get("model_type")
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise UserError(
+            f"{key}: {folder}: cannot be loaded as a text model of kind {kind!r}: {reason}; expected an "
+            "encoder (BERT family) or decoder (Llama, Qwen, Mistral families) that the installed transformers knows"
+            + (f", or code of its own that works with it ({type(error).__name__})" if code else "")
+        ) from error
+    if getattr(model.config, "is_encoder_decoder", False):
+        kind = model.config.model_type
+        raise UserError(f"{key}: {folder}: got an encoder-decoder ({kind}), expected an encoder or a decoder")
+    model.config.use_cache = False
+    return model, tokenizer
+
+
+def _loaded(folder: Path, key: str, *, code: bool) -> tuple[Any, Any]:
+    """Model and tokenizer, by the `code` in their folder where they have some; nothing is fetched or said."""
     try:
         from transformers import AutoModel, AutoTokenizer
         from transformers.utils import logging
     except ImportError as error:
         raise UserError(f"{key}: to load text models, {EXTRA}") from error
-    kind = config(folder).get("model_type")
     bars, logging_level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
+    given: dict[str, Any] = {"trust_remote_code": code, "local_files_only": True}
     try:
-        model = AutoModel.from_pretrained(
-            folder, trust_remote_code=own_code, use_safetensors=True, dtype=torch.float32, local_files_only=True
-        )
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=own_code, local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"{key}: {folder}: cannot be loaded as a text model of kind {kind!r}: {reason}; expected an "
-            "encoder (BERT family) or decoder (Llama, Qwen, Mistral families) that the installed transformers knows"
-        ) from error
+        model = AutoModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32, **given)
+        return model, AutoTokenizer.from_pretrained(folder, **given)
     finally:
         logging.set_verbosity(logging_level)
         if bars:
             logging.enable_progress_bar()
-    if getattr(model.config, "is_encoder_decoder", False):
-        raise UserError(f"{key}: {folder}: got an encoder-decoder ({kind}), expected an encoder or a decoder")
-    model.config.use_cache = False
-    return model, tokenizer

@@ -4,12 +4,13 @@ Shapes: T texts, N their tokens, laid end to end, L tokens of the longest text o
 """
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from persrec.errors import UserError
+from persrec.errors import memory_for
 
 WASTE: Final = 0.1  # share of padding that a batch may have
 PIECE: Final = 4096  # texts that are given to a tokenizer together
@@ -93,21 +94,21 @@ class TextEncoder(nn.Module):
         self.token = None if token is None else nn.Parameter(token + 0.02 * torch.randn_like(token))
 
     def forward(self, tokens: Tokens, texts: Tensor) -> Tensor:
-        """Vectors (T, E) of some texts, by index; raises UserError where the memory does not do."""
+        """Vectors (T, E) of some texts, by index; without a gradient, raises UserError where the memory does not do."""
         batches = list(packed(tokens.lengths[texts], self.batch_tokens))
         if not batches:
             return torch.zeros(0, self.width, device=texts.device)
-        try:
+        # a step of training needs memory for more than this, and says so itself
+        told = nullcontext() if torch.is_grad_enabled() else memory_for("encoding texts", lower=self._to_lower(tokens))
+        with told:
             vectors = torch.cat([self._batch(tokens, texts[batch]) for batch in batches])
-        except RuntimeError as error:
-            if "memory" not in str(error):
-                raise
-            raise UserError(
-                f"out of memory while encoding texts ({str(error).splitlines()[0]}); got items.batch_tokens "
-                f"{self.batch_tokens} and items of up to {int(tokens.lengths.max())} tokens: lower items.batch_tokens, "
-                "then items.max_tokens"
-            ) from error
         return vectors[torch.cat(batches).argsort()]
+
+    def _to_lower(self, tokens: Tokens) -> str:
+        return (
+            f"got items.batch_tokens {self.batch_tokens} and items of up to {int(tokens.lengths.max())} tokens: lower "
+            "items.batch_tokens, then items.max_tokens"
+        )
 
     def _batch(self, tokens: Tokens, texts: Tensor) -> Tensor:
         lengths = tokens.lengths[texts]

@@ -261,7 +261,7 @@ class Items(Section):
     lora_rank: Count = 8
     id_dropout: float = Field(0.0, ge=0, lt=1)  # id+text: share of the items that go without their id in a step
 
-    @field_validator("path", "encoder")
+    @field_validator("path", "encoder", "remote_code")
     @classmethod
     def _expanded(cls, path: str | None) -> str | None:
         return None if path is None else expand(path)

@@ -10,11 +10,17 @@ from typing import Any
 import torch
 from torch import multiprocessing
 
+from persrec.errors import UserError
+
 GRACE = 10.0  # seconds in which interrupted processes may end by themselves
 
 
 def launch(function: Callable[..., None], arguments: tuple[Any, ...], *, processes: int) -> None:
-    """Call a function in so many new processes of this machine, each with copies of the arguments."""
+    """Call a function in so many new processes of this machine, each with copies of the arguments.
+
+    Raises:
+        UserError: that of the first process that fails, if it fails with one.
+    """
     call = pickle.dumps((function, arguments))  # tensors that are passed on as they are would be shared
     given = (processes, _free_port(), torch.get_num_threads(), call)
     running = multiprocessing.start_processes(_process, given, nprocs=processes, join=False, start_method="spawn")
@@ -22,6 +28,11 @@ def launch(function: Callable[..., None], arguments: tuple[Any, ...], *, process
     try:
         while not running.join():
             pass
+    except multiprocessing.ProcessRaisedException as error:  # the others have been ended
+        _, fault, said = str(error).rpartition(f"{UserError.__module__}.{UserError.__name__}: ")
+        if fault:
+            raise UserError(said.strip()) from None
+        raise
     except BaseException:
         _end(running.processes)
         raise

@@ -22,11 +22,12 @@ from persrec import metrics
 from persrec.baskets import Baskets
 from persrec.batches import Batch, Budget, EpochLoader, Plan
 from persrec.consumption import Repeats
-from persrec.errors import UserError
+from persrec.errors import UserError, memory_for
 from persrec.event_inputs import target_weights
 from persrec.models.model import Model
 from persrec.prepared import Prepared
 from persrec.training import launching, ranks
+from persrec.training.limits import to_lower
 from persrec.training.loggers import check_installed
 from persrec.training.logs import AppendingCSV
 from persrec.training.objective import LossSettings, Objective, objective
@@ -286,6 +287,22 @@ def _train(
     progress: bool,
 ) -> None:
     """Train in this process, alone or as one of several; what is left is in the checkpoints."""
+    with memory_for("training", lower=to_lower(model, loss, settings)):
+        interrupted = _steps(model, data, loss, settings, folder, resume, progress)
+    if interrupted:
+        raise KeyboardInterrupt
+
+
+def _steps(
+    model: Model,
+    data: Prepared,
+    loss: LossSettings,
+    settings: TrainingSettings,
+    folder: Path,
+    resume: bool,
+    progress: bool,
+) -> bool:
+    """All steps and validations; whether they were interrupted."""
     plan = plan_of(model, data, settings)
     validation = Validation(
         data,
@@ -310,5 +327,4 @@ def _train(
             ckpt_path=folder / "checkpoints" / LAST if resume else None,
             weights_only=True,
         )
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    return bool(trainer.interrupted)

@@ -34,8 +34,8 @@ def start_from(model: Model, folder: str | Path, data: Prepared, *, load: bool =
     given = run.weights()
     if load:
         own = {name: value for name, value in model.state_dict().items() if name not in OF_TEXTS}
-        _check_fit(given, own, folder)
         _check_texts(given, model.state_dict(), folder)
+        _check_fit(given, own, folder)
         for name, value in given.items():
             if name in BY_ITEM:
                 own[name][torch.from_numpy(now)] = value[torch.from_numpy(before)]
@@ -66,11 +66,6 @@ def _check_fit(given: Mapping[str, Tensor], own: Mapping[str, Tensor], folder: s
         sizes = tuple(tree[name].shape)
         return str(("V+1", *sizes[1:]) if name in BY_ITEM else sizes)
 
-    if "items.whitening" in given:
-        raise UserError(
-            f"--from {folder}: its texts' vectors are along axes that its fit has found (items.whiten), which those of "
-            "another fit are not; expected a run with items.whiten false"
-        )
     names = [name for name in sorted(given.keys() | own.keys()) if name not in OF_TEXTS]
     wrong = [name for name in names if not name.startswith(ENCODER) and shape(given, name) != shape(own, name)]
     if wrong:
@@ -82,7 +77,12 @@ def _check_fit(given: Mapping[str, Tensor], own: Mapping[str, Tensor], folder: s
 
 
 def _check_texts(given: Mapping[str, Tensor], own: Mapping[str, Tensor], folder: str | Path) -> None:
-    """What the weights know of texts' vectors holds for those of the same text model."""
+    """What the weights know of texts' vectors holds for those of the same text model, along the same axes."""
+    if "items.whitening" in given:
+        raise UserError(
+            f"--from {folder}: its texts' vectors are along axes that its fit has found (items.whiten), which those of "
+            "another fit are not; expected a run with items.whiten false"
+        )
     made_by = [tree.get("items.made_by") for tree in (given, own)]
     if None not in made_by and not torch.equal(*made_by):  # type: ignore[arg-type]
         raise UserError(

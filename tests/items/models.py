@@ -1,10 +1,12 @@
 """Tiny text models of random weights with a tokenizer, saved as real ones are."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 WORDS = ["red", "green", "blue", "small", "large", "lamp", "chair", "table", "cup", "spoon", "ü", "чай", ".", ","]
@@ -35,6 +37,52 @@ def saved_model(folder: Path, kind: str = "bert", *, positions: int = 64, seed: 
     transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", model_max_length=positions
     ).save_pretrained(folder)
+    return folder
+
+
+CONFIGURATION = """
+from transformers import PretrainedConfig
+
+class BagConfig(PretrainedConfig):
+    model_type = "bag"
+
+    def __init__(self, vocab_size=16, hidden_size=8, **kwargs):
+        self.vocab_size, self.hidden_size = vocab_size, hidden_size
+        super().__init__(**kwargs)
+"""
+MODELING = """
+import torch
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+from .configuration_bag import BagConfig
+
+class BagModel(PreTrainedModel):
+    config_class = BagConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.words = torch.nn.Embedding(config.vocab_size, config.hidden_size)
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.words
+
+    def forward(self, input_ids=None, attention_mask=None, **kwargs):
+        return BaseModelOutput(last_hidden_state=2 * self.words(input_ids))
+"""
+
+
+def saved_with_code(folder: Path) -> Path:
+    """A model folder with code of its own, as models of a kind that transformers does not know have: twice a table."""
+    saved_model(folder)
+    (folder / "configuration_bag.py").write_text(CONFIGURATION)
+    (folder / "modeling_bag.py").write_text(MODELING)
+    classes = {"AutoConfig": "configuration_bag.BagConfig", "AutoModel": "modeling_bag.BagModel"}
+    config = {"model_type": "bag", "architectures": ["BagModel"], "auto_map": classes}
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 16, "hidden_size": 8}))
+    table = torch.arange(16 * 8.0).reshape(16, 8)
+    save_file({"words.weight": table}, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
 

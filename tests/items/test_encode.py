@@ -31,6 +31,25 @@ def encoded(texts: list[str], folder: Path, root: Path, **keys: Any) -> tuple[En
     return encode(texts, section(folder, **keys), root, say=said.append), said
 
 
+def test_the_padding_that_is_told_is_that_of_the_batches_made(tmp_path: Path) -> None:
+    folder = saved_model(tmp_path / "model")
+    texts = [" ".join(WORDS[: 8 + number % 6]) for number in range(6)]
+    given: list[torch.Tensor] = []
+
+    def note(module: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+        if isinstance(module, torch.nn.Embedding) and module.num_embeddings == 2 + len(WORDS):  # not those of positions
+            given.append(arguments[0])
+
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(note)
+    try:
+        found, _ = encoded(texts, folder, tmp_path, batch_tokens=40)
+    finally:
+        hook.remove()
+    columns, padding = sum(ids.numel() for ids in given), sum(int((ids == 0).sum()) for ids in given)
+    assert 0 < padding < 0.1 * columns
+    assert found.counts["padding"] == pytest.approx(padding / columns)
+
+
 @pytest.mark.parametrize("kind", ["bert", "llama"])
 def test_vectors_are_those_of_the_encoder_in_the_order_asked_for(tmp_path: Path, kind: str) -> None:
     folder = saved_model(tmp_path / "model", kind)

@@ -92,7 +92,7 @@ def test_out_of_memory_says_what_to_lower(tmp_path: Path) -> None:
     message = (
         "out of memory while encoding texts .* items.batch_tokens 8 and items of up to 6 tokens: lower items.batch"
     )
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message), torch.no_grad():
         encoder(tokenize(TEXTS, tokenizer, 8), torch.arange(5))
 
 
