@@ -258,6 +258,13 @@ def test_the_folder_of_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert load("ml-1m").data.path == str(tmp_path / "ml-1m" / "ml-1m_sasrec.txt")
 
 
+def test_the_text_model_that_may_run_code_is_named_as_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODELS", "/models")
+    items = {"use": "text", "path": "items.csv", "encoder": "${MODELS}/m", "remote_code": "${MODELS}/m"}
+    found = parse({"items": items}, "of a test").items
+    assert found.encoder == found.remote_code == "/models/m"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
