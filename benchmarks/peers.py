@@ -1,13 +1,15 @@
 """persrec beside RecTools 0.19: speed, memory and quality, in turn, on the same targets, one thread each.
 
     python benchmarks/peers.py ml-100k ml-1m --json benchmarks/results/peers.json
+    python benchmarks/peers.py amazon-beauty --json benchmarks/results/peers.json --append
 
 RecTools runs in an environment of its own, `--hosts`, which is made if it is not there, as `make test-hosts` does. Each
 model is trained and asked in a process of its own, first RecTools', then persrec's. The same for both: width, blocks,
 heads, dropout, length, sequences of a step, epochs, which loss over which items, and whether a row knows when it is
 asked (HSTU with times: it does; SASRec: it does not). Of either library the weights of the best epoch by validation
 answer: the ten best of the whole catalogue but for all seen items, scored by one function. Optimizer, schedule and
-scores are each library's own. A cell that is in `--out` is not trained again.
+scores are each library's own. A cell that is in `--out` is not trained again. `--append` keeps the rows of other data
+sets in the file.
 
 Seconds per epoch are medians, without validation. `seconds_to_target` is when the validation NDCG@10 first reached that
 of RecTools' last epoch. `peak_mb` is the largest resident size of the process. Answers are timed as the best of three
@@ -19,7 +21,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -166,6 +168,7 @@ def main() -> None:
     parser.add_argument("--hosts", type=Path, default=Path(".venv-hosts"), help="environment with RecTools")
     parser.add_argument("--out", type=Path, default=Path("runs/peers"))
     parser.add_argument("--json", help="file for the rows")
+    parser.add_argument("--append", action="store_true", help="keep what the file has of other data sets")
     parser.add_argument("--exploratory", action="store_true", help="the settings were not named before the test")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -181,8 +184,13 @@ def main() -> None:
         done = [measured(cell, log) for cell in todo]
         found += list(rows(name, done, log.test.user, named=not arguments.exploratory))
         found += published(name)
-    machine.write(arguments.json, found)
+    machine.write(arguments.json, found, keep=others(arguments.json, arguments.datasets) if arguments.append else [])
     show(found)
+
+
+def others(path: str | None, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of a file that are of other data sets."""
+    return [row for row in machine.rows_of(path) if row["dataset"] not in names]
 
 
 if __name__ == "__main__":

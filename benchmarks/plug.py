@@ -261,7 +261,8 @@ def main() -> None:
     second.add_argument("--host", default="rectools-hstu", choices=("rectools-hstu", "llama"))
     second.add_argument("--histories", nargs="+", default=["full", "recent", "compressed", "tuned"])
     second.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    for name, value in (("length", 200), ("segment", 40), ("recent", 40), ("tokens", 4), ("width", 64), ("negatives", 128)):
+    sizes = {"length": 200, "segment": 40, "recent": 40, "tokens": 4, "width": 64, "negatives": 128}
+    for name, value in sizes.items():
         second.add_argument(f"--{name}", type=int, default=value)
     second.add_argument("--epochs", type=int, default=20, help="most epochs of training")
     second.add_argument(

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from persrec.baskets import Baskets
 from persrec.constants import PAD
-from persrec.consumption import Consumed, Repeats
+from persrec.consumption import Repeats, Runs
 from persrec.event_inputs import inputs_of
 
 if TYPE_CHECKING:
@@ -74,11 +74,11 @@ class Batch(NamedTuple):
     history: History
     events: Tensor  # (B,) int64: columns in use, padding in front included
     user: Tensor  # (B,) int64: row of the user in the prepared log
-    consumed: Consumed | None = None  # what the users have had, where the model asks for it
+    consumed: Runs | None = None  # what the users have had, where the model asks for it
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on a device."""
-        had = None if self.consumed is None else Consumed(*(field.to(device) for field in self.consumed))
+        had = None if self.consumed is None else Runs(*(field.to(device) for field in self.consumed))
         history = self.history.each(lambda field: field.to(device))
         return Batch(history, self.events.to(device), self.user.to(device), had)
 
@@ -155,7 +155,7 @@ def collate(
     users = torch.from_numpy(columns.astype(np.int64)), torch.from_numpy(windows.user.astype(np.int64))
     if repeats is None:
         return Batch(history, *users)
-    had = repeats.consumed(windows, None if time == "none" else query, last=last)
+    had = repeats.runs(windows, None if time == "none" else query, last=last)
     return Batch(history._replace(cell=torch.arange(item.size).view(item.shape)), *users, had)
 
 

@@ -1,6 +1,6 @@
 """What each row's user has had so far: how often, how many events ago and how long ago, item by item.
 
-Shapes: E events of a log, B windows, T columns, P pairs of a row and an item that its user has had.
+Shapes: E events of a log or a batch, B windows, T columns, N rows, P pairs of a row and an item that its user has had.
 """
 
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,7 +19,7 @@ HALF_LIFE = 256  # events
 class Consumed(NamedTuple):
     """Pairs of a row and an item that its user has had in the events up to the row's, in the order of the rows."""
 
-    row: Tensor  # (P,) int64, ascending: in a batch b * T + t
+    row: Tensor  # (P,) int64, ascending: number of the row among those asked for
     item: Tensor  # (P,) int64
     frequency: Tensor  # (P,) int64, events with the item
     strength: (
@@ -28,14 +28,43 @@ class Consumed(NamedTuple):
     distance: Tensor  # (P,) int64, events since the last of them; 0 = it is the row's own
     elapsed: Tensor  # (P,) int64 ms, from the last of them to the time at which the row is asked
 
-    def of(self, rows: Tensor) -> "Consumed":
+
+class Runs(NamedTuple):
+    """The pairs of a batch before they are made: a run is the rows for which an event is the last with its item.
+
+    A history of n events with d items has n rows, n runs and up to n * d pairs.
+    """
+
+    begin: Tensor  # (E,) int64, first row of each run: in a batch b * T + t
+    end: Tensor  # (E,) int64, the row after its last
+    item: Tensor  # (E,) int64
+    frequency: Tensor  # (E,) int64 and (E,) float32, see `Consumed`
+    strength: Tensor
+    distance: Tensor  # (E,) int64, events from the run's to its first row's
+    time: Tensor  # (E,) int64 ms
+    asked: Tensor  # (B * T,) int64 ms, when each row is asked
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs there are."""
+        return int((self.end - self.begin).sum())
+
+    def counts(self, rows: Tensor) -> Tensor:
+        """How many pairs (N,) each of some rows (N,) has."""
+        began, ended = (torch.searchsorted(bound.sort().values, rows, right=True) for bound in (self.begin, self.end))
+        return began - ended
+
+    def of(self, rows: Tensor) -> Consumed:
         """The pairs of some rows (N,), which are numbered 0 to N - 1."""
-        begin, end = torch.searchsorted(self.row, rows), torch.searchsorted(self.row, rows + 1)
-        counts = end - begin
-        number = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), counts)
-        within = torch.arange(len(number), device=rows.device) - (counts.cumsum(0) - counts)[number]
-        place = begin[number] + within
-        return Consumed(number, *(field[place] for field in self[1:]))
+        ascending, order = rows.sort()
+        first, after = (torch.searchsorted(ascending, bound) for bound in (self.begin, self.end))
+        counts = after - first
+        run = torch.repeat_interleave(torch.arange(len(counts), device=rows.device), counts)
+        within = torch.arange(len(run), device=rows.device) - (counts.cumsum(0) - counts)[run]
+        number, place = order[first[run] + within].sort(stable=True)
+        run, row = run[place], rows[number]
+        distance, elapsed = self.distance[run] + row - self.begin[run], self.asked[row] - self.time[run]
+        return Consumed(number, self.item[run], self.frequency[run], self.strength[run], distance, elapsed)
 
 
 def before(data: "Sequences") -> np.ndarray:
@@ -69,8 +98,8 @@ class Repeats:
             self.strength[here] += self.strength[last] * 0.5 ** ((here - last) / HALF_LIFE)
             last = here
 
-    def consumed(self, windows: "Windows", asked: np.ndarray | None, *, last: bool) -> Consumed:
-        """The pairs of all rows of windows, or with `last` of the last row of each.
+    def runs(self, windows: "Windows", asked: np.ndarray | None, *, last: bool) -> Runs:
+        """The pairs of all rows of windows, or with `last` of the last row of each, as runs.
 
         `asked` (B, T) is the time at which a row is asked, None in a log without times. What a window leaves out
         counts too: counts and ages are those of the whole history.
@@ -78,20 +107,18 @@ class Repeats:
         first = self.data.offsets[windows.user]  # (B,)
         window = np.repeat(np.arange(len(first)), windows.end)
         event = np.arange(len(window)) - (np.cumsum(windows.end) - windows.end - first)[window]
-        begin = (first + (windows.end - 1 if last else windows.start))[window]
-        low = np.maximum(event, begin)
+        low = np.maximum(event, (first + (windows.end - 1 if last else windows.start))[window])
         high = np.minimum(self.following[event], (first + windows.end)[window])
-        counts = np.maximum(high - low, 0)  # rows for which this is the last event with its item
-        source = np.repeat(np.arange(len(event)), counts)
-        place = low[source] + np.arange(len(source)) - (np.cumsum(counts) - counts)[source]
-        event, window = event[source], window[source]
-        column = place - first[window] - windows.start[window] + windows.shift[window]
-        row = window * int(windows.columns.max(initial=0)) + column
-        order = np.argsort(row, kind="stable")
+        some = high > low  # the event is the last with its item for a row at all
+        event, window, low, high = event[some], window[some], low[some], high[some]
+        width = int(windows.columns.max(initial=0))
+        begin = window * width + low - first[window] - windows.start[window] + windows.shift[window]
         times = self.data.times
-        elapsed = np.zeros_like(row) if asked is None or times is None else asked.ravel()[row] - times[event]
-        fields = (row, self.data.items[event], self.count[event], self.strength[event], place - event, elapsed)
-        kinds = (np.float32 if name == "strength" else np.int64 for name in Consumed._fields)
-        return Consumed(
-            *(torch.from_numpy(field[order].astype(kind)) for field, kind in zip(fields, kinds, strict=True))
-        )
+        if asked is None or times is None:
+            asked, own = np.zeros(len(first) * width), np.zeros_like(event)
+        else:
+            own = times[event]
+        counted = self.data.items[event], self.count[event], self.strength[event]
+        fields = (begin, begin + high - low, *counted, low - event, own, asked.ravel())
+        kinds = (np.float32 if name == "strength" else np.int64 for name in Runs._fields)
+        return Runs(*(torch.from_numpy(field.astype(kind)) for field, kind in zip(fields, kinds, strict=True)))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from persrec.batches import Windows, collate
-from persrec.consumption import HALF_LIFE, Repeats
+from persrec.consumption import HALF_LIFE, Consumed, Repeats
 from tests.logs import log_of
 
 
@@ -15,8 +15,13 @@ def windows(*rows: tuple[int, int, int, int]) -> Windows:
     return Windows(*(np.array(column, dtype=np.int64) for column in zip(*rows, strict=True)))
 
 
+def every(batch) -> Consumed:
+    """The pairs of all rows of a batch."""
+    return batch.consumed.of(torch.arange(batch.history.item.numel()))
+
+
 def pairs(batch) -> list[tuple[int, ...]]:
-    fields = [field for name, field in batch.consumed._asdict().items() if name != "strength"]
+    fields = [field for name, field in every(batch)._asdict().items() if name != "strength"]
     return sorted(zip(*(field.tolist() for field in fields), strict=True))
 
 
@@ -47,7 +52,11 @@ def test_against_a_plain_loop(seed: int, last: bool) -> None:
     given = Windows(user, start, end, random.integers(0, 3, 4))
     batch = collate(log, given, time="next", repeats=Repeats(log), last=last)
     assert pairs(batch) == slow(log, given, batch.history.item.shape[1], last=last)
-    assert batch.consumed.row.tolist() == sorted(batch.consumed.row.tolist())
+    rows = every(batch).row
+    assert rows.tolist() == sorted(rows.tolist())
+    assert batch.consumed.pairs == len(rows)
+    asked = torch.from_numpy(random.permutation(batch.history.item.numel()))
+    assert batch.consumed.counts(asked).tolist() == rows.bincount(minlength=len(asked))[asked].tolist()
 
 
 def test_by_hand() -> None:
@@ -61,7 +70,7 @@ def test_by_hand() -> None:
 def test_strength_is_a_count_that_fades() -> None:
     """Had at events 0, 2 and 7: at the last of them (0.5 ** (5 / h) + 0.5 ** (7 / h)) + 1."""
     log = log_of([[7, 8, 7, 9, 9, 9, 9, 7, 8]])
-    had = collate(log, windows((0, 0, 9, 0)), repeats=Repeats(log), last=True).consumed
+    had = every(collate(log, windows((0, 0, 9, 0)), repeats=Repeats(log), last=True))
     found = dict(zip(had.item.tolist(), had.strength.tolist(), strict=True))
     fade = 0.5 ** (1 / HALF_LIFE)
     assert found[7] == pytest.approx(1 + fade**5 + fade**7, abs=1e-6)
@@ -78,9 +87,9 @@ def test_nobody_has_had_what_others_had() -> None:
 def test_some_rows() -> None:
     log = log_of([[1, 2, 1, 3]])
     had = collate(log, windows((0, 0, 4, 0)), repeats=Repeats(log)).consumed
-    some = had.of(torch.tensor([3, 0, 9]))
-    assert sorted(zip(some.row.tolist(), some.item.tolist(), some.frequency.tolist(), strict=True)) == [
-        (0, 1, 2), (0, 2, 1), (0, 3, 1), (1, 1, 1)
+    some = had.of(torch.tensor([3, 0, 9, 0]))
+    assert list(zip(some.row.tolist(), some.item.tolist(), some.frequency.tolist(), strict=True)) == [
+        (0, 2, 1), (0, 1, 2), (0, 3, 1), (1, 1, 1), (3, 1, 1)
     ]  # fmt: skip
 
 

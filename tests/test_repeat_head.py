@@ -1,5 +1,6 @@
 """The repeat head from the loss to the recommendations, on a small log with repeats."""
 
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from persrec.batches import Budget, collate, evaluation_windows
+from persrec.batches import Batch, Budget, collate, evaluation_windows
 from persrec.consumption import HALF_LIFE, Consumed, Repeats
 from persrec.evaluation.evaluate import EvaluationSettings, evaluate
 from persrec.models.attention import position_bucket, time_bucket
@@ -17,8 +19,9 @@ from persrec.models.repeat import EXACT, RepeatHead
 from persrec.prepared import Prepared
 from persrec.serving.recommender import Recommender
 from persrec.training import module as training
-from persrec.training.objective import LossSettings, objective
-from tests.small import events, model_of, prepared_of, run_of
+from persrec.training.objective import LOGITS_PER_PAIR, LossSettings, objective
+from tests.logs import log_of
+from tests.small import events, model_of, prepared_of, recipe_of, run_of
 
 HEAD: dict[str, Any] = {
     "repeat": "head",
@@ -181,3 +184,79 @@ def test_what_is_recommended_are_the_best_scores_seen_items_included(tmp_path: P
     had = set(events().filter(events()["user_id"] == "ü-2")["item_id"])
     best = recommender.recommend(["ü-2"], len(had))
     assert set(best["item_id"]) == had, "a head that says so puts what was had first"
+
+
+def long_history(events: int, history: str = "compressed") -> tuple[Model, Batch]:
+    """A user who never repeats anything: events**2 / 2 pairs; S = 6, R = 5."""
+    changes = HEAD | {"history": history, "model": {"layers": 2, "width": 8, "heads": 2, "dropout": 0.0}}
+    recipe = recipe_of(Path("log.csv"), **changes)
+    log = log_of([list(range(1, events + 1))])
+    windows = evaluation_windows(np.array([0]), np.array([events - 1]), length=None)
+    return model_of(recipe, events), collate(log, windows, time="next", repeats=Repeats(log))
+
+
+def gradients(model: Model, batch: Batch, chunk: int, *, reads_all: bool) -> list[torch.Tensor]:
+    """The loss and its gradient."""
+    loss = objective(model, batch, LossSettings(sampled=False, chunk=chunk), reads_all=reads_all).loss
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    return [loss.detach(), *torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)]
+
+
+@pytest.mark.parametrize("reads_all", [True, False])
+@pytest.mark.parametrize("pairs", [1, 100])
+def test_pairs_that_do_not_fit_give_the_same_loss(reads_all: bool, pairs: int) -> None:
+    model, batch = long_history(50)
+    assert batch.consumed is not None
+    assert batch.consumed.pairs > 2 * pairs
+    found = gradients(model, batch, LOGITS_PER_PAIR * pairs, reads_all=reads_all)
+    expected = gradients(model, batch, 1 << 24, reads_all=reads_all)
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-6, atol=0)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+class Live(TorchDispatchMode):
+    """The most elements that all tensors made under it have at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements, self.most = 0, 0
+        self.known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided:
+                self._add(tensor.untyped_storage(), tensor.element_size())
+        return out
+
+    def _add(self, storage: Any, size: int) -> None:
+        if storage._cdata in self.known or not storage.nbytes():
+            return
+        self.known.add(storage._cdata)
+        self.elements += storage.nbytes() // size
+        self.most = max(self.most, self.elements)
+        weakref.finalize(storage, self._freed, storage._cdata, storage.nbytes() // size)
+
+    def _freed(self, place: int, elements: int) -> None:
+        self.known.discard(place)
+        self.elements -= elements
+
+
+def most(events: int, chunk: int) -> int:
+    """Elements at a time in a step on a history, of which the model itself reads only the recent part."""
+    model, batch = long_history(events, "recent")
+    with Live() as live:
+        gradients(model, batch, chunk, reads_all=False)
+    return live.most
+
+
+def test_memory_grows_with_events_and_not_with_pairs() -> None:
+    several = [most(events, LOGITS_PER_PAIR * 1000) for events in (150, 300)]
+    every = [most(events, 1 << 24) for events in (150, 300)]
+    assert several[1] < 2.2 * several[0]
+    assert several[1] < every[1] / 4
+    assert every[1] > 2.7 * every[0], "four times the pairs"
+    consumed = long_history(300)[1].consumed
+    assert consumed is not None
+    assert sum(field.numel() for field in consumed) == 8 * 299

@@ -14,6 +14,7 @@ from typing import IO, Final, cast
 import polars as pl
 
 from persrec.errors import UserError
+from persrec.interactions.schema import check_columns, reading
 
 PACKED: Final = ".gz"
 SAMPLE: Final = 1000  # lines of JSON in which every key must have occurred
@@ -75,6 +76,28 @@ def first_line(file: Path) -> str:
     if not line.strip():
         raise UserError(f"{file}: the file is empty; expected a log with one event per row.")
     return line.decode("utf-8-sig", errors="replace").rstrip("\r\n")
+
+
+def scan_parquet(*files: Path, columns: Sequence[str] = ()) -> pl.LazyFrame:
+    """A scan of a table in one file or several, of which columns other than `columns` may differ.
+
+    Raises:
+        UserError: a file is empty or no parquet, lacks one of the columns, or has it in another type than the first.
+    """
+    kinds: dict[str, pl.DataType] = {}
+    for file in files:
+        if not file.stat().st_size:
+            raise UserError(f"{file}: the file is empty; expected a log with one event per row.")
+        with reading(str(file)):
+            found = pl.read_parquet_schema(file)
+        check_columns(list(found), where=str(file), required=columns)
+        for name in columns:
+            if found[name] != kinds.setdefault(name, found[name]):
+                raise UserError(
+                    f"{file}: column {name} is {found[name]}, expected {kinds[name]} as in {files[0]}; write all files "
+                    "of the log with the same types."
+                )
+    return pl.scan_parquet(list(files), missing_columns="insert", extra_columns="ignore")
 
 
 def scan_text(file: Path, columns: Sequence[str], *, separator: str) -> pl.LazyFrame:

@@ -5,7 +5,7 @@ from pathlib import Path
 import polars as pl
 
 from persrec.datasets import table
-from persrec.datasets.files import one_file
+from persrec.datasets.files import one_file, scan_parquet
 from persrec.interactions.schema import ITEM, TIME, USER, Say, check_columns, log, reading
 
 COLUMNS = {ITEM: "click_article_id", TIME: "click_timestamp"}
@@ -20,6 +20,6 @@ def read(path: Path, *, bad_rows: str = "refuse", say: Say = log) -> pl.LazyFram
     """The log: user, article, time of the click in milliseconds."""
     (file,) = files(path)
     with reading(str(file)):
-        clicks = pl.scan_parquet(file) if file.suffix == ".parquet" else pl.scan_csv(file, infer_schema=False)
+        clicks = scan_parquet(file) if file.suffix == ".parquet" else pl.scan_csv(file, infer_schema=False)
         check_columns(clicks.collect_schema().names(), where=str(file), required=(USER, *COLUMNS.values()))
     return table.read(file, columns=COLUMNS, unit="ms", bad_rows=bad_rows, say=say)

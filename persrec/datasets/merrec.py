@@ -10,10 +10,12 @@ from pathlib import Path
 import polars as pl
 
 from persrec.datasets import histories
-from persrec.datasets.files import one_file
-from persrec.interactions.schema import EVENT, ITEM, TIME, USER, Say, check_columns, conform, log, reading
+from persrec.datasets.files import one_file, scan_parquet
+from persrec.errors import UserError
+from persrec.interactions.schema import EVENT, ITEM, RATING, TIME, USER, Say, conform, log
 
 COLUMNS = {USER: "user_id", ITEM: "product_id", TIME: "stime", EVENT: "event_id"}
+NAMED = (*COLUMNS, RATING)  # what a mapping may name
 
 
 def files(path: Path) -> list[Path]:
@@ -30,12 +32,13 @@ def read(
     bad_rows: str = "refuse",
     say: Say = log,
 ) -> pl.LazyFrame:
-    """The log of all shards; raises UserError where a column is missing."""
+    """The log of all shards; raises UserError where a column is missing or of another type than in other shards."""
+    unknown = [ours for ours in columns or {} if ours not in NAMED]
+    if unknown:
+        raise UserError(f"data.columns: unknown column {unknown[0]!r}, expected {', '.join(NAMED)}.")
     shards, where = files(path), str(path)
     named = {name: theirs for name, theirs in (COLUMNS | dict(columns or {})).items() if events or name != EVENT}
-    with reading(where):
-        lines = pl.scan_parquet(shards)
-        check_columns(lines.collect_schema().names(), where=where, required=list(named.values()))
+    lines = scan_parquet(*shards, columns=list(named.values()))
     say(f"{where}: MerRec, shards: {len(shards):,}; an item is a {named[ITEM]}.")
     ours = lines.select(pl.col(theirs).alias(name) for name, theirs in named.items())
     single = histories.exploded(ours, where=where, say=say)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from persrec.datasets.files import one_file, uneven_row
+from persrec.datasets.files import one_file, scan_parquet, uneven_row
 from persrec.interactions.schema import ITEM, ROW, TIME, USER, Say, check_columns, conform, log, reading
 
 NAMES = ("online_retail.parquet", "*.parquet", "*.csv")
@@ -30,10 +30,10 @@ def read(path: Path, *, bad_rows: str = "refuse", say: Say = log) -> pl.LazyFram
         return uneven_row(file, ",") if text else ""
 
     with reading(str(file), why):
-        lines = pl.scan_csv(file, infer_schema=False) if text else pl.scan_parquet(file)
+        lines = pl.scan_csv(file, infer_schema=False) if text else scan_parquet(file)
         check_columns(lines.collect_schema().names(), where=str(file), required=(INVOICE, *COLUMNS))
         without = pl.col("CustomerID").is_null()
-        cancelled = pl.col(INVOICE).cast(pl.String).str.starts_with("C")
+        cancelled = pl.col(INVOICE).cast(pl.String).str.starts_with("C").fill_null(False)
         left_out = lines.select(without.sum().alias("without"), (cancelled & ~without).sum().alias("cancelled"))
         counts = left_out.collect().row(0, named=True)
     say(

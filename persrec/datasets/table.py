@@ -11,7 +11,7 @@ from typing import Any, Final
 import polars as pl
 
 from persrec.datasets import histories
-from persrec.datasets.files import PACKED, bad_json, ending, first_line, one_file, scan_json, uneven_row
+from persrec.datasets.files import PACKED, bad_json, ending, first_line, one_file, scan_json, scan_parquet, uneven_row
 from persrec.errors import UserError
 from persrec.interactions.schema import (
     COLUMNS,
@@ -61,7 +61,7 @@ def read(
     common: dict[str, Any] = {"where": str(file), "unit": unit, "events": events, "keep": keep, "bad_rows": bad_rows}
     common["say"] = say
     if file.suffix in PARQUET:
-        return _conformed(pl.scan_parquet(file), columns, **common)
+        return _conformed(scan_parquet(file), columns, **common)
     first_line(file)
     if ending(file) in JSON_LINES:
         return _conformed(scan_json(file), columns, why=lambda: bad_json(file), **common)
@@ -127,6 +127,7 @@ def rename(
     _check_mapping(columns, names, where=where)
     found = {_plain(name): name for name in reversed(names)} | dict(columns)
     if f"{ITEM}{histories.LIST}" in found:
+        check_columns(list(dict.fromkeys([ITEM, *found])), where=where)
         return histories.of_recbole(frame, found)
     wanted = (*COLUMNS, *keep) + (EVENT,) * events
     used = {ours: found[ours] for ours in wanted if ours in found}

@@ -3,7 +3,7 @@
 A log comes part by part. How a column is read depends on all its values: `Plain` and `Clock` look at every part first.
 """
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import polars as pl
@@ -17,6 +17,12 @@ LATEST: Final = 7_258_118_399_999_999  # microseconds, the end of the year 2199:
 CONTROL: Final = "unprintable (line breaks or zero bytes; is a quote not closed?)"
 SHOWN: Final = 5  # rows named in a message
 PLAIN: Final = r"^(0|-?[1-9][0-9]{0,18})$"  # no leading zeros, signs or spaces, and hardly more than 64 bits
+EXACT: Final[dict[Any, int]] = {
+    pl.Float16: 2**11,
+    pl.Float32: 2**24,
+    pl.Float64: 2**53,
+}  # whole numbers up to there are told apart
+INEXACT: Final = "inexact (its type cannot tell numbers of this size apart; write ids as whole numbers or text)"
 LIMITS: Final = {"s": 1e11, "ms": 1e14, "us": 1e17}  # times of our days are below
 
 
@@ -45,7 +51,7 @@ class Faults:
         self.bad = self.bad | bad
         places = bad.arg_true()
         for place in places.head(SHOWN - len(named)):
-            named.append(f"row {self._row(place)}" + (f" ({column[place]!r})" if show else ""))
+            named.append(f"row {self._row(place)}" + (f" ({_shown(column, place)})" if show else ""))
         self._found[column.name, what] = count + places.len(), named
 
     def add_column(self, what: str) -> None:
@@ -68,6 +74,15 @@ class Faults:
 
     def add_nulls(self, column: pl.Series) -> None:
         self.add(column, column.is_null(), "null (empty)", show=False)
+
+
+def _shown(column: pl.Series, place: int) -> str:
+    """A value for a message; a date that no calendar has as a number."""
+    if not column.dtype.is_temporal():
+        return repr(column[place])
+    one = column.slice(place, 1)
+    millis = one.cast(pl.Datetime("ms", getattr(column.dtype, "time_zone", None))).to_physical()[0]
+    return one.cast(pl.String)[0] if abs(millis) < LIMITS["ms"] else f"{millis} ms since 1970"
 
 
 class Plain:
@@ -139,6 +154,7 @@ def ids(column: pl.Series, faults: Faults, plain: Plain) -> pl.Series:
         column = column.fill_nan(None)
         whole = column.cast(pl.Int64, strict=False)
         faults.add(column, (whole != column) | (whole.is_null() & column.is_not_null()), "fractional")
+        faults.add(column, (column.abs() > EXACT[column.dtype]) & whole.is_not_null(), INEXACT)
         column = whole
     elif not (column.dtype == pl.String or column.dtype.is_integer()):
         faults.add_column(f"column {column.name} is {column.dtype}; ids are whole numbers or text")
@@ -177,6 +193,8 @@ def times(column: pl.Series, faults: Faults, clock: Clock) -> tuple[pl.Series, f
             f"column {column.name} is {column.dtype}; times are numbers, dates or text such as 2024-01-31 12:00:00"
         )
         return column, None
+    if values.dtype in (pl.Float16, pl.Float32) and ((values.abs() > EXACT[values.dtype]) & values.is_finite()).any():
+        faults.add_column(f"column {column.name} is {column.dtype}, too coarse for such times; Float64 holds them")
     top, late = None, "too late (after the year 2199"
     if values.dtype in (pl.Date, pl.Datetime):
         millis = values.cast(pl.Datetime("ms", getattr(values.dtype, "time_zone", None))).cast(pl.Int64)
@@ -224,7 +242,7 @@ def _count(true: pl.Series) -> int:
 
 def _in_milliseconds(values: pl.Expr, unit: str, dtype: pl.DataType) -> pl.Expr:
     if not dtype.is_integer():
-        return (values * (UNITS[unit] / 1000)).round().cast(pl.Int64, strict=False)
+        return (values.cast(pl.Float64) * (UNITS[unit] / 1000)).round().cast(pl.Int64, strict=False)
     number = values.cast(pl.Int64, strict=False)
     return {"s": number * 1000, "ms": number, "us": number // 1000, "ns": number // 1_000_000}[unit]
 
@@ -232,8 +250,8 @@ def _in_milliseconds(values: pl.Expr, unit: str, dtype: pl.DataType) -> pl.Expr:
 def ratings(column: pl.Series, faults: Faults) -> pl.Series:
     """Ratings as Float32."""
     faults.add_nulls(column)
-    if not (column.dtype == pl.String or column.dtype.is_numeric()):
-        faults.add_column(f"column {column.name} is {column.dtype}; ratings are numbers")
+    if not (column.dtype in (pl.String, pl.Null) or column.dtype.is_numeric()):
+        faults.add_column(f"column {column.name} is {column.dtype}; {column.name}s are numbers")
         return column
     text = column.str.strip_chars() if column.dtype == pl.String else column
     numbers = text.cast(pl.Float32, strict=False)

@@ -356,7 +356,7 @@ class Loss(Section):
     logq: bool | None = None  # sampled: count a draw by how rare it is; null: true where the sampler is not uniform
     calibration: float | None = Field(None, ge=0, le=1)  # gbce: its t, 0 = plain bce; null: 0.75
     full_from: float | None = Field(None, gt=0, lt=1)  # share of the epochs after which the loss is the full one
-    chunk: Count = 1 << 24  # logits of a full loss that exist at a time (64 MiB)
+    chunk: Count = 1 << 24  # logits of a full loss that exist at a time (64 MiB), 16 for each pair of the repeat head
     break_hours: float | None = Field(None, gt=0)  # rows whose target comes so much later, or more, are after a break
     break_weight: float = Field(1.0, gt=0)  # what they count, where others count 1
     weight_by: Literal["rating", "weight", "dwell"] | dict[str, float] | None = None  # what a target counts; or by type

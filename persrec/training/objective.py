@@ -3,20 +3,23 @@
 Shapes: B users, N scored rows, J negatives, D width, W = most clear events of a row.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from persrec import losses, negatives
 from persrec.batches import Batch, History
 from persrec.constants import PAD
-from persrec.consumption import Consumed
+from persrec.consumption import Runs
 from persrec.losses import info_nce
 from persrec.models.item_encoders import ItemVectors
 from persrec.models.model import Model
 from persrec.negatives import Sampler
 from persrec.training.token_objectives import SetWeights, set_loss
+
+LOGITS_PER_PAIR = 16  # of `chunk`; pairs of row and item that its user has had take some 400 bytes each
 
 
 class LossSettings(NamedTuple):
@@ -43,6 +46,14 @@ class Drawn(NamedTuple):
     item: Tensor  # (J,) or (N, J)
     vector: Tensor  # (J, D), or (V+1, D) where each row has its own
     expected: Tensor | None  # shaped as `item`: see `sampled_softmax`
+
+
+class Had(NamedTuple):
+    """What the users of scored rows have had."""
+
+    runs: Runs  # of the batch
+    cells: Tensor  # (N,) int64, the rows' numbers in the batch
+    at_a_time: int | None  # how many pairs may exist; None = all of the batch
 
 
 class Scored(NamedTuple):
@@ -73,6 +84,8 @@ def objective(
     needed = None if found is None else torch.cat([batch.history.item.flatten(), targets, found])
     made = model.items.during_step(needed)
     shared = None if found is None else _drawn(model, settings, counts, found, made)
+    runs, fitting = batch.consumed, max(1, settings.chunk // LOGITS_PER_PAIR)
+    at_a_time = None if runs is None or runs.pairs <= fitting else fitting
 
     def drawn(rows: int | None = None) -> Drawn:
         return _drawn(model, settings, counts, _items_drawn(model, settings, counts, targets, rows), made)
@@ -84,7 +97,7 @@ def objective(
     def scored_rows(hidden: Tensor, history: History) -> Scored:
         rows = history.target != PAD
         weight = _weights(history, settings)[rows]
-        had = None if batch.consumed is None or history.cell is None else batch.consumed.of(history.cell[rows])
+        had = None if runs is None or history.cell is None else Had(runs, history.cell[rows], at_a_time)
         target = history.target[rows]
         against = drawn(len(target)) if settings.sampled and shared is None else shared
         loss = _row_losses(model, hidden[rows], target, weight, settings, against, had, made)
@@ -150,15 +163,15 @@ def _row_losses(
     weight: Tensor,
     settings: LossSettings,
     drawn: Drawn | None,
-    had: Consumed | None,
+    had: Had | None,
     made: ItemVectors,
 ) -> Tensor:
     """Loss (N,) of each hidden row (N, D)."""
+    if drawn is None and model.repeat is not None and had is not None:
+        return _repeat_losses(model, hidden, target, weight, model.vectors(made=made), had, settings.chunk)
     queries = model.query(hidden) / model.temperature
     if drawn is None:
-        table = model.vectors(made=made)
-        bonus = None if model.repeat is None or had is None else model.bonus(hidden, had, table)
-        return losses.full_softmax(queries, table, target, weight, chunk=settings.chunk, bonus=bonus)
+        return losses.full_softmax(queries, model.vectors(made=made), target, weight, chunk=settings.chunk)
     given = (queries, model.vectors(target, made=made), drawn.vector, target, drawn.item, weight)
     if settings.info_nce:
         return info_nce(*given)
@@ -166,3 +179,26 @@ def _row_losses(
         return losses.sampled_softmax(*given, expected=drawn.expected)
     power = losses.gbce_power(settings.negatives, model.items.count, settings.calibration)
     return losses.binary_cross_entropy(*given, power=power)
+
+
+def _repeat_losses(
+    model: Model, hidden: Tensor, target: Tensor, weight: Tensor, table: Tensor, had: Had, chunk: int
+) -> Tensor:
+    """Loss (N,) of each hidden row over all items where what its user has had adds to the logits.
+
+    The pairs of a long history do not fit into memory: where a batch has more than may exist, rows are taken in blocks
+    of so many pairs, and their losses once more in the backward pass (the same numbers, and the same gradient).
+    """
+
+    def losses_of(hidden: Tensor, target: Tensor, weight: Tensor, cells: Tensor) -> Tensor:
+        queries, bonus = model.query(hidden) / model.temperature, model.bonus(hidden, had.runs.of(cells), table)
+        return losses.full_softmax(queries, table, target, weight, chunk=chunk, bonus=bonus)
+
+    rows = hidden, target, weight, had.cells
+    if had.at_a_time is None or not len(target):
+        return losses_of(*rows)
+    block = had.runs.counts(had.cells).cumsum(0) // had.at_a_time
+    sizes = block.unique_consecutive(return_counts=True)[1].tolist()
+    blocks = zip(*(field.split(sizes) for field in rows), strict=True)
+    options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+    return torch.cat([checkpoint(losses_of, *part, **options) for part in blocks])

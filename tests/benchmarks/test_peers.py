@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks import machine, peers
 from benchmarks.peers_rows import Measured, cell_row, pair_rows
 from benchmarks.peers_shared import Asked, Log, Settings, found, keep, lists_of, ndcg, recall
 
@@ -92,3 +93,12 @@ def test_persrec_over_rectools() -> None:
     assert rows["answer_seconds"]["mean"] == pytest.approx(0.4)
     assert rows["answer_seconds_from_memory"]["mean"] == pytest.approx(0.15)
     assert rows["peak_mb"]["met"]
+
+
+def test_rows_of_other_data_sets_are_kept(tmp_path: Path) -> None:
+    path = str(tmp_path / "peers.json")
+    assert peers.others(path, ["ml-1m"]) == []
+    machine.write(path, [{"dataset": "ml-100k", "ndcg10": 0.1}, {"dataset": "ml-1m", "ndcg10": 0.2}])
+    kept = peers.others(path, ["ml-1m"])
+    machine.write(path, [{"dataset": "ml-1m", "ndcg10": 0.3}], keep=kept)
+    assert [(row["dataset"], row["ndcg10"]) for row in machine.rows_of(path)] == [("ml-100k", 0.1), ("ml-1m", 0.3)]

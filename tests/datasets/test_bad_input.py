@@ -4,12 +4,15 @@ PERSREC_WRITE=1 writes it anew; else the test fails where the file says somethin
 """
 
 import gzip
+import io
 import os
 import tempfile
+from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
+import pyarrow.parquet as pq
 
 from persrec import datasets
 from persrec.errors import UserError
@@ -19,8 +22,8 @@ HEAD = """# What bad input gets
 
 Written by `tests/datasets/test_bad_input.py` (`PERSREC_WRITE=1` writes it anew). Each message is the one sentence that
 a person gets, with exit code 2 and no traceback; the last column is what happens with `data.bad_rows: skip`, which
-leaves out rows whose values are missing or cannot be read, counts them and says so. `tests/datasets/test_fuzz.py`
-damages files of every reader at random and accepts nothing but a sound log or such a message."""
+leaves out rows whose values are missing or cannot be read, counts them and says so. `tests/datasets/test_fuzz.py` and
+`test_fuzz_parquet.py` damage files of every reader at random and accept nothing but a sound log or such a message."""
 CSV = b"user_id,item_id,timestamp,rating\nu1,b,1500000000,5\nu2,c,1500000060,4\n"
 PACKED = gzip.compress(b"user_id,item_id\n" + b"".join(b"%d,%d\n" % (row, row * 7919) for row in range(5000)), mtime=0)
 JSON = b'{"user_id": "a", "item_id": 7, "timestamp": 1500000000}\n'
@@ -35,6 +38,33 @@ class Case(NamedTuple):
     what: str
     name: str
     contents: bytes
+    more: dict[str, bytes] | None = None  # files beside it; the folder is read then
+
+
+def parquet(columns: dict[str, Any], *, twice: str | None = None) -> bytes:
+    """A table as parquet; one of its columns may stand there twice."""
+    file, frame = io.BytesIO(), pl.DataFrame(columns).to_arrow()
+    pq.write_table(frame if twice is None else frame.append_column(twice, frame.column(twice)), file)
+    return file.getvalue()
+
+
+MAY = [datetime(2023, 5, 1), datetime(2023, 5, 2)]
+ROWS: dict[str, Any] = {"user_id": [1, 2], "item_id": [7, 8], "timestamp": [1500000000, 1500000060]}
+WHOLE: dict[str, Any] = {"user_id": [1, 2], "item_id": [[7, 8], [9]], "timestamp": [[1500000000, 1500000060], [1]]}
+SHARD: dict[str, Any] = {"user_id": [1, 2], "product_id": [7, 8], "stime": MAY, "event_id": ["item_view", "buy_comp"]}
+HISTORY: dict[str, Any] = {
+    "user_id": [1, 2],
+    "impression_time_fixed": [MAY, MAY[:1]],
+    "article_id_fixed": [[10, 11], [12]],
+    "read_time_fixed": [[5.0, 6.0], [7.0]],
+}
+PAGES: dict[str, Any] = {
+    "user_id": [1, 2],
+    "impression_time": MAY,
+    "article_ids_clicked": [[13], [14]],
+    "next_read_time": [8.0, 9.0],
+}
+FAR = pl.Series([2**62, 1_500_000_000_000_000]).cast(pl.Datetime("us"))
 
 
 CASES: dict[str, list[Case]] = {
@@ -86,6 +116,54 @@ CASES: dict[str, list[Case]] = {
         Case("a history without its last item", "a.inter", LISTS + b"1\t7 8\n2\t5\t6\n"),
         Case("no item", "a.inter", b"user_id:token\trating:float\n1\t5\n"),
     ],
+    "table, parquet": [
+        Case("nothing", "a.parquet", b""),
+        Case("parquet cut short", "a.parquet", parquet(ROWS)[:-300]),
+        Case("text", "a.parquet", CSV),
+        Case("no rows", "a.parquet", parquet({name: values[:0] for name, values in ROWS.items()})),
+        Case("a column that stands there twice", "a.parquet", parquet(ROWS, twice="item_id")),
+        Case("a column that is missing", "a.parquet", parquet({"item_id": [1], "visitor": [2]})),
+        Case("null as an id", "a.parquet", parquet(ROWS | {"item_id": [7, None]})),
+        Case("NaN as a time", "a.parquet", parquet(ROWS | {"timestamp": [1.5e9, float("nan")]})),
+        Case("a negative time", "a.parquet", parquet(ROWS | {"timestamp": [1500000000, -5]})),
+        Case("a date that no calendar has", "a.parquet", parquet(ROWS | {"timestamp": FAR})),
+        Case("dates as ids", "a.parquet", parquet(ROWS | {"item_id": MAY})),
+        Case("ids as floats, too large for them", "a.parquet", parquet(ROWS | {"item_id": [2.0**54, 8.0]})),
+        Case(
+            "times in 32 bits",
+            "a.parquet",
+            parquet(ROWS | {"timestamp": pl.Series([1.5e9, 1.5e9], dtype=pl.Float32)}),
+        ),
+        Case("objects as times", "a.parquet", parquet(ROWS | {"timestamp": [{"day": 1}, {"day": 2}]})),
+        Case("lists of different lengths", "a.parquet", parquet(WHOLE | {"item_id": [[7, 8], [9, 7]]})),
+        Case("lists beside single values", "a.parquet", parquet(WHOLE | {"rating": [5.0, 4.0]})),
+        Case("lists in lists", "a.parquet", parquet(WHOLE | {"item_id": [[[7], [8]], [[9]]]})),
+        Case("null in a list", "a.parquet", parquet(WHOLE | {"item_id": [[7, None], [9]]})),
+        Case("users as lists", "a.parquet", parquet(WHOLE | {"user_id": [[1, 1], [2]]})),
+    ],
+    "merrec": [
+        Case("other columns", "a.parquet", parquet(ROWS)),
+        Case("a shard with ids of another type", "a.parquet", parquet(SHARD),
+             {"b.parquet": parquet(SHARD | {"product_id": ["7", "8"]})}),
+        Case("a shard without a column", "a.parquet", parquet(SHARD),
+             {"b.parquet": parquet({name: values for name, values in SHARD.items() if name != "stime"})}),
+        Case("a shard cut short", "a.parquet", parquet(SHARD), {"b.parquet": parquet(SHARD)[:400]}),
+        Case("an empty shard", "a.parquet", parquet(SHARD), {"b.parquet": b""}),
+        Case("null as a type", "a.parquet", parquet(SHARD | {"event_id": ["item_view", None]})),
+        Case("numbers with a point as types", "a.parquet", parquet(SHARD | {"event_id": [1.5, 2.5]})),
+    ],
+    "ebnerd": [
+        Case("articles", "articles.parquet", parquet({"article_id": [1], "title": ["x"]})),
+        Case("lists of different lengths", "history.parquet", parquet(HISTORY | {"read_time_fixed": [[5.0], [7.0]]})),
+        Case("a negative read time", "history.parquet", parquet(HISTORY | {"read_time_fixed": [[5.0, -1.0], [7.0]]})),
+        Case("one read time per user", "history.parquet", parquet(HISTORY | {"read_time_fixed": [5.0, 7.0]})),
+        Case("no read times", "behaviors.parquet", parquet(PAGES | {"next_read_time": [None, None]})),
+        Case("several clicks with one read time", "behaviors.parquet",
+             parquet(PAGES | {"article_ids_clicked": [[13, 15], [14]]})),
+        Case("clicks that are no lists", "behaviors.parquet", parquet(PAGES | {"article_ids_clicked": [13, 14]})),
+        Case("null as a time", "behaviors.parquet", parquet(PAGES | {"impression_time": [None, MAY[0]]}),
+             {"history.parquet": parquet(HISTORY)}),
+    ],
     "movielens": [
         Case("another table", "ratings.csv", b"a,b\n1,2\n"),
         Case("too few fields in the first row", "ratings.dat", b"1::2\n"),
@@ -113,16 +191,18 @@ CASES: dict[str, list[Case]] = {
         ),
     ],
     "globo-news": [Case("other columns", "a.csv", b"user_id,article\n1,2\n")],
-}
+}  # fmt: skip
+OPTIONS: dict[str, dict[str, Any]] = {"merrec": {"events": True}, "ebnerd": {"keep": ["dwell"]}}
 
 
 def answer(source: str, case: Case, bad_rows: str) -> str:
     said: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / case.name
-        path.write_bytes(case.contents)
+        for name, contents in {case.name: case.contents, **(case.more or {})}.items():
+            (Path(folder) / name).write_bytes(contents)
+        path, options = Path(folder) / ("" if case.more else case.name), OPTIONS.get(source, {})
         try:
-            frame = datasets.read(source, path, bad_rows=bad_rows, say=said.append).collect()
+            frame = datasets.read(source, path, bad_rows=bad_rows, say=said.append, **options).collect()
         except UserError as error:
             return str(error).replace(f"{folder}/", "")
     skipped = [sentence.partition(": ")[2].partition(":")[0] for sentence in said if "rows skipped" in sentence]

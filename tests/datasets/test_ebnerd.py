@@ -5,6 +5,8 @@ import pytest
 
 from persrec import datasets
 from persrec.errors import UserError
+from persrec.interactions.log import load
+from persrec.recipe.sections import Data
 from tests.datasets.real import real
 
 
@@ -19,12 +21,14 @@ def ms(number, second=0):
 def history(rows):
     columns = {"user_id": pl.UInt32, "impression_time_fixed": pl.List(pl.Datetime("us"))}
     columns |= {"article_id_fixed": pl.List(pl.Int32), "read_time_fixed": pl.List(pl.Float32)}
-    return pl.DataFrame([(*row, [1.0] * len(row[1])) for row in rows], schema=columns, orient="row")
+    return pl.DataFrame([(*row, [float(item) for item in row[2]]) for row in rows], schema=columns, orient="row")
 
 
 def behaviors(rows):
+    """With the time that the page itself was read, of which nothing may come through, and that of the next one."""
     columns = {"user_id": pl.UInt32, "impression_time": pl.Datetime("us"), "article_ids_clicked": pl.List(pl.Int32)}
-    return pl.DataFrame(rows, schema=columns, orient="row")
+    frame = pl.DataFrame(rows, schema=columns, orient="row")
+    return frame.with_columns(read_time=pl.lit(99.0), next_read_time=pl.Series([20.0, 30.0, 40.0][: len(rows)]))
 
 
 @pytest.fixture
@@ -68,6 +72,62 @@ def test_a_folder_counts_every_click_once(folder):
         (3, 16, ms(15)),
     ]
     assert len(datasets.files("ebnerd", folder)) == 4
+
+
+def test_dwell_is_the_time_an_article_was_read(folder):
+    """Of a history its own; of behaviours that of the next page. A click in several histories counts once."""
+    path = folder / "train" / "behaviors.parquet"
+    behaviors([(1, day(8), [13]), (2, day(8), [14]), (2, day(9), [])]).write_parquet(path)
+    frame = datasets.read("ebnerd", folder, keep=["dwell"]).collect()
+    assert frame.schema["dwell"] == pl.Float32
+    assert sorted(frame.rows()) == [
+        (1, 10, ms(1), 10.0),
+        (1, 11, ms(2), 11.0),
+        (1, 13, ms(8, 5), 13.0),
+        (1, 16, ms(15), 20.0),
+        (2, 12, ms(3), 12.0),
+        (2, 14, ms(8), 30.0),
+        (3, 16, ms(15), 30.0),
+    ]
+
+
+def test_a_page_with_several_clicks_has_no_read_time_for_them(folder):
+    path = folder / "train" / "behaviors.parquet"
+    said = []
+    with pytest.raises(UserError, match=r"behaviors.parquet: column dwell has 2 null \(empty\) values: row 2, row 2"):
+        datasets.read("ebnerd", path, keep=["dwell"])
+    frame = datasets.read("ebnerd", path, keep=["dwell"], bad_rows="skip", say=said.append).collect()
+    assert frame.rows() == [(1, 13, ms(8), 20.0)]
+    assert "1 pages with several clicks, whose next_read_time is of an unknown one of them" in said[0]
+
+
+def test_dwell_of_a_recipe_is_prepared(folder):
+    section = Data(source="ebnerd", path=str(folder / "train" / "history.parquet"), keep=("dwell",)).model_dump()
+    assert load(section).columns["dwells"].tolist() == [10.0, 11.0, 12.0]
+
+
+def test_nothing_else_is_kept(folder):
+    with pytest.raises(UserError, match=r"data.keep: got weight, expected dwell or nothing: EB-NeRD has no weight"):
+        datasets.read("ebnerd", folder, keep=["weight"])
+
+
+def test_without_read_times(folder):
+    path = folder / "train" / "history.parquet"
+    pl.read_parquet(path).drop("read_time_fixed").write_parquet(path)
+    assert datasets.read("ebnerd", path).collect().height == 3
+    with pytest.raises(UserError, match=r"history.parquet: missing column read_time_fixed; got user_id, impression"):
+        datasets.read("ebnerd", path, keep=["dwell"])
+
+
+def test_faults_name_the_file_and_its_row(folder):
+    path = folder / "validation" / "behaviors.parquet"
+    frame = pl.read_parquet(path)
+    frame.with_columns(pl.Series("impression_time", [day(15), None])).write_parquet(path)
+    with pytest.raises(UserError, match=r"validation/behaviors.parquet: column timestamp has 1 null .*: row 2"):
+        datasets.read("ebnerd", folder)
+    frame.with_columns(article_ids_clicked=pl.lit(5)).write_parquet(path)
+    with pytest.raises(UserError, match=r"column article_ids_clicked is Int32, expected a list of articles per page"):
+        datasets.read("ebnerd", folder)
 
 
 def test_lists_of_different_lengths(tmp_path):

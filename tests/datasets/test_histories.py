@@ -30,6 +30,32 @@ def test_lists_in_a_frame():
     assert table.read_frame(frame).collect().rows() == [(3, "a", 1000), (3, "b", 2000), (1, "c", 3000)]
 
 
+def test_recbole_lists_in_parquet(tmp_path):
+    """Lists of parquet, text, and lists of a fixed length; a history may be empty but for its last item."""
+    last = {"user_id:token": ["a", "b"], "item_id:token": [9, 4]}
+    found = []
+    for lists in ([[7, 8], None], ["7 8", None], [[7, 8], [5, 6]]):
+        kind = pl.Array(pl.Int64, 2) if None not in lists else None
+        pl.DataFrame(last | {"item_id_list:token_seq": pl.Series(lists, dtype=kind)}).write_parquet(
+            tmp_path / "a.parquet"
+        )
+        found.append(datasets.read("table", tmp_path).collect().rows())
+    assert found[0] == found[1] == [("a", 7), ("a", 8), ("a", 9), ("b", 4)]
+    assert found[2] == [("a", 7), ("a", 8), ("a", 9), ("b", 5), ("b", 6), ("b", 4)]
+
+
+def test_recbole_lists_without_users(tmp_path):
+    with pytest.raises(UserError, match=r"missing column user_id; got item_id, item_id_list\. Say which"):
+        recbole(tmp_path, "item_id_list:token_seq\titem_id:token\n7 8\t9\n")
+
+
+def test_lists_of_a_fixed_length():
+    lists = pl.Series([[7, 8], [7, 9]], dtype=pl.Array(pl.Int64, 2))
+    assert table.read_frame(pl.DataFrame({"user_id": [1, 2], "item_id": lists})).collect().rows() == [
+        (1, 7), (1, 8), (2, 7), (2, 9)
+    ]  # fmt: skip
+
+
 def test_lists_in_json_lines(tmp_path):
     rows = [{"user": "a", "items": [7, 8]}, {"user": "b", "items": []}, {"user": "c", "items": [9]}]
     (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -48,6 +74,11 @@ def test_lists_in_json_lines(tmp_path):
             {"item_id": [[1], [2, 3]], "timestamp": [[5], [6]]},
             r"row 2 has 2 entries of item_id and 1 of timestamp \(1 such rows\); expected lists of the same length",
         ),
+        (
+            {"item_id": [[1], [2]], "rating": [5.0, 4.0]},
+            r"column item_id holds lists and column rating single values; expected both as lists",
+        ),
+        ({"item_id": [[1], [2]], "user_id": [[1], [2]]}, r"column user_id holds lists; expected one user per row"),
         ({"item_id": [[1], [2, None]]}, r"item_id has 1 null \(empty\) value: row 2"),
         ({"item_id": [[[1]], [[2]]]}, r"column item_id is List\(Int64\); ids are whole numbers or text"),
     ],

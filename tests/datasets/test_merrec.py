@@ -62,6 +62,26 @@ def test_other_columns(tmp_path):
         datasets.read("merrec", tmp_path)
 
 
+def test_a_shard_that_differs_is_named(folder):
+    path = folder / "20230601" / "000000000000.parquet"
+    EVENTS.with_columns(pl.col("product_id").cast(pl.String), pl.lit(1).alias("price")).write_parquet(path)
+    message = r"20230601/0+\.parquet: column product_id is String, expected Int64 as in .*20230501/0+\.parquet; write"
+    with pytest.raises(UserError, match=message):
+        datasets.read("merrec", folder)
+    assert datasets.read("merrec", folder, columns={"item_id": "item_id"}).collect().height == 5, "price may differ"
+    EVENTS.drop("stime").write_parquet(path)
+    with pytest.raises(UserError, match=r"20230601/0+\.parquet: missing column stime"):
+        datasets.read("merrec", folder)
+    path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"20230601/0+\.parquet: the file is empty"):
+        datasets.read("merrec", folder)
+
+
+def test_columns_that_are_not_ours(folder):
+    with pytest.raises(UserError, match=r"data.columns: unknown column 'item', expected user_id, item_id, t"):
+        datasets.read("merrec", folder, columns={"item": "item_id"})
+
+
 def test_no_shards(tmp_path):
     with pytest.raises(UserError, match=r"has no \*.parquet, expected shards of MerRec; got nothing"):
         datasets.read("merrec", tmp_path)

@@ -19,6 +19,13 @@ LINES = pl.DataFrame(
 )
 
 
+def test_a_line_without_an_invoice_is_no_cancellation(tmp_path):
+    LINES.with_columns(pl.Series("InvoiceNo", [None, "536365", "C536379", "536366"])).write_parquet(
+        tmp_path / "a.parquet"
+    )
+    assert datasets.read("online-retail", tmp_path).collect()["item_id"].to_list() == ["85123A", "71053"]
+
+
 @pytest.mark.parametrize("ending", ["parquet", "csv"])
 def test_purchases_of_customers(tmp_path, ending):
     file = tmp_path / f"online_retail.{ending}"

@@ -121,6 +121,11 @@ def test_order_numbers_are_taken_as_seconds():
         ({"timestamp": ["2020-01-01", "2020-13-01"]}, r"timestamp has 1 unparsable .*: row 2 \('2020-13-01'\)"),
         ({"timestamp": [1.0, np.inf]}, r"timestamp has 1 unparsable .*: row 2 \(inf\)"),
         ({"timestamp": [1.0, np.nan]}, r"timestamp has 1 null \(empty\) value: row 2"),
+        ({"user_id": [2.0**53 + 2]}, r"user_id has 1 inexact \(its type cannot tell numbers of this size apart; write"),
+        (
+            {"timestamp": pl.Series([1.5e9], dtype=pl.Float32)},
+            r"column timestamp is Float32, too coarse for such times; Float64 holds them",
+        ),
         ({"timestamp": [True]}, r"column timestamp is Boolean; times are numbers, dates or text"),
         ({"rating": ["5", "good"]}, r"rating has 1 unparsable value: row 2 \('good'\)"),
         ({"rating": [5.0, np.inf, np.nan]}, r"rating has 2 unparsable values: row 2 \(inf\), row 3 \(nan\)"),
@@ -218,6 +223,28 @@ def test_a_wild_time_does_not_decide_the_unit(wild):
     with pytest.raises(UserError, match=rf"1 too late \(after the year 2199, read as s; .*: row 3 \({wild}\)"):
         times(values)
     assert times(values, bad_rows="skip") == [1_500_000_000_000, 1_500_000_060_000]
+
+
+@pytest.mark.parametrize(
+    ("dates", "shown"),
+    [
+        (pl.Series([2**62, -(2**62)]).cast(pl.Datetime("us")), ("4611686018427387", "-4611686018427388")),
+        (pl.Series([2**62, -(2**62)]).cast(pl.Datetime("ms")), ("4611686018427387904", "-4611686018427387904")),
+        (pl.Series([2**62, -1]).cast(pl.Datetime("us", "UTC")), ("4611686018427387", None)),
+        (pl.Series([2**30, -1]).cast(pl.Date), ("92771293593600000", None)),
+    ],
+)
+def test_dates_that_no_calendar_has(dates, shown):
+    """They come as such from parquet; some can not even be printed."""
+    with pytest.raises(UserError) as error:
+        times(dates)
+    late, early = (f"{number} ms since 1970" if number else "19" for number in shown)
+    assert f"column timestamp has 1 too late (after the year 2199) value: row 1 ({late})" in str(error.value)
+    assert f"column timestamp has 1 negative (before 1970) value: row 2 ({early}" in str(error.value)
+
+
+def test_small_numbers_of_a_short_type_are_not_rounded():
+    assert times(pl.Series([1, 16_777_215], dtype=pl.Float32)) == [1000, 16_777_215_000]
 
 
 def test_dates_that_are_too_late():

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from persrec.batches import evaluation_windows
 from persrec.consumption import HALF_LIFE, Repeats
@@ -28,7 +29,8 @@ def test_pairs_are_those_that_training_saw(seed: int) -> None:
     windows = evaluation_windows(users, lengths, length=None)
     assert log.times is not None
     last = log.times[log.offsets[1:] - 1]
-    expected = Repeats(log).consumed(windows, np.repeat(last[:, None], lengths.max(), axis=1), last=True)
+    runs = Repeats(log).runs(windows, np.repeat(last[:, None], lengths.max(), axis=1), last=True)
+    expected = runs.of(torch.arange(4 * lengths.max()))
     pasts, items, times, first = [], [], [], []
     for user in users:
         part = slice(log.offsets[user], log.offsets[user + 1])
