@@ -10,7 +10,7 @@ same host and segments with nothing remembered; `compressed`, trained jointly; `
 trained for some more epochs. Of the epochs the best on validation is chosen (the first event after those that are
 trained on), and training ends where it has not been bettered for `--patience` epochs; each epoch of tuning has a row
 of its own besides. Seconds of answers are measured apart, models of one epoch taking turns. Cells and seconds that are
-in `--out` already are not made again.
+in `--out` already are not made again; `--append` keeps the rows of other logs and hosts.
 """
 
 import argparse
@@ -244,7 +244,9 @@ def run(arguments: argparse.Namespace) -> None:
     versions = "torch", "numpy", "rectools", "pytorch-lightning", "transformers"  # what is here
     machine.PACKAGES = versions  # type: ignore[assignment]
     found = list(rows(cells, arguments.histories, arguments.seeds, common))
-    machine.write(arguments.json, found)
+    before = machine.rows_of(arguments.json) if arguments.append else []
+    keep = [row for row in before if (row["dataset"], row["host"]) != (common["dataset"], common["host"])]
+    machine.write(arguments.json, found, keep=keep)
 
 
 def main() -> None:
@@ -274,6 +276,7 @@ def main() -> None:
     second.add_argument("--timed-users", type=int, default=600)
     second.add_argument("--out", type=Path, default=Path("runs/plug"))
     second.add_argument("--json", help="file for the rows")
+    second.add_argument("--append", action="store_true", help="keep what the file has of other logs and hosts")
     second.add_argument("--exploratory", action="store_true", help="the settings were not named before the test")
     arguments = parser.parse_args()
     if arguments.verb == "export":
