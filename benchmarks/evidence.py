@@ -5,13 +5,15 @@
 
 Cells are trained as in quality.py. Rows: one per cell and group of the targets (`bucket`), and one per pair and group,
 the ratio of the mean NDCG@10 over the same users and seeds with its 95% interval; where full differs from recent, the
-pair compressed/full also holds the retention. Baselines of the recipe stand beside. `--append` keeps the rows of other
-recipes, protocols and repeat heads in the file.
+pair compressed/full also holds the retention. Baselines of the recipe stand beside, and with `--window R` recent
+history with so many clear events, as dear to read as a memory (R of the recipe, and as many as that has rows on average).
+`--append` keeps the rows of other recipes, protocols and repeat heads in the file.
 """
 
 import argparse
 import hashlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ import numpy.typing as npt
 from benchmarks import causes, machine
 from benchmarks.quality import rounded, train
 from persrec import metrics, run
+from persrec.cells import name_of
 from persrec.evaluation import comparison
 from persrec.evaluation.comparison import Side
 from persrec.evaluation.intervals import means
@@ -32,7 +35,18 @@ from persrec.recipe.recipe import Recipe
 METRIC = "ndcg@10"
 GROUPS = ("history length", "last consumption of the item")
 PAIRS = (("full", "recent"), ("compressed", "full"), ("compressed", "recent"))
+WIDER = "recent-"  # and how many clear events
 Part = npt.NDArray[np.bool_]
+
+
+def wider(arguments: argparse.Namespace, out: Path) -> Side:
+    """Recent history with a window of its own, trained as the others are."""
+    name = f"{WIDER}{arguments.window}"
+    overrides = [*arguments.overrides, f"memory.recent={arguments.window}"]
+    cells = recipe.load(arguments.recipe, [*overrides, "history=recent", "baselines=[]"]).grid()
+    train(arguments.recipe, cells, overrides, out / name, arguments.jobs)
+    (side,) = comparison.load([out / name / name_of(cell) for cell in cells])
+    return replace(side, name=name, history=name)
 
 
 def parts_of(side: Side) -> list[tuple[str, Part | None]]:
@@ -70,6 +84,7 @@ def pair_rows(sides: dict[str, Side], bucket: str, part: Part | None) -> list[di
     """One row per pair of histories, and of full and compressed against personal frequency, with and without decay."""
     counting = [name for name in sides if name.startswith("personal_frequency")]
     wanted = [*PAIRS, *((model, name) for model in ("full", "compressed") for name in counting)]
+    wanted += [("compressed", name) for name in sides if name.startswith(WIDER)]
     kept = comparison.retention(list(sides.values()), METRIC, part)
     rows = []
     for over, under in wanted:
@@ -107,6 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", help="a shipped name or a .yaml file")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--window", type=int, metavar="R", help="clear events of recent history as dear as a memory")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, help="runs/evidence/<name>-<split>-<repeat> unless given")
     parser.add_argument("--json", help="file for the rows")
@@ -118,6 +134,8 @@ def main() -> None:
     train(arguments.recipe, chosen.grid(), arguments.overrides, out, arguments.jobs)
     folders = sorted(path.parent for path in out.glob(f"*/{run.MANIFEST}"))
     sides = {side.name: side for side in comparison.load(folders)}
+    if arguments.window is not None:
+        sides[f"{WIDER}{arguments.window}"] = wider(arguments, out)
     shared = common(chosen, not arguments.exploratory)
     hours = round(sum(run.load(folder).metrics["seconds"] for folder in folders) / 3600, 2)
     rows = []
