@@ -6,7 +6,7 @@
 Cells are trained as in quality.py. Rows: one per cell and group of the targets (`bucket`), and one per pair and group,
 the ratio of the mean NDCG@10 over the same users and seeds with its 95% interval; where full differs from recent, the
 pair compressed/full also holds the retention. Baselines of the recipe stand beside, and with `--window R` recent
-history with so many clear events, as dear to read as a memory (R of the recipe, and as many as that has rows on average).
+history with so many clear events, as dear to read as a memory (R of the recipe, and the mean number of its rows).
 `--append` keeps the rows of other recipes, protocols and repeat heads in the file.
 """
 
