@@ -9,7 +9,6 @@ keeps the rows of other logs in the file.
 
 import argparse
 import sys
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -40,11 +39,9 @@ def main() -> None:
     rows = []
     for name in arguments.logs:
         recipe, overrides = LOGS[name]
-        began = time.perf_counter()
         found = api.probe(recipe, [*overrides, f"name={name}"])
         print(found)
-        (log, *gains) = found.rows
-        rows += [log | {"seconds": round(time.perf_counter() - began, 1)}, *gains]
+        rows += found.rows
     before = machine.rows_of(arguments.json) if arguments.append else []
     machine.write(arguments.json, rows, keep=[row for row in before if row["name"] not in arguments.logs])
 
