@@ -39,11 +39,12 @@ def _few(requests: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
     some: list[dict[str, Any]] = []
     wanted = 0
     for request in requests:
-        wanted += len(request["users"]) * len(request["candidates"])
-        if some and wanted > MOST_SCORES:
+        own = len(request["users"]) * len(request["candidates"])
+        if some and wanted + own > MOST_SCORES:
             yield some
-            some, wanted = [], len(request["users"]) * len(request["candidates"])
+            some, wanted = [], 0
         some.append(request)
+        wanted += own
     yield some
 
 

@@ -288,43 +288,29 @@ def _train(
 ) -> None:
     """Train in this process, alone or as one of several; what is left is in the checkpoints."""
     with memory_for("training", lower=to_lower(model, loss, settings)):
-        interrupted = _steps(model, data, loss, settings, folder, resume, progress)
-    if interrupted:
-        raise KeyboardInterrupt
-
-
-def _steps(
-    model: Model,
-    data: Prepared,
-    loss: LossSettings,
-    settings: TrainingSettings,
-    folder: Path,
-    resume: bool,
-    progress: bool,
-) -> bool:
-    """All steps and validations; whether they were interrupted."""
-    plan = plan_of(model, data, settings)
-    validation = Validation(
-        data,
-        validation_queries(data, users=settings.validation_users, seed=settings.seed),
-        plan.budget,
-        length=settings.length,
-        time=settings.time,
-        exclude_seen=settings.exclude_seen,
-        seen_odds=settings.seen_odds,
-        repeats=plan.repeats,
-    )
-    counts = None if loss.sampler == "uniform" else target_counts(data)
-    steps = -(-len(plan) // settings.batches_per_step)
-    fitting = Fitting(model, loss, settings, total_steps=steps * settings.epochs, counts=counts)
-    first = first_full_epoch(loss, settings.epochs) if loss.full_from else 0
-    plan.share(0, settings.ranks)
-    with quiet_lightning():
-        trainer = trainer_of(settings, folder, batches=len(plan), first=first, progress=progress)
-        trainer.fit(
-            fitting,
-            datamodule=Data(plan, validation, workers=settings.workers),
-            ckpt_path=folder / "checkpoints" / LAST if resume else None,
-            weights_only=True,
+        plan = plan_of(model, data, settings)
+        validation = Validation(
+            data,
+            validation_queries(data, users=settings.validation_users, seed=settings.seed),
+            plan.budget,
+            length=settings.length,
+            time=settings.time,
+            exclude_seen=settings.exclude_seen,
+            seen_odds=settings.seen_odds,
+            repeats=plan.repeats,
         )
-    return bool(trainer.interrupted)
+        counts = None if loss.sampler == "uniform" else target_counts(data)
+        steps = -(-len(plan) // settings.batches_per_step)
+        fitting = Fitting(model, loss, settings, total_steps=steps * settings.epochs, counts=counts)
+        first = first_full_epoch(loss, settings.epochs) if loss.full_from else 0
+        plan.share(0, settings.ranks)
+        with quiet_lightning():
+            trainer = trainer_of(settings, folder, batches=len(plan), first=first, progress=progress)
+            trainer.fit(
+                fitting,
+                datamodule=Data(plan, validation, workers=settings.workers),
+                ckpt_path=folder / "checkpoints" / LAST if resume else None,
+                weights_only=True,
+            )
+    if trainer.interrupted:
+        raise KeyboardInterrupt
