@@ -217,6 +217,7 @@ def run(arguments: argparse.Namespace) -> None:
         segment=arguments.segment,
         recent=arguments.recent,
         tokens=arguments.tokens,
+        reads=arguments.reads,
         epochs=arguments.epochs,
         batch=arguments.batch,
         learning_rate=arguments.learning_rate,
@@ -238,6 +239,7 @@ def run(arguments: argparse.Namespace) -> None:
         "S": settings.segment,
         "R": settings.recent,
         "K": settings.tokens,
+        "reads": settings.reads,
         "queries": len(log.user),
         "named": not arguments.exploratory,
     }
@@ -266,6 +268,7 @@ def main() -> None:
     sizes = {"length": 200, "segment": 40, "recent": 40, "tokens": 4, "width": 64, "negatives": 128}
     for name, value in sizes.items():
         second.add_argument(f"--{name}", type=int, default=value)
+    second.add_argument("--reads", type=float, default=1.0, help="share of the training passes with rows as served")
     second.add_argument("--epochs", type=int, default=20, help="most epochs of training")
     second.add_argument(
         "--patience", type=int, default=5, help="epochs without a better one, after which training ends"

@@ -74,6 +74,7 @@ class Settings:
     segment: int
     recent: int
     tokens: int
+    reads: float  # of `attach`
     epochs: int  # at most; the one that is best on validation counts
     batch: int  # histories per step
     learning_rate: float
@@ -84,7 +85,7 @@ class Settings:
     def rule(self, history: str) -> dict[str, Any]:
         """Arguments of `attach` for a history."""
         tokens = 0 if history == "recent" else self.tokens
-        return {"segment": self.segment, "recent": self.recent, "tokens": tokens}
+        return {"segment": self.segment, "recent": self.recent, "tokens": tokens, "reads": self.reads}
 
 
 Acts = dict[str, Callable[[], object]]  # by what is timed

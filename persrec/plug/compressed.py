@@ -56,12 +56,13 @@ class Compressed(nn.Module):
         tokens: int,
         cap: int | None = None,
         past_set: float = 0.1,
+        reads: float = 1.0,
         checkpointed: bool = False,
     ) -> None:
         super().__init__()
         self.host, self.beside = adapter.model, adapter.beside()
         self.compressor = compressor(adapter, tokens=tokens, cap=cap)
-        options: dict[str, Any] = {"past_set": past_set, "checkpointed": checkpointed}
+        options: dict[str, Any] = {"past_set": past_set, "reads": reads, "checkpointed": checkpointed}
         self.plugged = Plugged(adapter, self.compressor, rule(segment, recent), **options)
 
     def forward(
@@ -152,12 +153,15 @@ class Plugged:
         rule: SegmentRule,
         *,
         past_set: float = 0.0,
+        reads: float = 1.0,
         checkpointed: bool = False,
     ) -> None:
         if past_set < 0:
             raise UserError(f"past_set: got {past_set}, expected a weight of 0 or more")
+        if not 0 <= reads <= 1:
+            raise UserError(f"reads: got {reads}, expected a share of the training passes from 0 to 1")
         self.adapter, self.compressor, self.rule = adapter, compressor, rule
-        self.past_set, self.checkpointed = past_set, checkpointed
+        self.past_set, self.reads, self.checkpointed = past_set, reads, checkpointed
         self.backbone = Hosted(adapter, maps=compressor.maps if isinstance(compressor, Mapped) else None)
         self._token_loss: Tensor | None = None  # of the last training pass
         self._unknown = False  # that was on vectors of nobody knows what
@@ -167,8 +171,12 @@ class Plugged:
         return self.__dict__ | {"_token_loss": None}
 
     def hidden(self, events: Events) -> Tensor:
-        """Hidden rows (B, T, D) of whole histories, each as it would be served; zeros where there is no event."""
+        """Hidden rows (B, T, D) of whole histories, each as it would be served; zeros where there is no event.
+
+        In training this holds for a share `reads` of the passes; in others rows see no event before their own segment.
+        """
         batch, vectors = self.batch(events)
+        short = self.adapter.model.training and self.reads < 1 and self.reads < float(torch.rand(()))
 
         def scored(hidden: Tensor, history: History) -> tuple[Tensor, Tensor]:
             rows = history.target > 0
@@ -181,7 +189,7 @@ class Plugged:
             batch,
             self.rule,
             score=scored,
-            reads_all=True,
+            reads_all=not short,
             checkpointed=self.checkpointed,
         )
         ids = events.ids if events.items.is_floating_point() else events.items

@@ -36,6 +36,7 @@ def compressed(
     tokens: int = 4,
     cap: int | None = None,
     past_set: float = 0.1,
+    reads: float = 1.0,
     checkpointed: bool = False,
 ) -> dict[str, Any]:
     """Arguments for the constructor of `HSTUModel` or `SASRecModel`: `HSTUModel(..., **compressed(...))`."""
@@ -48,6 +49,7 @@ def compressed(
             "tokens": tokens,
             "cap": cap,
             "past_set": past_set,
+            "reads": reads,
             "checkpointed": checkpointed,
         },
         "lightning_module_type": CompressedLightning,
@@ -65,6 +67,7 @@ class CompressedBackbone(TransformerTorchBackbone):
         tokens: int,
         cap: int | None,
         past_set: float,
+        reads: float,
         checkpointed: bool,
         **parts: Any,
     ) -> None:
@@ -76,7 +79,7 @@ class CompressedBackbone(TransformerTorchBackbone):
                 "shorter sessions have nothing to compress"
             )
         self.compressor = compressor(adapter, tokens=tokens, cap=cap)
-        options: dict[str, Any] = {"past_set": past_set, "checkpointed": checkpointed}
+        options: dict[str, Any] = {"past_set": past_set, "reads": reads, "checkpointed": checkpointed}
         self.plugged = Plugged(adapter, self.compressor, rule(segment, recent), **options)
         self.memories: Memory | None = None  # what `reading` recommends from
 

@@ -383,3 +383,26 @@ def test_vectors_need_their_ids_for_that_loss(model: Any) -> None:
 def test_a_loss_of_tokens_with_a_negative_weight_is_refused() -> None:
     with refused("past_set: got -1, expected a weight of 0 or more"):
         plug.attach(encoder().plugged.adapter, **RULE, past_set=-1)
+
+
+def test_some_training_passes_leave_rows_with_their_own_segment(model: Any) -> None:
+    """The last row of a segment is then what is read from the memory of those before it and its own events."""
+    start, length = RULE["segment"], RULE["segment"] + RULE["recent"]
+    ids = random_ids()[:1, -length:]
+    memory = plug.compress(model, ids)
+    assert memory.count.tolist() == [start]
+    expected = plug.read(model, memory, ids[:, start : start + 1])
+    served = model(ids)[:, start]
+    model.plugged.reads = 0.0
+    torch.testing.assert_close(model(ids)[:, start], served)
+    model.train()
+    torch.testing.assert_close(model(ids)[:, start], expected)
+    assert not torch.allclose(expected, served)
+    model.plugged.reads = 0.5
+    found = [torch.allclose(model(ids)[:, start], served) for _ in range(30)]
+    assert set(found) == {True, False}
+
+
+def test_a_share_above_one_is_refused() -> None:
+    with refused("reads: got 1.5, expected a share of the training passes from 0 to 1"):
+        plug.attach(encoder().plugged.adapter, **RULE, reads=1.5)
