@@ -53,16 +53,19 @@ def group_sheet(title: str, rows: Rows, what: str, metric: str) -> Sheet:
 
 def memory_sheets(rows: Rows, metric: str) -> list[Sheet]:
     """What the compressed models lose without their memories, or with other boundaries; means over seeds."""
-    tested = [row["memory_tests"] for row in rows if "memory_tests" in row]
-    if not tested:
+    those = [row for row in rows if "memory_tests" in row]
+    if not those:
         return []
+    tested, asked = [row["memory_tests"] for row in those], those[0]["memory_tests"][0].get("queries")
+    whole = asked is None or asked == those[0]["protocol"]["queries"]
     found = []
     for tests in zip(*tested, strict=True):
         means = (_spread([test[key]["mean"] for test in tests]) for key in (metric, "ratio"))
         none = np.mean([test.get("got_none", 0.0) for test in tests])  # beside whom nobody had folded as few events
         name = tests[0]["memory"] + (f" ({none:.0%} got none)" if none >= 0.005 else "")
         found.append((name, *means))
-    title = f"{metric} of the compressed model on the same targets, its memory"
+    where = "the same targets" if whole else f"{asked:,} of the queries"
+    title = f"{metric} of the compressed model on {where}, its memory"
     return [Sheet(title, ("memory", metric, "of compressed"), found)]
 
 

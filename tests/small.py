@@ -58,7 +58,8 @@ def prepared_of(folder: Path, frame: pl.DataFrame, **changes: Any) -> tuple[Reci
     path = folder / "log.csv"
     frame.write_csv(path)
     recipe = recipe_of(path, **changes)
-    return recipe, open_prepared(prepare(recipe.data, recipe.name, folder / "prepared"))
+    folder = prepare(recipe.data, recipe.name, folder / "prepared", recipe.split)
+    return recipe, open_prepared(folder, recipe.split.name)
 
 
 def run_of(folder: Path, frame: pl.DataFrame, **changes: Any) -> Path:

@@ -165,7 +165,7 @@ def evaluate(
     windows = _windows(model, data.test, settings.length, None)
     found = read_users(model, data, windows, settings.time, on_queries=on_queries)
     _check_finite(found.queries, data)
-    found = _discounted(found, model, data, settings)
+    found = _discounted(found, data.test, model, data, settings)
     index = settings.index(item_vectors(model)[: data.items_count + 1])  # without items that were added since
     rank, lists = _ranks(index, found, targets, data, settings), _lists(index, found, data, settings)
     exact = settings.retrieval == "flat"
@@ -194,14 +194,14 @@ def ranks(
     open_block: int | None = None,
     on_queries: Callable[[int], None] = lambda count: None,
 ) -> npt.NDArray[np.float64]:
-    """Ranks (T,) of the test targets alone, for a look at what the memory does.
+    """Ranks (T,) of targets of the test alone, for a look at what the memory does.
 
     `recall` takes the place of the memories that are read; `open_block` moves the boundary, for users who have one, so
     that so many events are clear.
     """
-    windows = _windows(model, data.test, settings.length, open_block)
+    windows = _windows(model, targets.queries, settings.length, open_block)
     found = read_users(model, data, windows, settings.time, recall=recall, on_queries=on_queries)
-    found = _discounted(found, model, data, settings)
+    found = _discounted(found, targets.queries, model, data, settings)
     return _ranks(settings.index(item_vectors(model)[: data.items_count + 1]), found, targets, data, settings)
 
 
@@ -279,12 +279,12 @@ def _ranks(
     return found
 
 
-def _discounted(read: Read, model: Model, data: Prepared, settings: EvaluationSettings) -> Read:
-    """What is known of the test queries, seen items discounted where the settings say so."""
+def _discounted(read: Read, queries: Queries, model: Model, data: Prepared, settings: EvaluationSettings) -> Read:
+    """What is known of queries, seen items discounted where the settings say so."""
     if settings.seen_odds is None:
         return read
-    first = data.offsets[data.test.user]
-    seen = Seen.from_ranges(data.items, first, first + data.test.end)
+    first = data.offsets[queries.user]
+    seen = Seen.from_ranges(data.items, first, first + queries.end)
     odds, temperature = settings.seen_odds, model.fixed_temperature
     return read._replace(additions=discounted(read.additions, seen, odds=odds, temperature=temperature))
 

@@ -4,8 +4,10 @@ and with the boundary between memory and clear events elsewhere.
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -14,7 +16,10 @@ from persrec.evaluation.evaluate import Evaluation, EvaluationSettings, ranks
 from persrec.models import memory as memories
 from persrec.models.interfaces import Memory
 from persrec.models.model import Model
-from persrec.prepared import Prepared
+from persrec.prepared import Prepared, Queries
+from persrec.targets import targets_of
+
+MOST: Final = 4096  # queries; of more, those of users chosen at random are tested
 
 
 class Exchange:
@@ -56,11 +61,15 @@ def memory_tests(
 ) -> list[dict[str, Any]]:
     """Rows with the metric of each test, and its ratio to what the model `found` with its memories as they are.
 
+    Both are of the same queries: all of them or, where there are more than MOST, those of some users.
     An open block of R to R+S-1 events is what serving sees; a model that was trained with moving boundaries should
     not mind where it stands.
     """
     segment, recent = model.rule
     assert recent is not None
+    chosen = of_some_users(data.test)
+    targets, before = targets_of(data, data.test.take(chosen)), found.values(metric)[chosen]
+    users = targets.queries.user
     tests: dict[str, dict[str, Any]] = {
         "emptied": {"recall": lambda memory, users: memories.emptied(memory)},
         "of another user": {"recall": Exchange()},
@@ -69,15 +78,26 @@ def memory_tests(
         tests[f"{clear} clear events"] = {"open_block": clear}
     rows: list[dict[str, Any]] = []
     for name, changes in tests.items():
-        rank = ranks(model, data, settings, found.targets, on_queries=on_queries, **changes)
-        values = replace(found, rank=rank).values(metric)
+        rank = ranks(model, data, settings, targets, on_queries=on_queries, **changes)
+        values = replace(found, targets=targets, rank=rank).values(metric)
         rows.append(
             {
                 "memory": name,
-                metric: intervals.mean(values, found.user)._asdict(),
-                "ratio": intervals.ratio([values], [found.values(metric)], found.user)._asdict(),
+                "queries": len(chosen),
+                metric: intervals.mean(values, users)._asdict(),
+                "ratio": intervals.ratio([values], [before], users)._asdict(),
             }
         )
         if isinstance(changes.get("recall"), Exchange):
             rows[-1]["got_none"] = changes["recall"].got_none
     return rows
+
+
+def of_some_users(queries: Queries) -> npt.NDArray[np.int64]:
+    """Rows of at most MOST queries, all or none of a user's, but of one user at least."""
+    if len(queries.user) <= MOST:
+        return np.arange(len(queries.user))
+    users, counts = np.unique(queries.user, return_counts=True)
+    order = np.random.default_rng(0).permutation(len(users))
+    fitting = max(1, int((counts[order].cumsum() <= MOST).sum()))
+    return np.flatnonzero(np.isin(queries.user, users[order[:fitting]]))

@@ -176,7 +176,8 @@ class Plugged:
         In training this holds for a share `reads` of the passes; in others rows see no event before their own segment.
         """
         batch, vectors = self.batch(events)
-        short = self.adapter.model.training and self.reads < 1 and self.reads < float(torch.rand(()))
+        training = self.adapter.model.training and isinstance(self.compressor, Mapped)
+        short = training and self.reads < 1 and self.reads < float(torch.rand(()))
 
         def scored(hidden: Tensor, history: History) -> tuple[Tensor, Tensor]:
             rows = history.target > 0
@@ -193,9 +194,9 @@ class Plugged:
             checkpointed=self.checkpointed,
         )
         ids = events.ids if events.items.is_floating_point() else events.items
-        training = self.past_set > 0 and self.adapter.model.training and isinstance(self.compressor, Mapped)
-        self._token_loss = self._of_tokens(batch, looped, vectors, ids) if training and ids is not None else None
-        self._unknown = training and ids is None
+        asked = training and self.past_set > 0
+        self._token_loss = self._of_tokens(batch, looped, vectors, ids) if asked and ids is not None else None
+        self._unknown = asked and ids is None
         rows, places = (torch.cat(parts) for parts in zip(*looped.scored, strict=True))
         blank = rows.new_zeros(len(vectors), rows.shape[1])
         return blank.index_copy(0, places, rows).unflatten(0, events.items.shape[:2])

@@ -1,14 +1,18 @@
 """Memories exchanged between readers, in batches of several and of one."""
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from persrec.evaluation import evaluate as evaluation
+from persrec.evaluation import memory_tests as tested
 from persrec.evaluation.evaluate import EvaluationSettings, evaluate
 from persrec.evaluation.memory_tests import Exchange, memory_tests
 from persrec.report import memory_sheets
+from persrec.targets import targets_of
 from tests.evaluation.test_evaluate import SETTINGS
 from tests.models.test_memory import given, memory_of
 from tests.small import events, model_of, prepared_of
@@ -37,6 +41,23 @@ def test_batches_of_one_user_exchange_memories_too(tests_of_one_each: list[dict[
     assert other["memory"] == "of another user"
     assert 0 < other["got_none"] < 0.05, "the one with the fewest segments"
     assert other["ndcg@10"] != emptied["ndcg@10"]
+
+
+def test_of_many_queries_those_of_some_users_are_tested(tmp_path: Path) -> None:
+    """The ratio is to the same queries: a boundary that stays where it is changes nothing of it."""
+    recipe, data = prepared_of(tmp_path, events(), split={"kind": "last", "n": 3})
+    model, settings = model_of(recipe, data.items_count), EvaluationSettings(**SETTINGS)
+    found = evaluate(model, data, settings)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tested, "MOST", 10)
+        chosen = tested.of_some_users(data.test)
+        rows = memory_tests(model, data, settings, found, "ndcg@10")
+    assert np.unique(data.test.user[chosen], return_counts=True)[1].tolist() == [3, 3, 3]
+    ranks = evaluation.ranks(model, data, settings, targets_of(data, data.test.take(chosen)))
+    np.testing.assert_array_equal(ranks, found.rank[chosen])
+    assert {row["queries"] for row in rows} == {9}
+    (sheet,) = memory_sheets([{"memory_tests": rows, "protocol": {"queries": len(data.test.user)}}], "ndcg@10")
+    assert sheet.title == "ndcg@10 of the compressed model on 9 of the queries, its memory"
 
 
 def test_the_share_that_got_none_is_shown() -> None:
