@@ -247,8 +247,13 @@ def run(arguments: argparse.Namespace) -> None:
     machine.PACKAGES = versions  # type: ignore[assignment]
     found = list(rows(cells, arguments.histories, arguments.seeds, common))
     before = machine.rows_of(arguments.json) if arguments.append else []
-    keep = [row for row in before if (row["dataset"], row["host"]) != (common["dataset"], common["host"])]
+    keep = [row for row in before if kind_of(row) != kind_of(common)]
     machine.write(arguments.json, found, keep=keep)
+
+
+def kind_of(row: dict[str, Any]) -> tuple[str, str, float]:
+    """Log, host and way of training of a row: those of the same are written together."""
+    return row["dataset"], row["host"], row.get("reads", 1.0)
 
 
 def main() -> None:
@@ -268,7 +273,7 @@ def main() -> None:
     sizes = {"length": 200, "segment": 40, "recent": 40, "tokens": 4, "width": 64, "negatives": 128}
     for name, value in sizes.items():
         second.add_argument(f"--{name}", type=int, default=value)
-    second.add_argument("--reads", type=float, default=1.0, help="share of the training passes with rows as served")
+    second.add_argument("--reads", type=float, default=0.3, help="share of the training passes with rows as served")
     second.add_argument("--epochs", type=int, default=20, help="most epochs of training")
     second.add_argument(
         "--patience", type=int, default=5, help="epochs without a better one, after which training ends"
@@ -279,7 +284,7 @@ def main() -> None:
     second.add_argument("--timed-users", type=int, default=600)
     second.add_argument("--out", type=Path, default=Path("runs/plug"))
     second.add_argument("--json", help="file for the rows")
-    second.add_argument("--append", action="store_true", help="keep what the file has of other logs and hosts")
+    second.add_argument("--append", action="store_true", help="keep what the file has of other logs, hosts and shares of reads")
     second.add_argument("--exploratory", action="store_true", help="the settings were not named before the test")
     arguments = parser.parse_args()
     if arguments.verb == "export":

@@ -35,7 +35,7 @@ def attach(
     tokens: int = 4,
     cap: int | None = None,
     past_set: float = 0.1,
-    reads: float = 1.0,
+    reads: float = 0.3,
     checkpointed: bool = False,
 ) -> Any:
     """The model with a compressor: a `Compressed`, or for a fitted model of RecTools another model of RecTools.

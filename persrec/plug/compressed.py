@@ -56,7 +56,7 @@ class Compressed(nn.Module):
         tokens: int,
         cap: int | None = None,
         past_set: float = 0.1,
-        reads: float = 1.0,
+        reads: float = 0.3,
         checkpointed: bool = False,
     ) -> None:
         super().__init__()
@@ -75,6 +75,7 @@ class Compressed(nn.Module):
     ) -> Tensor:
         """The host's output (B, T, ...) for whole histories, every row on R to R + S - 1 clear events and the memory.
 
+        In training that is so in a share `reads` of the calls; in others rows see no event before their own segment.
         `items` are ids (B, T), 0 = padding on either side, or vectors (B, T, D) with `valid` (B, T), and with `ids` for
         `token_loss`; times are int64 milliseconds.
         """

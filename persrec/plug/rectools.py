@@ -36,7 +36,7 @@ def compressed(
     tokens: int = 4,
     cap: int | None = None,
     past_set: float = 0.1,
-    reads: float = 1.0,
+    reads: float = 0.3,
     checkpointed: bool = False,
 ) -> dict[str, Any]:
     """Arguments for the constructor of `HSTUModel` or `SASRecModel`: `HSTUModel(..., **compressed(...))`."""

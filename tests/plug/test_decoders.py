@@ -92,7 +92,7 @@ def test_an_attention_that_takes_no_mask_is_refused() -> None:
 
 
 def test_a_span_beyond_the_context_names_the_cap() -> None:
-    model = plug.attach(transformers.LlamaModel(decoder_config("Llama", max_position_embeddings=16)), **RULE)
+    model = plug.attach(transformers.LlamaModel(decoder_config("Llama", max_position_embeddings=16)), **RULE).eval()
     with pytest.raises(UserError, match=r"19 positions, .*at most 16 \(max_position_embeddings\); .*`cap`"):
         model(torch.randint(1, 40, (1, 25)))
     capped = plug.attach(model.host, **RULE, cap=1)

@@ -35,7 +35,7 @@ def test_training_by_its_own_loss_lowers_it() -> None:
     ids = random_ids(4, 20)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     losses = []
-    for _ in range(15):
+    for _ in range(25):
         logits = model(ids)
         loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), ignore_index=0)
         optimizer.zero_grad()
