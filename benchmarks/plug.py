@@ -284,7 +284,9 @@ def main() -> None:
     second.add_argument("--timed-users", type=int, default=600)
     second.add_argument("--out", type=Path, default=Path("runs/plug"))
     second.add_argument("--json", help="file for the rows")
-    second.add_argument("--append", action="store_true", help="keep what the file has of other logs, hosts and shares of reads")
+    second.add_argument(
+        "--append", action="store_true", help="keep what the file has of other logs, hosts and shares of reads"
+    )
     second.add_argument("--exploratory", action="store_true", help="the settings were not named before the test")
     arguments = parser.parse_args()
     if arguments.verb == "export":
