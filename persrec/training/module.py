@@ -36,6 +36,7 @@ from persrec.training.trainer import BEST, LAST, TrainingSettings, quiet_lightni
 from persrec.training.validation import METRIC, Validation, rank, validation_queries
 
 READS, DRAWS = 0, 1  # purposes of a step's seeds
+RISEN = 0.8  # of the batches of all epochs, from which on the share of those as served is its last
 
 
 def seed_of(*parts: int) -> int:
@@ -87,9 +88,15 @@ class Fitting(L.LightningModule):
     def loss_of(self, batch: Batch, *, number: int, full: bool = False) -> Objective:
         """What is minimised in the batch of a number, by the full softmax where it has come to that."""
         torch.manual_seed(seed_of(self.settings.seed, number, DRAWS))
-        reads_all = seed_of(self.settings.seed, number, READS) / 2**63 < self.settings.reads
+        reads_all = seed_of(self.settings.seed, number, READS) / 2**63 < self.reads_at(number)
         loss = self.loss._replace(sampled=False) if full else self.loss
         return objective(self.model, batch, loss, reads_all=reads_all, counts=self.counts)
+
+    def reads_at(self, number: int) -> float:
+        """How probable it is that the events of the batch of a number are scored as they would be served."""
+        first, last = self.settings.reads
+        risen = min(1.0, number / (RISEN * self.total_steps * self.settings.batches_per_step))
+        return first + (last - first) * risen
 
     def on_train_epoch_start(self) -> None:
         """Start the epoch's clock and its sums."""

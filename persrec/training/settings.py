@@ -9,6 +9,8 @@ from persrec.training.objective import LossSettings
 from persrec.training.token_objectives import SetWeights
 from persrec.training.trainer import TrainingSettings
 
+READS = {"all": (1.0, 1.0), "none": (0.0, 0.0), "rising": (0.0, 1.0)}
+
 
 def carrying(data: Prepared, cell: Recipe) -> Prepared:
     """The log, with what of its events the model reads; raises UserError where the log does not have what is asked."""
@@ -53,11 +55,10 @@ def loss_settings(cell: Recipe) -> LossSettings:
 
 def training_settings(cell: Recipe) -> TrainingSettings:
     """What training needs of a recipe."""
-    reads = {"all": 1.0, "none": 0.0}.get(str(cell.memory.reads), cell.memory.reads)
     keys = cell.training.model_dump(exclude={"threads"})
     return TrainingSettings(
         seed=cell.seeds[0],
-        reads=float(reads),
+        reads=_reads(cell),
         time=cell.time,
         length=cell.length,
         random_first_segment=cell.memory.random_first_segment,
@@ -68,3 +69,9 @@ def training_settings(cell: Recipe) -> TrainingSettings:
         draw_after_ms=_break_ms(cell) if cell.loss.break_target == "any" else None,
         **keys,
     )
+
+
+def _reads(cell: Recipe) -> tuple[float, float]:
+    """The share of batches as served, first and last: all of them where no memory could be asked for more."""
+    share = cell.memory.reads if cell.history == "compressed" else "all"
+    return READS[share] if isinstance(share, str) else (share, share)

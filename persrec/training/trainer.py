@@ -27,7 +27,7 @@ class TrainingSettings:
     """How a model is fitted; the meaning of each field is the recipe's key of the same name."""
 
     seed: int
-    reads: float  # share of batches in which every event is scored as it would be served: `all` = 1, `none` = 0
+    reads: tuple[float, float]  # share of batches whose events are scored as they would be served, first and last
     time: str
     length: int | None
     random_first_segment: bool

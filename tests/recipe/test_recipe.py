@@ -139,8 +139,14 @@ def test_all_faults_come_at_once() -> None:
         ("model.dropout=1", "model.dropout: got 1, expected less than 1"),
         ("training.learning_rate=.nan", "training.learning_rate: got nan, expected a finite number"),
         ("training.clip=.inf", "training.clip: got inf, expected a finite number"),
-        ("memory.reads=1.5", "memory.reads: got 1.5, expected all, none or a share of the batches between 0 and 1"),
-        ("memory.reads=some", "memory.reads: got 'some', expected all, none or a share of the batches between 0 and 1"),
+        (
+            "memory.reads=1.5",
+            "memory.reads: got 1.5, expected all, none, rising or a share of the batches between 0 and 1",
+        ),
+        (
+            "memory.reads=some",
+            "memory.reads: got 'some', expected all, none, rising or a share of the batches between 0 and 1",
+        ),
         ("memory=5", "memory: got 5, expected a section with keys of its own"),
         (
             "history=ful",

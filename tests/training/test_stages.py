@@ -17,7 +17,7 @@ from tests.small import events, prepared_of
 
 SETTINGS = TrainingSettings(
     seed=1,
-    reads=1.0,
+    reads=(1.0, 1.0),
     time="last",
     length=None,
     random_first_segment=False,
