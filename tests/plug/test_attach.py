@@ -386,7 +386,7 @@ def test_a_loss_of_tokens_with_a_negative_weight_is_refused() -> None:
 
 
 def test_some_training_passes_leave_rows_with_their_own_segment(model: Any) -> None:
-    """The last row of a segment is then what is read from the memory of those before it and its own events."""
+    """A row is then what is read from the memory of the segments before its own, and its own events up to it."""
     start, length = RULE["segment"], RULE["segment"] + RULE["recent"]
     ids = random_ids()[:1, -length:]
     memory = plug.compress(model, ids)
