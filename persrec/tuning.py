@@ -75,7 +75,7 @@ def sweep(
     data = carrying(data, cell)
     settings, loss = training_settings(cell), loss_settings(cell)
     model = cells.fresh(cell, data, say)[0].train()
-    counts = None if loss.sampler == "uniform" else target_counts(data)
+    counts = target_counts(data) if loss.needs_counts else None
     device = "cuda" if settings.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
     fitting = Fitting(model, loss, settings, total_steps=steps, counts=counts).to(device)
     optimizer = fitting.configure_optimizers()["optimizer"]

@@ -355,6 +355,7 @@ class Loss(Section):
     sampler: Literal["uniform", "popularity", "in-batch", "mixed"] | None = None  # null: uniform
     logq: bool | None = None  # sampled: count a draw by how rare it is; null: true where the sampler is not uniform
     calibration: float | None = Field(None, ge=0, le=1)  # gbce: its t, 0 = plain bce; null: 0.75
+    logit_adjustment: float | None = Field(None, ge=0, le=1)  # share of log popularity left out of scores; null: 0
     full_from: float | None = Field(None, gt=0, lt=1)  # share of the epochs after which the loss is the full one
     chunk: Count = 1 << 24  # logits of a full loss that exist at a time (64 MiB), 16 for each pair of the repeat head
     break_hours: float | None = Field(None, gt=0)  # rows whose target comes so much later, or more, are after a break
@@ -387,8 +388,8 @@ class Loss(Section):
 
 
 LOSS_KEYS: dict[str, tuple[str, ...]] = {
-    "sampled": ("sampler", "logq", "full_from"),
-    "full": (),
+    "sampled": ("sampler", "logq", "full_from", "logit_adjustment"),
+    "full": ("logit_adjustment",),
     "bce": ("sampler", "full_from"),
     "gbce": ("calibration", "full_from"),
     "info_nce": ("sampler",),

@@ -65,7 +65,7 @@ class Fitting(L.LightningModule):
         counts: Tensor | None = None,
     ) -> None:
         super().__init__()
-        self.register_buffer("counts", counts, persistent=False)  # (V+1,) of items as targets, for samplers
+        self.register_buffer("counts", counts, persistent=False)  # (V+1,) of items as targets
         self.model, self.loss, self.settings, self.total_steps = model, loss, settings, total_steps
         self.seconds = 0.0  # spent on training and validation, runs that were interrupted included
         self._clock = self._started = time.monotonic()
@@ -306,7 +306,7 @@ def _train(
             seen_odds=settings.seen_odds,
             repeats=plan.repeats,
         )
-        counts = None if loss.sampler == "uniform" else target_counts(data)
+        counts = target_counts(data) if loss.needs_counts else None
         steps = -(-len(plan) // settings.batches_per_step)
         fitting = Fitting(model, loss, settings, total_steps=steps * settings.epochs, counts=counts)
         first = first_full_epoch(loss, settings.epochs) if loss.full_from else 0

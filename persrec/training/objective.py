@@ -32,12 +32,18 @@ class LossSettings(NamedTuple):
     corrected: bool = False  # for what the sampler draws more often (logQ); of a sampled softmax
     calibration: float | None = None  # of a sampled binary cross-entropy, gBCE's; None = softmax
     info_nce: bool = False  # a sampled softmax that masks what looks like the target
+    logit_adjustment: float = 0.0  # of a softmax: what share of an item's log popularity scores need not say
     full_from: float | None = None  # share of the epochs after which a sampled loss gives way to the full one
     chunk: int = 1 << 24  # logits of a full loss that exist at a time
     break_ms: int | None = None  # how long before its target a row must lie to be one after a break
     break_weight: float = 1.0  # of rows after a break; only where rows know the time at which they are asked
     sets: SetWeights = SetWeights()  # what tokens are asked for themselves
     consistency: float = 0.0  # weight of the disagreement of memories with references, see `models.parallel`
+
+    @property
+    def needs_counts(self) -> bool:
+        """Whether it asks how often an item is a target."""
+        return self.sampler != "uniform" or self.logit_adjustment > 0
 
 
 class Drawn(NamedTuple):
@@ -77,7 +83,7 @@ def objective(
 ) -> Objective:
     """The mean cross-entropy of the batch's scored rows, and the weighted loss of its tokens.
 
-    `counts` (V+1,) are the items' numbers as targets; samplers other than `uniform` need them.
+    `counts` (V+1,) are the items' numbers as targets, where the settings need them.
     """
     targets = batch.history.target[batch.history.target != PAD]
     found = _items_drawn(model, settings, counts, targets) if settings.sampled and not settings.per_row else None
@@ -100,7 +106,7 @@ def objective(
         had = None if runs is None or history.cell is None else Had(runs, history.cell[rows], at_a_time)
         target = history.target[rows]
         against = drawn(len(target)) if settings.sampled and shared is None else shared
-        loss = _row_losses(model, hidden[rows], target, weight, settings, against, had, made)
+        loss = _row_losses(model, hidden[rows], target, weight, settings, against, had, made, counts)
         clear = history.valid.cumsum(dim=1)[rows] - 1
         tally = loss.new_zeros(3, hidden.shape[1])
         tally.index_add_(1, clear, torch.stack([loss.detach(), torch.ones_like(loss), weight.to(loss)]))
@@ -165,14 +171,19 @@ def _row_losses(
     drawn: Drawn | None,
     had: Had | None,
     made: ItemVectors,
+    counts: Tensor | None,
 ) -> Tensor:
     """Loss (N,) of each hidden row (N, D)."""
     if drawn is None and model.repeat is not None and had is not None:
-        return _repeat_losses(model, hidden, target, weight, model.vectors(made=made), had, settings.chunk)
+        table = model.vectors(made=made)
+        return _repeat_losses(model, hidden, target, weight, table, had, settings.chunk, _given(settings, counts))
     queries = model.query(hidden) / model.temperature
     if drawn is None:
-        return losses.full_softmax(queries, model.vectors(made=made), target, weight, chunk=settings.chunk)
-    given = (queries, model.vectors(target, made=made), drawn.vector, target, drawn.item, weight)
+        queries, table = _raised(queries, model.vectors(made=made), _given(settings, counts))
+        return losses.full_softmax(queries, table, target, weight, chunk=settings.chunk)
+    _, wrong = _raised(queries, drawn.vector, _given(settings, counts, None if settings.per_row else drawn.item))
+    queries, right = _raised(queries, model.vectors(target, made=made), _given(settings, counts, target))
+    given = (queries, right, wrong, target, drawn.item, weight)
     if settings.info_nce:
         return info_nce(*given)
     if settings.calibration is None:
@@ -181,8 +192,30 @@ def _row_losses(
     return losses.binary_cross_entropy(*given, power=power)
 
 
+def _given(settings: LossSettings, counts: Tensor | None, items: Tensor | None = None) -> Tensor | None:
+    """What is added to the logits of some items, or of all (V+1,), while training (arXiv 2007.07314, section 4.2)."""
+    if not settings.logit_adjustment:
+        return None
+    assert counts is not None
+    return settings.logit_adjustment * (1 + (counts if items is None else counts[items])).float().log()
+
+
+def _raised(queries: Tensor, vectors: Tensor, given: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Queries (N, D) and vectors (J, D) one wider, so that products are larger by what is `given` (J,)."""
+    if given is None:
+        return queries, vectors
+    return torch.cat([queries, torch.ones_like(queries[:, :1])], 1), torch.cat([vectors, given[:, None]], 1)
+
+
 def _repeat_losses(
-    model: Model, hidden: Tensor, target: Tensor, weight: Tensor, table: Tensor, had: Had, chunk: int
+    model: Model,
+    hidden: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    table: Tensor,
+    had: Had,
+    chunk: int,
+    given: Tensor | None,
 ) -> Tensor:
     """Loss (N,) of each hidden row over all items where what its user has had adds to the logits.
 
@@ -192,7 +225,7 @@ def _repeat_losses(
 
     def losses_of(hidden: Tensor, target: Tensor, weight: Tensor, cells: Tensor) -> Tensor:
         queries, bonus = model.query(hidden) / model.temperature, model.bonus(hidden, had.runs.of(cells), table)
-        return losses.full_softmax(queries, table, target, weight, chunk=chunk, bonus=bonus)
+        return losses.full_softmax(*_raised(queries, table, given), target, weight, chunk=chunk, bonus=bonus)
 
     rows = hidden, target, weight, had.cells
     if had.at_a_time is None or not len(target):

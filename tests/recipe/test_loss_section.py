@@ -11,14 +11,14 @@ from persrec.recipe.recipe import load, parse
 @pytest.mark.parametrize(
     ("setting", "fault"),
     [
-        ("loss={kind: full, full_from: 0.8}", "loss: got full_from with kind full, expected no further key"),
-        ("loss={kind: full, sampler: mixed}", "loss: got sampler with kind full, expected no further key"),
+        ("loss={kind: full, full_from: 0.8}", "loss: got full_from with kind full, expected logit_adjustment"),
+        ("loss={kind: full, sampler: mixed}", "loss: got sampler with kind full, expected logit_adjustment"),
         ("loss={kind: bce, calibration: 0.5}", "loss: got calibration with kind bce, expected sampler, full_from"),
         ("loss={kind: bce, logq: true}", "loss: got logq with kind bce, expected sampler, full_from"),
         ("loss={kind: gbce, sampler: mixed}", "loss: got sampler with kind gbce, expected calibration, full_from"),
         (
             "loss={kind: sampled, calibration: 0.5}",
-            "loss: got calibration with kind sampled, expected sampler, logq, full_from",
+            "loss: got calibration with kind sampled, expected sampler, logq, full_from, logit_adjustment",
         ),
         ("loss.full_from=1", "loss.full_from: got 1, expected less than 1"),
         ("loss.sampler=mixd", "loss.sampler: got 'mixd', expected 'uniform', 'popularity', 'in-batch' or 'mixed'"),

@@ -38,8 +38,14 @@ def batch() -> Batch:
     return histories(LENGTHS, shift=SHIFT)
 
 
-def by_hand(model: Model, given: Batch, *, reads_all: bool) -> tuple[float, dict[int, list[float]]]:
-    """Mean loss, and losses by number of clear events: row by row, through torch's cross-entropy over all items."""
+def by_hand(
+    model: Model, given: Batch, *, reads_all: bool, added: Tensor | None = None
+) -> tuple[float, dict[int, list[float]]]:
+    """Mean loss, and losses by number of clear events: row by row, through torch's cross-entropy over all items.
+
+    `added` (V,) goes onto the logits.
+    """
+    added = torch.zeros(ITEMS) if added is None else added
     table = model.items.table[1:]
     vectors = F.normalize(table, dim=-1) if model.cosine else table
     found: dict[int, list[float]] = {}
@@ -47,7 +53,7 @@ def by_hand(model: Model, given: Batch, *, reads_all: bool) -> tuple[float, dict
     def score(hidden: Tensor, history: History) -> None:
         for user, row in (history.target > 0).nonzero().tolist():
             query = F.normalize(hidden[user, row], dim=-1) if model.cosine else hidden[user, row]
-            loss = F.cross_entropy(vectors @ query / 0.5, history.target[user, row] - 1)
+            loss = F.cross_entropy(vectors @ query / 0.5 + added, history.target[user, row] - 1)
             clear = int(history.valid[user, : row + 1].sum())
             found.setdefault(clear, []).append(loss.item())
 
@@ -77,6 +83,9 @@ LOSSES = [
     LossSettings(sampler="in-batch", per_row=True, negatives=7),
     LossSettings(sampler="popularity", calibration=0.0),
     LossSettings(calibration=0.75, per_row=True, negatives=7),
+    LossSettings(sampled=False, logit_adjustment=0.5),
+    LossSettings(sampler="mixed", corrected=True, logit_adjustment=0.5),
+    LossSettings(per_row=True, logit_adjustment=1.0),
 ]
 COUNTS = torch.arange(ITEMS + 1)  # of items as targets
 
@@ -87,6 +96,28 @@ def test_losses_by_clear_events_add_up_to_the_loss(settings: LossSettings, reads
     loss, _, tally = objective(model_of(), batch(), settings, reads_all=reads_all, counts=COUNTS)
     assert int(tally[1].sum()) == sum(LENGTHS), "every event is scored once"
     assert float(tally[0].sum() / tally[1].sum()) == pytest.approx(loss.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("history", ["compressed", "full"])
+@pytest.mark.parametrize("cosine", [False, True])
+def test_an_adjustment_gives_the_logits_some_of_the_log_popularity(history: str, cosine: bool) -> None:
+    model, settings = model_of(history, cosine=cosine), LossSettings(sampled=False, logit_adjustment=0.3)
+    loss, *_ = objective(model, batch(), settings, reads_all=True, counts=COUNTS)
+    wanted, _ = by_hand(model, batch(), reads_all=True, added=0.3 * (COUNTS[1:] + 1).log())
+    assert loss.item() == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("per_row", [False, True])
+def test_negatives_are_adjusted_as_targets_are(per_row: bool) -> None:
+    """With so many draws that each item is a rival about equally often, a loss is the full one and a constant more."""
+    model, draws, gaps = model_of("full"), 2_000 if per_row else 200_000, []
+    for adjustment in (0.0, 0.7):
+        torch.manual_seed(0)
+        sampled = LossSettings(negatives=draws, per_row=per_row, logit_adjustment=adjustment)
+        full = LossSettings(sampled=False, logit_adjustment=adjustment)
+        one, other = (objective(model, batch(), each, reads_all=True, counts=COUNTS).loss for each in (sampled, full))
+        gaps.append(one.item() - other.item())
+    assert gaps[0] == pytest.approx(gaps[1], abs=0.05)
 
 
 @pytest.mark.parametrize("reads_all", [False, True])
