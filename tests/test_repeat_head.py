@@ -109,8 +109,8 @@ def test_validation_by_torch_gives_the_ranks_of_faiss(world: tuple[Model, Prepar
     assert [ranks[user] for user in found.user.tolist()] == found.rank.tolist()
 
 
-@pytest.mark.parametrize("reads_all", [True, False])
-def test_the_loss_is_that_of_dense_logits(world: tuple[Model, Prepared], reads_all: bool) -> None:
+@pytest.mark.parametrize(("reads_all", "adjustment"), [(True, 0.0), (False, 0.0), (True, 0.5)])
+def test_the_loss_is_that_of_dense_logits(world: tuple[Model, Prepared], reads_all: bool, adjustment: float) -> None:
     model, data = world
     users = np.flatnonzero(np.diff(data.offsets) > 25)[:4]
     users = users[np.argsort(-np.diff(data.offsets)[users])]
@@ -120,15 +120,17 @@ def test_the_loss_is_that_of_dense_logits(world: tuple[Model, Prepared], reads_a
         time="next",
         repeats=Repeats(data),
     )
-    found = objective(model, batch, LossSettings(sampled=False), reads_all=reads_all).loss
-    losses = []
+    settings = LossSettings(sampled=False, logit_adjustment=adjustment)
+    counts = training.target_counts(data)
+    found = objective(model, batch, settings, reads_all=reads_all, counts=counts).loss
+    losses, added = [], adjustment * (1 + counts[1:].float()).log()
 
     def score(hidden: torch.Tensor, history: Any) -> None:
         for entry, row in (history.target > 0).nonzero().tolist():
             user = users[int(history.cell[entry, row]) // batch.history.item.shape[1]]
             end = int(history.position[entry, row]) + 1
             logits = dense(model, data, int(user), end, hidden[entry, row])
-            losses.append(F.cross_entropy(logits[1:], history.target[entry, row] - 1))
+            losses.append(F.cross_entropy(logits[1:] + added, history.target[entry, row] - 1))
 
     model(batch, score=score, reads_all=reads_all)
     expected = torch.stack(losses).mean()
