@@ -20,14 +20,15 @@ from persrec.models.model import Model
 from persrec.prepared import Prepared
 
 BY_ITEM = ("items.table", "items.ids", "repeat.item_bias")  # parameters whose row i is item i
+TOKENS = "compressor."  # parameters of the memory, which a model without one does not have
 OF_TEXTS = ("items.texts", "items.trained", "items.at_fit", "items.made_by")  # which come with the items table
 
 
 def start_from(model: Model, folder: str | Path, data: Prepared, *, load: bool = True) -> dict[str, Any]:
     """Put the weights of a run into a fresh model; how many items were matched, are new, have vanished.
 
-    An item that the run does not know keeps its fresh weights. Without `load` it is only counted. Raises UserError for
-    weights that do not fit, by name.
+    An item that the run does not know keeps its fresh weights, and so do memory tokens where the run had no memory.
+    Without `load` it is only counted. Raises UserError for weights that do not fit, by name.
     """
     run = runs.load(folder)
     before, now = matched(run.item_ids(), data.item_ids())
@@ -47,6 +48,7 @@ def start_from(model: Model, folder: str | Path, data: Prepared, *, load: bool =
         "matched": known,
         "new": data.items_count - known,
         "vanished": len(run.item_ids()) - known,
+        "memory": "fresh" if _of_memory(model.state_dict()) and not _of_memory(given) else "of the run",
     }
 
 
@@ -55,6 +57,11 @@ def matched(before: pa.Array, now: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     place = pc.index_in(pc.cast(now, pa.string()), value_set=pc.cast(before, pa.string()))
     there = place.is_valid().to_numpy(zero_copy_only=False)
     return place.drop_null().to_numpy().astype(np.int64) + 1, np.flatnonzero(there) + 1
+
+
+def _of_memory(weights: Mapping[str, Tensor]) -> set[str]:
+    """The names that only models with a memory have."""
+    return {name for name in weights if name.startswith(TOKENS)}
 
 
 def _check_fit(given: Mapping[str, Tensor], own: Mapping[str, Tensor], folder: str | Path) -> None:
@@ -66,8 +73,10 @@ def _check_fit(given: Mapping[str, Tensor], own: Mapping[str, Tensor], folder: s
         sizes = tuple(tree[name].shape)
         return str(("V+1", *sizes[1:]) if name in BY_ITEM else sizes)
 
-    names = [name for name in sorted(given.keys() | own.keys()) if name not in OF_TEXTS]
-    wrong = [name for name in names if not name.startswith(ENCODER) and shape(given, name) != shape(own, name)]
+    names = (given.keys() | own.keys()) - set(OF_TEXTS)
+    if not _of_memory(given):
+        names -= _of_memory(own)
+    wrong = sorted(name for name in names if not name.startswith(ENCODER) and shape(given, name) != shape(own, name))
     if wrong:
         listed = "; ".join(f"{name}: {shape(given, name)} there, {shape(own, name)} here" for name in wrong[:5])
         raise UserError(

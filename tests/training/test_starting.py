@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -12,8 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from persrec import cells
+from persrec.batches import collate, evaluation_windows
 from persrec.errors import UserError
 from persrec.models.build import build
+from persrec.serving.recommender import Recommender
 from persrec.training.starting import matched, start_from
 from tests.small import events, prepared_of, run_of
 
@@ -31,7 +34,7 @@ def test_a_grown_log_starts_from_the_vectors_of_the_items_it_shares(tmp_path: Pa
     model = build(recipe, items=data.items_count)
     fresh = model.state_dict()["items.table"].clone()
     found = start_from(model, old, data)
-    assert found == {"run": str(old), "matched": 19, "new": 11, "vanished": 1}
+    assert found == {"run": str(old), "matched": 19, "new": 11, "vanished": 1, "memory": "of the run"}
     given, own = load_file(old / "weights.safetensors"), model.state_dict()
     for name in given.keys() - {"items.table"}:
         assert torch.equal(given[name], own[name]), name
@@ -48,6 +51,21 @@ def test_another_model_is_refused_by_the_names_of_its_weights(tmp_path: Path) ->
     expected = r"3 weights of the run do not fit .*time_bias: \(2, 80\) there, none here; .*: \(2, 8\) there, \(3, 8"
     with pytest.raises(UserError, match=expected):
         start_from(model, old, data)
+
+
+@pytest.mark.parametrize("kind", ["layered", "recurrent"])
+def test_a_model_that_had_no_memory_is_given_one(tmp_path: Path, kind: str) -> None:
+    """Before anything is trained, users with nothing folded are answered as before."""
+    old = run_of(tmp_path, events(), history="full")
+    memory = {"kind": kind, "segment": 6, "recent": 5, "tokens": 2}
+    recipe, data = prepared_of(tmp_path, events(), history="compressed", memory=memory)
+    model = build(recipe, items=data.items_count).eval()
+    fresh = model.compressor.tokens.detach().clone()
+    assert start_from(model, old, data)["memory"] == "fresh"
+    assert torch.equal(model.compressor.tokens, fresh)
+    windows = evaluation_windows(np.arange(data.users), np.minimum(np.diff(data.offsets), 10), length=None)
+    few = collate(data, windows, time=recipe.time)
+    torch.testing.assert_close(model.queries(few), Recommender.load(old).model.queries(few))
 
 
 @pytest.mark.parametrize("again", [True, False])
