@@ -36,10 +36,14 @@ def rank(model: Model, histories: Batch, targets: Tensor, seen: Tensor, *, odds:
     if odds is None:
         scores[seen[0], seen[1]] = float("-inf")
     scores[:, PAD] = float("-inf")
-    among = scores[query].index_put((torch.arange(len(query), device=query.device), item), wanted.new_tensor(-math.inf))
-    above = (~(among <= wanted[:, None])).sum(dim=1)  # scores that are not numbers count against the model
-    equal = (among == wanted[:, None]).sum(dim=1)
-    return 1.0 + above + 0.5 * equal
+    rows = torch.arange(len(query), device=query.device)
+    among = scores if torch.equal(query, rows) else scores[query]  # a row for each target
+    among[rows, item] = float("-inf")
+    over = among.sub_(wanted[:, None])
+    if bool(over.sum().isnan()):  # scores that are not numbers count against the model
+        over.nan_to_num_(nan=1.0)
+    sides = over.sign_().sum(dim=1).double()  # 1 above the target, 0 where equal, -1 below
+    return 1 + (over.shape[1] + sides) / 2
 
 
 class Validation(torch.utils.data.Dataset):
