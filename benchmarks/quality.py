@@ -35,7 +35,7 @@ METRIC = "ndcg@10"
 
 
 def train(name: str, cells: list[Recipe], overrides: list[str], out: Path, jobs: int) -> None:
-    """Fit every cell that is not complete, `jobs` at a time."""
+    """Fit every cell that is not complete, `jobs` at a time; those that start from a full model after all of these."""
 
     def fit(cell: Recipe) -> None:
         folder = out / name_of(cell)
@@ -45,14 +45,16 @@ def train(name: str, cells: list[Recipe], overrides: list[str], out: Path, jobs:
         sets = [part for value in chosen for part in ("--set", value)]
         code = "from persrec.cli import main; main()"
         command = [sys.executable, "-c", code, "fit", name, *sets, "--out", str(folder), "--resume"]
+        command += ["--from", str(out / f"full-seed{cell.seeds[0]}")] if cell.tuned else []
         out.mkdir(parents=True, exist_ok=True)
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         with (out / f"{folder.name}.log").open("a") as log:
             subprocess.run(command, check=True, stdout=log, stderr=log, env=environment)
         print(f"{time.strftime('%H:%M:%S')} {folder} is complete", flush=True)
 
-    with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(fit, cells))
+    for late in (False, True):
+        with ThreadPoolExecutor(jobs) as pool:
+            list(pool.map(fit, [cell for cell in cells if cell.tuned == late]))
 
 
 def cell_row(done: run.Run, named: bool) -> dict[str, Any]:

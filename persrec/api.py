@@ -93,14 +93,20 @@ def fit(
 
     `recipe` is a shipped name, a file of a recipe or log, a Recipe, or a pandas or Polars frame of events; `frame`,
     beside a recipe, takes the place of its data. With `resume`, complete runs of the grid are kept and an interrupted
-    one goes on from its last checkpoint; with `start`, training starts from the weights of that run. Raises UserError
-    for what a person can put right.
+    one goes on from its last checkpoint; with `start`, training starts from the weights of that run (with
+    `training.tune_epochs`, `recent` and `compressed` do from those of `full`, where that is in the grid). Raises
+    UserError for what a person can put right.
     """
     from persrec import cells
     from persrec import run as runs
 
     loaded, frame = _recipe(recipe, overrides, frame)
     grid = loaded.grid()
+    if loaded.training.tune_epochs is not None and "full" not in loaded.histories and start is None:
+        raise UserError(
+            f"training.tune_epochs: got {loaded.training.tune_epochs} with history {', '.join(loaded.histories)}, "
+            "expected a full model to start from: give a run of history full by --from, or put full first into history"
+        )
     folder = Path(out) if out is not None else RUNS_ROOT / loaded.name
     several = len(grid) > 1
     places = {cells.name_of(cell): folder / cells.name_of(cell) if several else folder for cell in grid}
@@ -122,7 +128,8 @@ def fit(
         )
         say(f"{loaded.name}: {what} -> {place}")
         options: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "progress": progress}
-        rows.append(cells.fit(cell, data, place, start=start, say=say, **options))
+        full = places.get(f"full-seed{cell.seeds[0]}") if cell.tuned else None
+        rows.append(cells.fit(cell, data, place, start=full or start, say=say, **options))
     if ranks.rank():  # has only trained
         return Table([], Group(), folder)
     return _results(loaded, rows, list(places.values()), folder)

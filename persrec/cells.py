@@ -106,7 +106,8 @@ def train(
         torch.set_num_threads(cell.training.threads)
     model, notes = fresh(cell, data, say)
     if start is not None:
-        notes["start"] = started = start_from(model, start, data, load=not goes_on)
+        with ranks.first_rank_first():  # which may just have saved that run
+            notes["start"] = started = start_from(model, start, data, load=not goes_on)
         say(
             f"--from {start}: {started['matched']:,} items are known by their ids, {started['new']:,} are new and "
             f"start fresh, {started['vanished']:,} have vanished and are dropped."

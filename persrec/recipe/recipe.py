@@ -86,6 +86,17 @@ class Recipe(Section):
     def histories(self) -> tuple[History, ...]:
         return (self.history,) if isinstance(self.history, str) else self.history
 
+    @property
+    def tuned(self) -> bool:
+        """Whether this cell of a grid goes on from the model that was trained on whole histories."""
+        return self.training.tune_epochs is not None and self.histories in (("recent",), ("compressed",))
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs this cell of a grid is trained."""
+        tuning = self.training.tune_epochs if self.tuned else None
+        return tuning or self.training.epochs
+
     def grid(self) -> list["Recipe"]:
         """One recipe per history and seed, then one per baseline; the table of a run has one row for each."""
         models = [
@@ -153,6 +164,9 @@ def conflicts(recipe: Recipe) -> Iterator[Fault]:
     if recipe.training.precision == "16-mixed" and recipe.training.accelerator == "cpu":
         text = "got 16-mixed on a cpu, expected bf16-mixed there, or training.accelerator: gpu"
         yield Fault(("training.precision", "training.accelerator"), text)
+    if recipe.training.tune_epochs is not None and "full" in recipe.histories[1:]:
+        text = f"got history {list(recipe.histories)}, expected full first: the others start from it"
+        yield Fault(("training.tune_epochs", "history"), text)
     if recipe.training.validate_every > recipe.training.epochs:
         text = f"got {recipe.training.validate_every}, expected at most training.epochs = {recipe.training.epochs}"
         yield Fault(("training.validate_every", "training.epochs"), text)

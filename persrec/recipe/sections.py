@@ -398,6 +398,7 @@ LOSS_KEYS: dict[str, tuple[str, ...]] = {
 
 class Training(Section):
     epochs: Count = 50
+    tune_epochs: Count | None = None  # of recent and compressed, which then start from full; null: afresh
     batch_events: Count | None = 8192
     batch_users: Count | None = None
     learning_rate: float = Field(0.002, gt=0)

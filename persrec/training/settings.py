@@ -56,7 +56,7 @@ def loss_settings(cell: Recipe) -> LossSettings:
 
 def training_settings(cell: Recipe) -> TrainingSettings:
     """What training needs of a recipe."""
-    keys = cell.training.model_dump(exclude={"threads"})
+    keys = cell.training.model_dump(exclude={"threads", "tune_epochs"}) | {"epochs": cell.epochs}
     return TrainingSettings(
         seed=cell.seeds[0],
         reads=_reads(cell),

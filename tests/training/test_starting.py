@@ -12,13 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from persrec import cells
+from persrec import api, cells
 from persrec.batches import collate, evaluation_windows
 from persrec.errors import UserError
+from persrec.evaluation import comparison
 from persrec.models.build import build
 from persrec.serving.recommender import Recommender
 from persrec.training.starting import matched, start_from
-from tests.small import events, prepared_of, run_of
+from tests.small import events, prepared_of, recipe_of, run_of
 
 
 def test_items_are_matched_by_id_whatever_their_type_and_order() -> None:
@@ -100,3 +101,31 @@ def test_through_the_command_the_numbers_are_said_and_kept(tmp_path: Path) -> No
     assert json.loads((tmp_path / "again" / "metrics.json").read_text())["start"]["matched"] == 20
     before, after = (load_file(folder / "weights.safetensors") for folder in (old, tmp_path / "again"))
     assert torch.allclose(before["compressor.tokens"], after["compressor.tokens"], atol=1e-5)
+
+
+def test_a_grid_is_tuned_from_its_full_model(tmp_path: Path) -> None:
+    training = {"epochs": 2, "tune_epochs": 1, "learning_rate": 1e-9, "ema": None}
+    recipe = recipe_of(tmp_path / "log.csv", history=["full", "recent", "compressed"], training=training)
+    events().write_csv(tmp_path / "log.csv")
+    api.fit(recipe, out=tmp_path / "grid", progress=False)
+    runs = {history: tmp_path / "grid" / f"{history}-seed0" for history in ("full", "recent", "compressed")}
+    metrics = {history: json.loads((place / "metrics.json").read_text()) for history, place in runs.items()}
+    assert [found["epochs"] for found in metrics.values()] == [2, 1, 1]
+    assert "start" not in metrics["full"]
+    weights = {history: load_file(place / "weights.safetensors") for history, place in runs.items()}
+    for history, memory in (("recent", "of the run"), ("compressed", "fresh")):
+        assert metrics[history]["start"] == {
+            "run": str(runs["full"]), "matched": 30, "new": 0, "vanished": 0, "memory": memory
+        }  # fmt: skip
+        for name, value in weights["full"].items():
+            torch.testing.assert_close(weights[history][name], value, rtol=0, atol=1e-5)
+    sides = comparison.load(list(runs.values()))
+    assert [side.history for side in sides] == ["full", "recent", "compressed"], "they are cells of one recipe"
+
+
+def test_tuning_without_a_model_to_tune_is_refused(tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path / "log.csv", history="compressed", training={"tune_epochs": 3})
+    with pytest.raises(UserError, match=r"got 3 with history compressed, expected a full model .*--from"):
+        api.fit(recipe, out=tmp_path / "grid", progress=False)
+    with pytest.raises(UserError, match=r"got history \['compressed', 'full'\], expected full first"):
+        recipe_of(tmp_path / "log.csv", history=["compressed", "full"], training={"tune_epochs": 3})
