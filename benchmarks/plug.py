@@ -154,28 +154,28 @@ class Cells:
 
 
 def rows(cells: Cells, histories: list[str], seeds: list[int], common: dict[str, Any]) -> Iterator[dict]:
-    """One row per cell, with its retention, and one per pair of histories, paired over queries and seeds."""
+    """One row per cell, with its retention where full is above recent, and one per pair, over queries and seeds."""
     from persrec.evaluation import intervals
 
     users = cells.log.user
     forms = {history: [cells.load(history, 0, seed) for seed in seeds] for history in histories}
-    full, recent, timings = forms.get("full"), forms.get("recent"), cells.timings(histories)
+    timings = cells.timings(histories)
+    pairs = [(over, under) for over, under in PAIRS if over in forms and under in forms]
+    ratios = {pair: intervals.ratio(*([values for values, _ in forms[each]] for each in pair), users) for pair in pairs}
+    matters = ("full", "recent") in ratios and ratios["full", "recent"].low > 1  # there is something to retain
     for history, several in forms.items():
         for place, seed in enumerate(seeds):
             kept = None
-            if history in ("compressed", "tuned") and full and recent:
-                kept = retention(*(each[place][0].mean() for each in (several, full, recent)))
+            if history in ("compressed", "tuned") and matters:
+                kept = retention(*(each[place][0].mean() for each in (several, forms["full"], forms["recent"])))
             shared = common | {"history": history, "seed": seed}
             seconds = {name: round(value, 4) for name, value in timings.get(history, {}).items()}
             yield shared | told(*several[place], users) | seconds | {"retention": kept, "chosen": True}
             for epoch in cells.epochs_of(history, seed):
                 yield shared | told(*cells.load(history, epoch, seed), users) | {"retention": None, "chosen": False}
-    for over, under in PAIRS:
-        if over in forms and under in forms:
-            above, below = ([values for values, _ in forms[history]] for history in (over, under))
-            ratio = intervals.ratio(above, below, users)
-            named = {"mean": round(ratio.mean, 4), "low": round(ratio.low, 4), "high": round(ratio.high, 4)}
-            yield common | {"pair": f"{over}/{under}", "seeds": len(seeds)} | named
+    for (over, under), ratio in ratios.items():
+        named = {"mean": round(ratio.mean, 4), "low": round(ratio.low, 4), "high": round(ratio.high, 4)}
+        yield common | {"pair": f"{over}/{under}", "seeds": len(seeds)} | named
 
 
 def told(values: Values, about: dict[str, float], users: npt.NDArray[np.int64]) -> dict[str, float | None]:
