@@ -31,7 +31,13 @@ import numpy.typing as npt
 from benchmarks import machine
 
 Values = npt.NDArray[np.float64]
-PAIRS = (("compressed", "full"), ("compressed", "recent"), ("full", "recent"), ("tuned", "compressed"))
+PAIRS = (
+    ("compressed", "full"),
+    ("compressed", "recent"),
+    ("full", "recent"),
+    ("tuned", "compressed"),
+    ("tuned", "full"),
+)
 HOUR = 3_600_000
 
 
