@@ -166,8 +166,9 @@ def rows(cells: Cells, histories: list[str], seeds: list[int], common: dict[str,
     users = cells.log.user
     forms = {history: [cells.load(history, 0, seed) for seed in seeds] for history in histories}
     timings = cells.timings(histories)
+    values = {history: [found for found, _ in several] for history, several in forms.items()}
     pairs = [(over, under) for over, under in PAIRS if over in forms and under in forms]
-    ratios = {pair: intervals.ratio(*([values for values, _ in forms[each]] for each in pair), users) for pair in pairs}
+    ratios = {(over, under): intervals.ratio(values[over], values[under], users) for over, under in pairs}
     matters = ("full", "recent") in ratios and ratios["full", "recent"].low > 1  # there is something to retain
     for history, several in forms.items():
         for place, seed in enumerate(seeds):
