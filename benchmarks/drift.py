@@ -48,6 +48,7 @@ from persrec.recipe import recipe
 
 RECIPE, NAME = "synthetic-causes", "drift"
 SMALL = ["memory.segment=32", "memory.recent=32", "training.epochs=6", "training.validate_every=6", "seeds=[1]"]
+HSTU = ["model.kind=hstu", "model.heads=2", "memory.kind=recurrent", "memory.tokens=4", "memory.reads=all"]
 WRITES = ("fresh", "residual", "gated")
 K = 10
 TOGETHER = 5  # updates over which a figure is a mean
@@ -86,7 +87,7 @@ def cells(overrides: list[str], out: Path, jobs: int) -> dict[str, list[Path]]:
     found = {}
     for way in (*WRITES, "full"):
         own = ["history=full"] if way == "full" else ["history=compressed", f"memory.write={way}"]
-        chosen = [f"name={NAME}", *SMALL, *overrides, "memory.kind=recurrent", *own]
+        chosen = [f"name={NAME}", *SMALL, *HSTU, *overrides, *own]
         grid = recipe.load(RECIPE, chosen).grid()
         train(RECIPE, grid, chosen, out / way, jobs)
         found[way] = [out / way / name_of(cell) for cell in grid]
