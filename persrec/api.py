@@ -102,7 +102,7 @@ def fit(
 
     loaded, frame = _recipe(recipe, overrides, frame)
     grid = loaded.grid()
-    if loaded.training.tune_epochs is not None and "full" not in loaded.histories and start is None:
+    if any(cell.tuned for cell in grid) and "full" not in loaded.histories and start is None:
         raise UserError(
             f"training.tune_epochs: got {loaded.training.tune_epochs} with history {', '.join(loaded.histories)}, "
             "expected a full model to start from: give a run of history full by --from, or put full first into history"

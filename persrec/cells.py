@@ -111,7 +111,7 @@ def train(
         say(
             f"--from {start}: {started['matched']:,} items are known by their ids, {started['new']:,} are new and "
             f"start fresh, {started['vanished']:,} have vanished and are dropped."
-            + (" The run had no memory: its tokens start fresh." if started["memory"] == "fresh" else "")
+            + (" The run had no memory: its tokens start fresh." if started["fresh_memory"] else "")
         )
     with ranks.first_rank_first():
         if goes_on:

@@ -127,3 +127,5 @@ def test_the_command_wants_one_of_both_and_one_history(tmp_path: Path) -> None:
 
     assert "expected either --lr or --search" in tune()
     assert "expected one of each; add --set history=compressed" in tune("--lr", "--set", "history=[full, recent]")
+    tuned = tune("--lr", "--set", "history=compressed", "--set", "training.tune_epochs=3")
+    assert "got training.tune_epochs 3 with history compressed, which starts from a full model" in tuned

@@ -91,6 +91,11 @@ def _opened(recipe: str, overrides: tuple[str, ...]) -> tuple["Recipe", "Prepare
             "--set history=compressed --set seeds=0"
         )
     cell = loaded.model_copy(update={"baselines": ()})
+    if cell.tuned:
+        raise UserError(
+            f"tune: got training.tune_epochs {cell.training.tune_epochs} with history {cell.history}, which starts "
+            "from a full model, and here everything starts afresh; add --set training.tune_epochs=null"
+        )
     return cell, open_prepared(api.prepare(cell), cell.split.name)
 
 

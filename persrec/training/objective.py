@@ -177,12 +177,16 @@ def _row_losses(
     if drawn is None and model.repeat is not None and had is not None:
         table = model.vectors(made=made)
         return _repeat_losses(model, hidden, target, weight, table, had, settings.chunk, _given(settings, counts))
+
+    def raised(vectors: Tensor, items: Tensor | None = None) -> Tensor:
+        return _wider(vectors, _given(settings, counts, items))
+
     queries = model.query(hidden) / model.temperature
+    queries = _wider(queries, queries.new_ones(len(queries)) if settings.logit_adjustment else None)
     if drawn is None:
-        queries, table = _raised(queries, model.vectors(made=made), _given(settings, counts))
-        return losses.full_softmax(queries, table, target, weight, chunk=settings.chunk)
-    _, wrong = _raised(queries, drawn.vector, _given(settings, counts, None if settings.per_row else drawn.item))
-    queries, right = _raised(queries, model.vectors(target, made=made), _given(settings, counts, target))
+        return losses.full_softmax(queries, raised(model.vectors(made=made)), target, weight, chunk=settings.chunk)
+    right = raised(model.vectors(target, made=made), target)
+    wrong = raised(drawn.vector, None if settings.per_row else drawn.item)
     given = (queries, right, wrong, target, drawn.item, weight)
     if settings.info_nce:
         return info_nce(*given)
@@ -200,11 +204,9 @@ def _given(settings: LossSettings, counts: Tensor | None, items: Tensor | None =
     return settings.logit_adjustment * (1 + (counts if items is None else counts[items])).float().log()
 
 
-def _raised(queries: Tensor, vectors: Tensor, given: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Queries (N, D) and vectors (J, D) one wider, so that products are larger by what is `given` (J,)."""
-    if given is None:
-        return queries, vectors
-    return torch.cat([queries, torch.ones_like(queries[:, :1])], 1), torch.cat([vectors, given[:, None]], 1)
+def _wider(vectors: Tensor, added: Tensor | None) -> Tensor:
+    """Vectors (N, D) with one number more each (N,), if any: products with queries that have a 1 there grow by it."""
+    return vectors if added is None else torch.cat([vectors, added[:, None]], dim=1)
 
 
 def _repeat_losses(
@@ -225,7 +227,8 @@ def _repeat_losses(
 
     def losses_of(hidden: Tensor, target: Tensor, weight: Tensor, cells: Tensor) -> Tensor:
         queries, bonus = model.query(hidden) / model.temperature, model.bonus(hidden, had.runs.of(cells), table)
-        return losses.full_softmax(*_raised(queries, table, given), target, weight, chunk=chunk, bonus=bonus)
+        asking = _wider(queries, None if given is None else queries.new_ones(len(queries)))
+        return losses.full_softmax(asking, _wider(table, given), target, weight, chunk=chunk, bonus=bonus)
 
     rows = hidden, target, weight, had.cells
     if had.at_a_time is None or not len(target):

@@ -20,7 +20,7 @@ from persrec.models.model import Model
 from persrec.prepared import Prepared
 
 BY_ITEM = ("items.table", "items.ids", "repeat.item_bias")  # parameters whose row i is item i
-TOKENS = "compressor."  # parameters of the memory, which a model without one does not have
+MEMORY = "compressor."  # parameters that only a model with a memory has
 OF_TEXTS = ("items.texts", "items.trained", "items.at_fit", "items.made_by")  # which come with the items table
 
 
@@ -48,7 +48,7 @@ def start_from(model: Model, folder: str | Path, data: Prepared, *, load: bool =
         "matched": known,
         "new": data.items_count - known,
         "vanished": len(run.item_ids()) - known,
-        "memory": "fresh" if _of_memory(model.state_dict()) and not _of_memory(given) else "of the run",
+        "fresh_memory": bool(_of_memory(model.state_dict()) - _of_memory(given)),
     }
 
 
@@ -61,7 +61,7 @@ def matched(before: pa.Array, now: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 
 def _of_memory(weights: Mapping[str, Tensor]) -> set[str]:
     """The names that only models with a memory have."""
-    return {name for name in weights if name.startswith(TOKENS)}
+    return {name for name in weights if name.startswith(MEMORY)}
 
 
 def _check_fit(given: Mapping[str, Tensor], own: Mapping[str, Tensor], folder: str | Path) -> None:

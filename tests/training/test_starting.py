@@ -35,7 +35,7 @@ def test_a_grown_log_starts_from_the_vectors_of_the_items_it_shares(tmp_path: Pa
     model = build(recipe, items=data.items_count)
     fresh = model.state_dict()["items.table"].clone()
     found = start_from(model, old, data)
-    assert found == {"run": str(old), "matched": 19, "new": 11, "vanished": 1, "memory": "of the run"}
+    assert found == {"run": str(old), "matched": 19, "new": 11, "vanished": 1, "fresh_memory": False}
     given, own = load_file(old / "weights.safetensors"), model.state_dict()
     for name in given.keys() - {"items.table"}:
         assert torch.equal(given[name], own[name]), name
@@ -62,7 +62,7 @@ def test_a_model_that_had_no_memory_is_given_one(tmp_path: Path, kind: str) -> N
     recipe, data = prepared_of(tmp_path, events(), history="compressed", memory=memory)
     model = build(recipe, items=data.items_count).eval()
     fresh = model.compressor.tokens.detach().clone()
-    assert start_from(model, old, data)["memory"] == "fresh"
+    assert start_from(model, old, data)["fresh_memory"]
     assert torch.equal(model.compressor.tokens, fresh)
     windows = evaluation_windows(np.arange(data.users), np.minimum(np.diff(data.offsets), 10), length=None)
     few = collate(data, windows, time=recipe.time)
@@ -113,9 +113,9 @@ def test_a_grid_is_tuned_from_its_full_model(tmp_path: Path) -> None:
     assert [found["epochs"] for found in metrics.values()] == [2, 1, 1]
     assert "start" not in metrics["full"]
     weights = {history: load_file(place / "weights.safetensors") for history, place in runs.items()}
-    for history, memory in (("recent", "of the run"), ("compressed", "fresh")):
+    for history, fresh in (("recent", False), ("compressed", True)):
         assert metrics[history]["start"] == {
-            "run": str(runs["full"]), "matched": 30, "new": 0, "vanished": 0, "memory": memory
+            "run": str(runs["full"]), "matched": 30, "new": 0, "vanished": 0, "fresh_memory": fresh
         }  # fmt: skip
         for name, value in weights["full"].items():
             torch.testing.assert_close(weights[history][name], value, rtol=0, atol=1e-5)
