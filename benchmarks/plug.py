@@ -49,6 +49,12 @@ def export(folder: Path, split: str, out: Path, *, seen: bool, sample: int | Non
     queries = np.arange(len(data.test.user))
     if sample is not None and sample < len(queries):
         queries = np.sort(np.random.default_rng(0).choice(queries, sample, replace=False))
+    had = 0 if seen else sum(_had(data, int(query)) for query in queries)
+    if had:
+        raise SystemExit(
+            f"{folder}: {had:,} of {len(queries):,} queries ask for an item that their user had, which is never "
+            "listed where seen items are excluded; expected none, say --seen"
+        )
     place = np.arange(len(data.items)) - np.repeat(data.offsets[:-1], np.diff(data.offsets))
     np.savez(
         out,
@@ -64,6 +70,13 @@ def export(folder: Path, split: str, out: Path, *, seen: bool, sample: int | Non
         end=data.test.end[queries],
         size=data.test.size[queries],
     )
+
+
+def _had(data: Any, query: int) -> bool:
+    """Whether a test query of prepared data asks for an item that its user had before."""
+    first = data.offsets[data.test.user[query]]
+    end = first + data.test.end[query]
+    return bool(np.isin(data.items[end : end + data.test.size[query]], data.items[first:end]).any())
 
 
 def ndcg(log: Any, asked: Any, best: npt.NDArray[np.int64]) -> Values:
