@@ -136,9 +136,14 @@ def test_every_recipe_stands_in_the_readme() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for text in (ROOT / "README.md", ROOT / "benchmarks" / "README.md"):
+    for text in (ROOT / "README.md", *(ROOT / "benchmarks").glob("*.md")):
         for link in re.findall(r"\]\((?!http)([^)]+)\)", text.read_text(encoding="utf-8")):
-            assert (text.parent / link).exists(), link
+            file, _, heading = link.partition("#")
+            target = text.parent / file if file else text
+            assert target.exists(), link
+            if heading:
+                found = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+                assert heading in {re.sub(r"[^\w\- ]", "", one).replace(" ", "-").lower() for one in found}, link
 
 
 def test_every_benchmark_has_its_row() -> None:
