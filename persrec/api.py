@@ -351,8 +351,8 @@ def _results(recipe: Recipe, rows: list[dict[str, Any]], places: Sequence[Path],
     odds = protocol.get("seen_odds")
     seen = "excluded" if protocol["exclude_seen"] else "included" if odds is None else f"at {odds:g} times their odds"
     heading = (
-        f"{recipe.name}: test ({protocol['split']}), {_asked(protocol)}, all items ranked, seen items {seen}, "
-        f"time: {protocol['time']}"
+        f"{recipe.name}: {protocol.get('part', 'test')} ({protocol['split']}), {_asked(protocol)}, all items ranked, "
+        f"seen items {seen}, time: {protocol['time']}"
     )
     if protocol["exclude_seen"] and protocol["targets_seen_before"]:
         heading += f"; {protocol['targets_seen_before']:,} targets were seen before and are ranked all the same"

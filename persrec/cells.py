@@ -61,6 +61,7 @@ def fit(
     say: Say = log,
 ) -> dict[str, Any]:
     """Train (from the weights of the run `start`) and evaluate one history and seed; the row of its results."""
+    data = data.asking(cell.evaluation.part)
     if resume and (folder / runs.MANIFEST).exists():
         return row(cell, _same_run(runs.load(folder), cell, data).metrics)
     if not cell.histories:
@@ -184,6 +185,7 @@ def evaluate_fitted(cell: Recipe, data: Prepared) -> Evaluation:
 
 def score(recommendations: Any, data: Prepared, cell: Recipe) -> tuple[dict[str, Any], dict[str, int]]:
     """The row of lists that anybody recommended, and what of them did not fit the log."""
+    data = data.asking(cell.evaluation.part)
     targets, settings = targets_of(data, data.test), protocol(cell)
     rows = lists.read(recommendations)
     scored = lists.score(rows, data, targets, k=max(settings.k), exclude_seen=settings.exclude_seen)
@@ -249,7 +251,7 @@ def evaluate_again(folder: Path) -> tuple[runs.Run, Recipe, dict[str, Any]]:
     """A run, its recipe, and what its evaluation finds now."""
     saved = runs.load(folder)
     cell = parse(saved.recipe, f"of run {folder}")
-    data = runs.open_log(saved.data, cell.split.name)
+    data = runs.open_log(saved.data, cell.split.name).asking(cell.evaluation.part)
     if not cell.histories:
         return saved, cell, _summary(evaluate_fitted(cell, data), data)
     return saved, cell, evaluate(Recommender.load(folder).model, data, cell)[1]

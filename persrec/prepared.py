@@ -13,7 +13,7 @@
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -90,6 +90,10 @@ class Prepared:
             inside = np.repeat(np.tile([True, False], len(trained)), runs)
             found += np.bincount(self.items[offsets[0] : offsets[-1]][inside], minlength=len(found))
         return found
+
+    def asking(self, part: str) -> "Prepared":
+        """The log whose `test` are the queries of this part of the split: while a recipe is chosen, `validation`."""
+        return replace(self, test=self.validation) if part == "validation" else self
 
     @property
     def hash(self) -> str:

@@ -136,6 +136,22 @@ def test_evaluate_of_a_grid_has_a_row_per_run_and_writes_them(
     assert "compressed      1 " in capsys.readouterr().out
 
 
+def test_while_a_recipe_is_chosen_the_test_is_not_opened(here: Path, tmp_path: Path) -> None:
+    """What is evaluated is then what training saw of the validation, and no target of the test is in the run."""
+    out, tested = tmp_path / "chosen", runs.load(here / "runs" / "tiny" / "compressed-seed0")
+    table = api.fit("tiny.yaml", ["history=compressed", "evaluation.part=validation"], out=out, progress=False)
+    found, seen = runs.load(out), table.rows[0]
+    assert seen["metrics"]["ndcg@10"]["mean"] == pytest.approx(seen["validation_ndcg@10"], abs=1e-6)
+    assert seen["validation_ndcg@10"] == pytest.approx(tested.metrics["validation_ndcg@10"], abs=1e-6)  # the same model
+    earlier, later = (run.targets().select(["user", "end"]).to_pydict() for run in (found, tested))
+    assert earlier["user"] == later["user"]
+    assert earlier["end"] == [end - 1 for end in later["end"]]  # leave-one-out: the event before
+    assert found.metrics["protocol"]["part"] == "validation"
+    assert api.evaluate(out).rows[0]["metrics"] == seen["metrics"]
+    with pytest.raises(UserError, match=r"not tested on the same targets \(part: 'test' and 'validation'\)"):
+        api.compare([here / "runs" / "tiny" / "full-seed0", out])
+
+
 def test_python_gives_what_the_command_gives(place: Path, empty: Path) -> None:
     (empty / "tiny.yaml").write_text(RECIPE)
     found = persrec.fit("tiny.yaml", ["history=compressed"], progress=False)

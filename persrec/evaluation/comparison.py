@@ -27,6 +27,7 @@ PERMUTATIONS = 10_000
 ORDER = ("full", "recent", "compressed")  # models first, baselines after them
 ALL_PAIRS = 4  # sides up to which each is compared with each
 SAME = ("user", "end", "item")  # columns by which two runs ask for the same
+RULES = {"split": None, "part": "test", "exclude_seen": None, "seen_odds": None}  # and what they are where unsaid
 FREE = ("about", "baselines", "data", "history", "primary", "seeds", "training.threads")  # data are compared by content
 SHARED = ("memory.segment", "memory.recent")  # of the memory, what all forms of one name must have alike
 
@@ -277,9 +278,9 @@ def _check_same(first: runs.Run, other: runs.Run) -> None:
     """Refuse runs whose figures do not compare, and say what differs."""
     before, now = first.metrics["protocol"], other.metrics["protocol"]
     differing = [
-        f"{key}: {before.get(key)!r} and {now.get(key)!r}"
-        for key in ("split", "exclude_seen", "seen_odds")
-        if before.get(key) != now.get(key)
+        f"{key}: {before.get(key, default)!r} and {now.get(key, default)!r}"
+        for key, default in RULES.items()
+        if before.get(key, default) != now.get(key, default)
     ]
     if first.data["hash"] != other.data["hash"]:
         differing.append(f"data: {first.data['hash'][:12]} and {other.data['hash'][:12]}")

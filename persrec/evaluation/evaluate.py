@@ -43,6 +43,7 @@ class EvaluationSettings:
     """Protocol and chunking; the meaning of each field is the recipe's key of the same name."""
 
     split: str
+    part: str = "test"  # which of its targets
     k: tuple[int, ...]
     exclude_seen: bool
     seen_odds: float | None = None
@@ -113,6 +114,7 @@ class Evaluation:
         targets, settings = self.targets, self.settings
         return {
             "split": settings.split,
+            "part": settings.part,
             **self._counts(np.ones(len(self.rank), dtype=bool)),
             "users": len(np.unique(self.user)),
             "ranked": "the whole catalogue",

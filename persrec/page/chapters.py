@@ -40,10 +40,10 @@ def summary(material: Material, gallery: Gallery) -> str:
     claims = "".join(f"<li>{html.escape(text)}</li>\n" for text in verdicts.verdicts(material.sides, material.metric))
     asked = material.runs[0].metrics["protocol"]
     text = (
-        f"{material.metric} on {asked['targets']:,} test targets of {asked['users']:,} users, {asked['split']}. "
-        "Figures in brackets are 95% intervals by bootstrap over users, and over seeds where there are several; with "
-        "one seed they do not cover what another course of training would give. Ratios are paired: the same targets on "
-        "both sides."
+        f"{material.metric} on {asked['targets']:,} {asked.get('part', 'test')} targets of {asked['users']:,} users, "
+        f"{asked['split']}. Figures in brackets are 95% intervals by bootstrap over users, and over seeds where there "
+        "are several; with one seed they do not cover what another course of training would give. Ratios are paired: "
+        "the same targets on both sides."
     )
     return f'<ul class="claims">\n{claims}</ul>\n{note(text)}'
 
@@ -54,13 +54,14 @@ def quality(material: Material, gallery: Gallery) -> str:
     deepest = min(max(side.recipe["evaluation"]["k"]) for side in sides)
     metrics = list(dict.fromkeys([metric, f"recall@{k}", f"mrr@{k}", f"recall@{deepest}"]))
     means = {side.name: comparison.mean(side, metric) for side in sides}
+    part = material.runs[0].metrics["protocol"].get("part", "test")
     drawn = gallery(
         "quality",
         f"{metric} of each run",
-        figures.bars(means, material.looks, f"{metric} on the test targets"),
-        "Bars are means over the test targets and seeds, lines their 95% intervals over users (and seeds). Whether two "
-        "runs differ is in the table of pairs: intervals that overlap here may belong to runs that differ target by "
-        "target.",
+        figures.bars(means, material.looks, f"{metric} on the {part} targets"),
+        f"Bars are means over the {part} targets and seeds, lines their 95% intervals over users (and seeds). Whether "
+        "two runs differ is in the table of pairs: intervals that overlap here may belong to runs that differ target "
+        "by target.",
     )
     kept = report.retention_sentences(comparison.retention(sides, metric), metric)
     pairs = comparison.pairs(sides, metric)
@@ -121,7 +122,7 @@ def costs(material: Material, gallery: Gallery) -> str:
             "bytes",
             f"{material.metric} against bytes per user",
             figures.against(size, material.looks, cost="kept for a read, bytes per user", label=material.metric),
-            "Bytes are the mean over the test queries of what a read takes: the memory in its encoding, and 4 bytes "
+            "Bytes are the mean over the queries of what a read takes: the memory in its encoding, and 4 bytes "
             "for the id of each clear event (8 more for its time, where the model knows times). What a store keeps of "
             "seen items, to exclude them or for a repeat head, is not in it. Vertical lines are 95% intervals.",
         ),

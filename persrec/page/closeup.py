@@ -38,7 +38,7 @@ def look_closely(run: Run, side: Side, sides: Sequence[Side], data: Prepared, ti
     loaded = Recommender.load(run.folder)
     model, cell = loaded.model, loaded.recipe
     random = np.random.default_rng(0)
-    data = replace(data, inputs=cell.model.inputs)
+    data = replace(data, inputs=cell.model.inputs).asking(cell.evaluation.part)
     windows = evaluation_windows(data.test.user, data.test.end, length=cell.length)
     timed = windows.take(random.permutation(len(windows.user))[:TIMED])
     low, middle, high = np.quantile(reading_cost.milliseconds(model, data, timed, cell.time), [0.25, 0.5, 0.75])

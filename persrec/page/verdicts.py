@@ -146,6 +146,7 @@ def protocol_sheet(runs: Sequence[Run]) -> Sheet:
     searches = dict.fromkeys(_search(run.metrics["protocol"].get("retrieval", {"kind": "flat"})) for run in runs)
     rows = [
         ("split", protocol["split"]),
+        ("evaluated", f"its {protocol.get('part', 'test')} targets"),
         ("users asked", _count(protocol["users"])),
         ("queries", _count(protocol["queries"])),
         ("targets", _count(protocol["targets"])),

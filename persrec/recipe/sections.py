@@ -421,6 +421,7 @@ class Training(Section):
 
 
 class Evaluation(Section):
+    part: Literal["test", "validation"] = "test"  # which targets are evaluated: validation while a recipe is chosen
     k: OneOrMore = (1, 5, 10, 20)
     exclude_seen: bool = True
     seen_odds: float | None = Field(None, gt=0, lt=1)  # seen items are not excluded; their odds are multiplied by it
