@@ -7,8 +7,8 @@
 Each variant is fitted for every history and seed of the recipe as in `quality.py`; what is complete is kept. Buckets:
 `all`; `tail`, targets whose item has fewer training events than the median item; `cold`: a share of the items, 5%, is
 taken out of the log, a model is fitted on the rest, the items are put into the run by their texts, and users whose
-last event is one of them are asked, all items ranked. Pairs of models are differences over the same targets, users
-resampled, the mean over seeds; pairs of histories are ratios, with the retention. `--read` measures a read of 64 users
+last event is one of them are asked, all items ranked. Pairs of models are differences over the same targets and
+seeds, with intervals over both; pairs of histories are ratios, with the retention. `--read` measures a read of 64 users
 with 1,024 events, S = R = 32, with all events and from memories. `--encode` measures what reading the items of a recipe
 takes, table and all, into a cache of vectors that is empty, and again from there. With `--append` a file keeps its rows
 of other data sets and other kinds.
@@ -123,8 +123,9 @@ def warm(name: str, variants: list[str], arguments: argparse.Namespace) -> Rows:
     for over, under in PAIRS:
         for (variant, history, bucket), above in scores.items():
             if variant == over and (under, history, bucket) in scores:
-                differences = np.mean(above, axis=0) - np.mean(scores[under, history, bucket], axis=0)
-                difference = intervals.mean(differences, users[history, bucket])
+                sides = [above, scores[under, history, bucket]]
+                (top, tops), (bottom, bottoms) = intervals.paired(sides, users[history, bucket])
+                difference = intervals.interval(top - bottom, tops - bottoms)
                 interval = {key: round(value, 6) for key, value in difference._asdict().items()}
                 pair = {"dataset": cells[0].name, "history": history, "bucket": bucket, "pair": f"{over} - {under}"}
                 rows.append({**pair, **interval, "seeds": len(above), "named": not arguments.exploratory})

@@ -1,4 +1,7 @@
-"""The one number that every part of persrec must agree on."""
+"""Numbers that parts of persrec must agree on."""
 
 PAD = 0
 """Index of no item: real items are 1..V, row 0 of an item table belongs to nobody and is never recommended."""
+
+LARGEST_SCALE = 100.0
+"""What a learned 1 / temperature may reach."""

@@ -16,7 +16,6 @@ from torch.nn import functional as F
 from persrec.constants import PAD
 
 SAME = 0.99  # cosine to the target's vector from which on InfoNCE takes a negative for the same thing
-LARGEST_SCALE = 100.0  # that a learned 1 / temperature may reach
 CACHED = 1 << 20  # logits that a CPU's cache holds; going over them again is then nearly free
 FEWEST_ROWS = 32  # of a block, so that products with a large catalogue stay products of matrices
 

@@ -1,5 +1,6 @@
 """The repeat head from the loss to the recommendations, on a small log with repeats."""
 
+import copy
 import weakref
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from persrec.batches import Batch, Budget, collate, evaluation_windows
 from persrec.consumption import HALF_LIFE, Consumed, Repeats
+from persrec.errors import UserError
 from persrec.evaluation.evaluate import EvaluationSettings, evaluate
 from persrec.models.attention import position_bucket, time_bucket
 from persrec.models.model import Model
@@ -186,6 +188,23 @@ def test_what_is_recommended_are_the_best_scores_seen_items_included(tmp_path: P
     had = set(events().filter(events()["user_id"] == "ü-2")["item_id"])
     best = recommender.recommend(["ü-2"], len(had))
     assert set(best["item_id"]) == had, "a head that says so puts what was had first"
+
+
+def test_a_head_that_diverged_is_an_error_with_the_users_name(world: tuple[Model, Prepared], tmp_path: Path) -> None:
+    """Its additions alone are not finite: unsaid, each such target would be a miss."""
+    model, data = world
+    broken = copy.deepcopy(model)
+    recommender = Recommender.load(run_of(tmp_path, events(), **HEAD))
+    for head in (broken.repeat, recommender.model.repeat):
+        assert head is not None
+        torch.nn.init.constant_(head.of_row.bias, float("nan"))
+    item = events()["item_id"][0]
+    first = data.user_ids()[int(data.test.user[0])].as_py()
+    with pytest.raises(UserError, match=f"the query of user '{first}' is not finite"):
+        evaluate(broken, data, SETTINGS)
+    for ask in (lambda: recommender.recommend(["ü-2"], 3), lambda: recommender.score(["ü-2"], [item])):
+        with pytest.raises(UserError, match=r"the query of user 'ü-2' is not finite \(1 of 1 are not\)"):
+            ask()
 
 
 def long_history(events: int, history: str = "compressed") -> tuple[Model, Batch]:

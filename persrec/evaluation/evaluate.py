@@ -19,14 +19,13 @@ from persrec.baselines.vectors import weighted_vectors
 from persrec.batches import Batch, Budget, Sequences, Windows, collate, evaluation_windows
 from persrec.constants import PAD
 from persrec.consumption import Repeats
-from persrec.errors import UserError
 from persrec.evaluation import intervals
 from persrec.models.compressor import Recall
 from persrec.models.encodings import memory_bytes
 from persrec.models.model import Model
 from persrec.prepared import Prepared, Queries
 from persrec.retrieval.indexes import INDEXES, Index, Quality, measure
-from persrec.retrieval.rescoring import Additions, discounted, rescored_ranks, rescored_top_k
+from persrec.retrieval.rescoring import Additions, check_finite, discounted, rescored_ranks, rescored_top_k
 from persrec.retrieval.search import rank_targets, top_k
 from persrec.retrieval.seen import Seen
 from persrec.targets import Targets, targets_of
@@ -166,24 +165,13 @@ def evaluate(
     targets = targets_of(data, data.test)
     windows = _windows(model, data.test, settings.length, None)
     found = read_users(model, data, windows, settings.time, on_queries=on_queries)
-    _check_finite(found.queries, data)
+    check_finite(found.queries, found.additions, lambda row: data.user_ids()[int(data.test.user[row])].as_py())
     found = _discounted(found, data.test, model, data, settings)
     index = settings.index(item_vectors(model)[: data.items_count + 1])  # without items that were added since
     rank, lists = _ranks(index, found, targets, data, settings), _lists(index, found, data, settings)
     exact = settings.retrieval == "flat"
     search = None if exact else measure(index, found.queries[:MEASURED], min(LIST, data.items_count))
     return Evaluation(targets, rank, lists, seen_share(data, lists), found.bytes_per_user, settings, search)
-
-
-def _check_finite(queries: npt.NDArray[np.float32], data: Prepared) -> None:
-    """Raise UserError for queries (Q, D) of the test that are not finite, and say whose."""
-    wrong = np.flatnonzero(~np.isfinite(queries).all(axis=1))
-    if len(wrong):
-        user = data.user_ids()[int(data.test.user[wrong[0]])].as_py()
-        raise UserError(
-            f"the query of user {user!r} is not finite ({len(wrong)} of {len(queries)} are not); training has "
-            "diverged: lower training.learning_rate or training.clip and fit again"
-        )
 
 
 def ranks(

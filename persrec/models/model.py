@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from persrec.batches import Batch, History
-from persrec.constants import PAD
+from persrec.constants import LARGEST_SCALE, PAD
 from persrec.consumption import Consumed
-from persrec.losses import LARGEST_SCALE, Bonus, pair_products
+from persrec.losses import Bonus, pair_products
 from persrec.models.compressor import Looped, Recall, Score, T, loop
 from persrec.models.event_inputs import EventInputs
 from persrec.models.interfaces import Backbone, Compressor, Memory
@@ -106,6 +106,12 @@ class Model(nn.Module):
         if self.log_scale is None:
             return self._temperature
         return (-self.log_scale.clamp(max=math.log(LARGEST_SCALE))).exp()
+
+    @torch.no_grad()
+    def bound_temperature(self) -> None:
+        """Take a learned temperature that a step has led below its bound back to it: there its gradient is zero."""
+        if self.log_scale is not None:
+            self.log_scale.clamp_(max=math.log(LARGEST_SCALE))
 
     @property
     def fixed_temperature(self) -> float:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from persrec.constants import LARGEST_SCALE
 from persrec.errors import UserError
 from persrec.recipe.faults import Fault, field_faults, suggestion, without
 from persrec.recipe.file import locate, override
@@ -136,6 +137,9 @@ def conflicts(recipe: Recipe) -> Iterator[Fault]:
     if recipe.time != "none" and recipe.data.source == "sasrec":
         text = f"got {recipe.time}, expected none: data.source sasrec has no times"
         yield Fault(("time", "data.source"), text)
+    if recipe.loss.kind == "info_nce" and recipe.model.temperature < 1 / LARGEST_SCALE:
+        text = f"got {recipe.model.temperature}, expected {1 / LARGEST_SCALE} or more: info_nce learns it from there on"
+        yield Fault(("model.temperature", "loss.kind"), text)
     if recipe.repeat == "head" and recipe.loss.kind != "full":
         text = f"got head, expected none: it is trained with loss.kind full, and that is {recipe.loss.kind}"
         yield Fault(("repeat", "loss.kind"), text)
@@ -222,7 +226,10 @@ def _decoder_conflicts(recipe: Recipe) -> Iterator[Fault]:
             yield Fault(("model.decoder", "model.kind"), f"is read with kind decoder, and that is {recipe.model.kind}")
         return
     if recipe.time != "none":
-        yield Fault(("time", "model.kind"), f"got {recipe.time}, expected none: a decoder reads no times")
+        text = f"got {recipe.time}, expected none: a decoder reads no times"
+        if recipe.loss.break_hours is not None:
+            text += "; loss.break_hours needs them, so set it to null, and loss.break_target to first"
+        yield Fault(("time", "model.kind"), text)
     for key in ("compete", "count_weight"):
         if getattr(recipe.memory, key):
             text = (

@@ -3,11 +3,13 @@
 Shapes: B queries, P pairs of a query and an item with an addition, T targets, V items, D width.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from persrec.errors import UserError
 from persrec.retrieval.search import TIE, TopK, check, top_k
 from persrec.retrieval.seen import Seen
 
@@ -34,6 +36,18 @@ class Additions(NamedTuple):
         """The same of other numbers: `place` (V+1,) has that of each item, 0 where it has none."""
         item = place[self.item]
         return Additions(self.query[item > 0], item[item > 0], self.value[item > 0])
+
+
+def check_finite(queries: Floats, additions: Additions | None, user_of: Callable[[int], object]) -> None:
+    """Raise UserError for queries (B, D), or additions to their scores, that are not finite, and say whose they are."""
+    wrong = np.asarray(~np.isfinite(queries).all(axis=1))
+    if additions is not None:
+        wrong[additions.query[~np.isfinite(additions.value)]] = True
+    if wrong.any():
+        raise UserError(
+            f"the query of user {user_of(int(wrong.argmax()))!r} is not finite ({int(wrong.sum())} of {len(wrong)} are "
+            "not); training has diverged: lower training.learning_rate or training.clip and fit again"
+        )
 
 
 def discounted(additions: Additions | None, seen: Seen, *, odds: float, temperature: float) -> Additions:

@@ -13,7 +13,7 @@ from persrec.constants import PAD
 from persrec.interactions.schema import ITEM, USER
 from persrec.recipe.recipe import Recipe
 from persrec.retrieval.indexes import Index
-from persrec.retrieval.rescoring import Additions, discounted, products, rescored_top_k
+from persrec.retrieval.rescoring import Additions, check_finite, discounted, products, rescored_top_k
 from persrec.retrieval.search import ExactIndex, top_k
 from persrec.retrieval.seen import Seen
 from persrec.retrieval.several import top_k_of_several
@@ -49,6 +49,7 @@ def best(
 
     There are fewer where fewer are left.
     """
+    check_finite(known.queries, known.additions, known.ids.__getitem__)
     exclude, chunk = recipe.evaluation.exclude_seen, recipe.evaluation.users_per_chunk
     additions = known.additions
     options: dict[str, Any] = {"exclude_seen": exclude, "users_per_chunk": chunk}
@@ -106,6 +107,7 @@ def nearest(item: Ints, k: int, vectors: Floats, names: pl.Series) -> pl.DataFra
 
 def scores(known: Known, user: Ints, item: Ints, vectors: Floats) -> Floats:
     """Scores (P,) of pairs of a user's row and an item, by item vectors (V+1, D)."""
+    check_finite(known.queries, known.additions, known.ids.__getitem__)
     found = products(vectors, known.queries, user, item)
     if known.additions is None or not len(known.additions.query):
         return found

@@ -98,6 +98,10 @@ class Fitting(L.LightningModule):
         risen = min(1.0, number / (RISEN * self.total_steps * self.settings.batches_per_step))
         return first + (last - first) * risen
 
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Keep a learned temperature where it can still be learned."""
+        self.model.bound_temperature()
+
     def on_train_epoch_start(self) -> None:
         """Start the epoch's clock and its sums."""
         self._started, self._tally = time.monotonic(), None

@@ -50,6 +50,25 @@ def test_a_run_recommends_without_its_text_model(place: Path, history: str, use:
     assert (counts["without a text"], counts["without a row in the items table"]) == (1, 1)
 
 
+def test_a_learned_temperature_stops_at_its_bound_and_can_turn_back(place: Path) -> None:
+    keys = ["items.use=id+text", "loss.kind=info_nce", "loss.sampler=mixed", "training.ema=null", "training.epochs=3"]
+    scale = float(fitted(*keys, "model.temperature=0.0101", "training.learning_rate=0.5")["log_scale"])
+    assert scale <= np.log(100) + 1e-6
+    with pytest.raises(UserError, match=r"model.temperature.*got 0.005, expected 0.01 or more: info_nce learns it"):
+        fitted(*keys, "model.temperature=0.005")
+    model = Recommender.load("run").model
+    assert model.log_scale is not None
+    for given, moves in ((np.log(200), False), (np.log(100), True)):  # beyond the bound there is no gradient
+        model.log_scale.data.fill_(given)
+        if moves:
+            model.bound_temperature()
+        (slope,) = torch.autograd.grad(torch.as_tensor(model.temperature), model.log_scale)
+        assert bool(slope != 0) == moves
+    model.log_scale.data.fill_(np.log(200))
+    model.bound_temperature()
+    assert model.fixed_temperature == pytest.approx(0.01)
+
+
 @pytest.mark.parametrize("kind", ["lora", "full"])
 def test_a_text_model_that_was_trained_stays_in_the_run_as_far_as_it_was(place: Path, kind: str) -> None:
     keys = [f"items.train={kind}", "items.pooling=token", "loss.kind=info_nce", "loss.sampler=mixed"]
