@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from rich import box
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 
 LATEX = {
@@ -20,6 +22,9 @@ LATEX = {
 }
 
 
+WIDEST = 10_000  # signs of a terminal line on which everything fits
+
+
 class Sheet(NamedTuple):
     """The first column says what a row is about, the others hold figures."""
 
@@ -28,8 +33,35 @@ class Sheet(NamedTuple):
     rows: Sequence[tuple[str, ...]]
 
 
-def rich(sheet: Sheet) -> Table:
+def rich(sheet: Sheet) -> "Fitting":
     """For the terminal."""
+    return Fitting(sheet)
+
+
+class Fitting:
+    """A sheet as it is; where that is too wide, rows as columns; else names over several lines, but never a figure."""
+
+    def __init__(self, sheet: Sheet) -> None:
+        self.sheet = sheet
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        forms = _table(self.sheet), _table(_turned(self.sheet))
+        fitting = (form for form in forms if _least(form, console, options) <= options.max_width)
+        yield next(fitting, _table(self.sheet, names_fold=True))
+
+
+def _least(table: Table, console: Console, options: ConsoleOptions) -> int:
+    """The width below which a number would have to be broken."""
+    return Measurement.get(console, options.update(width=WIDEST), table).minimum
+
+
+def _turned(sheet: Sheet) -> Sheet:
+    """A row per column, but for the first one."""
+    first, *others = zip(sheet.head, *sheet.rows, strict=True)
+    return Sheet(sheet.title, first, others)
+
+
+def _table(sheet: Sheet, *, names_fold: bool = False) -> Table:
     table = Table(
         title=sheet.title,
         title_justify="left",
@@ -39,7 +71,8 @@ def rich(sheet: Sheet) -> Table:
         collapse_padding=True,
     )
     for place, name in enumerate(sheet.head):
-        table.add_column(name, justify="right" if place else "left", no_wrap=not place, overflow="fold")
+        whole = names_fold if place else not names_fold
+        table.add_column(name, justify="right" if place else "left", no_wrap=whole, overflow="fold")
     for row in sheet.rows:
         table.add_row(*row)
     return table

@@ -1,7 +1,9 @@
 """Sheets in their forms."""
 
 import io
+from typing import Any
 
+import pytest
 from rich.console import Console
 
 from persrec.evaluation.sheets import FORMS, Sheet, rich
@@ -34,3 +36,29 @@ def test_the_terminal_shows_every_cell() -> None:
     console.print(rich(SHEET))
     shown = console.file.getvalue()
     assert all(cell in shown for row in SHEET.rows for cell in row)
+
+
+def drawn(sheet: Sheet, width: int) -> list[str]:
+    console: Any = Console(width=width, file=io.StringIO())
+    console.print(rich(sheet))
+    return console.file.getvalue().splitlines()
+
+
+NAMES = [f"a_rather_long_name-{place}" for place in range(8)]
+BY_GROUP = Sheet("by", ("length", *NAMES), [(f"{group}", *(f"0.{group}{n}00" for n in range(8))) for group in (5, 6)])
+BY_NAME = Sheet(
+    "of all", ("", *"abcdefgh"), [(name, *(f"0.{place}{n}00" for n in range(8))) for place, name in enumerate(NAMES)]
+)
+
+
+@pytest.mark.parametrize("sheet", [BY_GROUP, BY_NAME])
+def test_no_figure_is_broken_where_a_terminal_is_narrow(sheet: Sheet) -> None:
+    lines = drawn(sheet, 76)
+    words = " ".join(lines).split()
+    assert all(len(line) <= 76 for line in lines)
+    assert all(figure in words for row in sheet.rows for figure in row[1:])
+
+
+def test_a_sheet_that_is_too_wide_has_its_columns_as_rows() -> None:
+    assert [line.split() for line in drawn(BY_GROUP, 76)[4:6]] == [[NAMES[n], f"0.5{n}00", f"0.6{n}00"] for n in (0, 1)]
+    assert drawn(BY_GROUP, 300)[4].split()[:2] == ["5", "0.5000"]
