@@ -128,7 +128,8 @@ def fresh(cell: Recipe, data: Prepared, say: Say = log) -> tuple[Model, dict[str
     """An untrained model, and notes on its items' texts where it reads these."""
     known = None
     if cell.items.use != "id":
-        with ranks.first_rank_first():
+        with ranks.first_rank_first(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(cell.seeds[0])  # adapters and the item token are drawn here
             known = item_texts.load(cell.items, data, accelerator=cell.training.accelerator, say=say)
     texts, live, counts = (None, None, None) if known is None else known
     model = build(cell, items=data.items_count, seed=cell.seeds[0], texts=texts, live=live)

@@ -15,7 +15,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from persrec import metrics
@@ -36,6 +36,7 @@ from persrec.training.trainer import BEST, LAST, TrainingSettings, quiet_lightni
 from persrec.training.validation import METRIC, Validation, rank, validation_queries
 
 READS, DRAWS = 0, 1  # purposes of a step's seeds
+TEXT_MODEL = "items.encoder.model."  # its parameters in a model
 RISEN = 0.8  # of the batches of all epochs, from which on the share of those as served is its last
 
 
@@ -187,14 +188,19 @@ class Fitting(L.LightningModule):
         self.log(METRIC, both[0] / both[1], prog_bar=True, sync_dist=self.settings.ranks > 1)
 
     def configure_optimizers(self) -> Any:
-        """AdamW with linear warm-up and cosine decay to zero; biases and tables of biases are not decayed."""
-        matrices = [p for name, p in self.model.named_parameters() if p.dim() > 1 and "_bias" not in name]
-        others = [p for name, p in self.model.named_parameters() if p.dim() <= 1 or "_bias" in name]
-        groups = [
-            {"params": matrices, "weight_decay": self.settings.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(groups, lr=self.settings.learning_rate, betas=(0.9, 0.98))
+        """AdamW with linear warm-up and cosine decay to zero; biases and tables of biases are not decayed.
+
+        A text model that is trained with the rest has a rate of its own; its item token, which is new, has not.
+        """
+        settings = self.settings
+        text_rate = settings.text_learning_rate or settings.learning_rate
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, parameter in self.model.named_parameters():
+            rate = text_rate if name.startswith(TEXT_MODEL) else settings.learning_rate
+            decay = settings.weight_decay if parameter.dim() > 1 and "_bias" not in name else 0.0
+            groups.setdefault((rate, decay), []).append(parameter)
+        parts = [{"params": part, "lr": rate, "weight_decay": decay} for (rate, decay), part in groups.items()]
+        optimizer = torch.optim.AdamW(parts, betas=(0.9, 0.98))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

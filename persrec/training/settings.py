@@ -11,6 +11,8 @@ from persrec.training.trainer import TrainingSettings
 
 READS = {"all": (1.0, 1.0), "none": (0.0, 0.0), "rising": (0.0, 1.0)}
 
+TEXT_RATES = {"lora": 2e-4, "full": 2e-5}  # as text models are commonly tuned: rates of fresh weights undo them
+
 
 def carrying(data: Prepared, cell: Recipe) -> Prepared:
     """The log, with what of its events the model reads; raises UserError where the log does not have what is asked."""
@@ -67,6 +69,7 @@ def training_settings(cell: Recipe) -> TrainingSettings:
         seen_odds=cell.evaluation.seen_odds,
         weight_by=cell.loss.weight_by,
         types=cell.data.events or (),
+        text_learning_rate=cell.items.learning_rate or TEXT_RATES.get(cell.items.train),
         draw_after_ms=_break_ms(cell) if cell.loss.break_target == "any" else None,
         **keys,
     )

@@ -36,6 +36,7 @@ class TrainingSettings:
     batch_users: int | None
     learning_rate: float
     warmup_steps: int
+    text_learning_rate: float | None = None  # of a text model that is trained with the rest
     weight_decay: float
     clip: float | None
     ema: float | None

@@ -69,6 +69,24 @@ def test_a_learned_temperature_stops_at_its_bound_and_can_turn_back(place: Path)
     assert model.fixed_temperature == pytest.approx(0.01)
 
 
+@pytest.mark.parametrize(("kind", "usual"), [("lora", 2e-4), ("full", 2e-5)])
+def test_a_text_model_has_a_learning_rate_of_its_own(place: Path, kind: str, usual: float) -> None:
+    """A step of Adam moves a weight by about its rate, so that the rate of fresh weights would undo a text model."""
+    keys = [f"items.train={kind}", "loss.kind=info_nce", "loss.sampler=mixed", "training.ema=null"]
+    keys += ["training.learning_rate=0.05", "training.weight_decay=0", "training.epochs=1"]
+    still, alone, given = (
+        fitted(*keys, *more, out=out)
+        for out, more in (("a", ["items.learning_rate=1e-12"]), ("b", []), ("c", ["items.learning_rate=0.05"]))
+    )
+    names = [name for name in still if name.startswith("items.encoder.model.")]
+    again = fitted(*keys, "items.learning_rate=1e-12", out="again")
+    assert all(np.array_equal(again[name], still[name]) for name in still), "seeded, adapters and all"
+    moved = [max(np.abs(run[name] - still[name]).max() for name in names) for run in (alone, given)]
+    assert 0.1 * usual < moved[0] < 100 * usual
+    assert moved[1] > 0.01
+    assert np.abs(alone["items.project.weight"] - still["items.project.weight"]).max() < 0.05  # which is trained alike
+
+
 @pytest.mark.parametrize("kind", ["lora", "full"])
 def test_a_text_model_that_was_trained_stays_in_the_run_as_far_as_it_was(place: Path, kind: str) -> None:
     keys = [f"items.train={kind}", "items.pooling=token", "loss.kind=info_nce", "loss.sampler=mixed"]
