@@ -2,7 +2,8 @@
 
 HSTU's weights are no distribution: they may be negative, do not add up to 1, and values of token rows carry a gain. So
 a column's share in a row is the length of what it adds there, |weight| times the length of its value, summed over heads
-(Kobayashi et al., arXiv 2004.10102, before the output projection), divided by that of all columns.
+(Kobayashi et al., arXiv 2004.10102, before the output projection), divided by that of all columns. The weights of
+softmax layers add up to 1, but their values differ in length too: shares mean the same for both.
 
 Shapes: B users, H heads, L rows, M remembered rows, C = M + L columns, E width of a head, S events of a segment,
 K tokens, N layers, G segments.
@@ -21,9 +22,12 @@ from persrec.models.compressor import loop
 from persrec.models.hstu import HSTU, HSTULayer
 from persrec.models.layered import Layered
 from persrec.models.model import Model
-from persrec.models.stack import RowBlock
+from persrec.models.softmax import LiGRLayer, SASRecLayer, Softmax, SoftmaxAttention
+from persrec.models.stack import RowBlock, norm, split_heads
 
 Floats = npt.NDArray[np.float64]
+Layer = HSTULayer | SASRecLayer | LiGRLayer
+TOKEN_OPTIONS = "compete", "own_projections", "count_weight"
 
 
 class Attended(NamedTuple):
@@ -45,12 +49,16 @@ class _Step(NamedTuple):
     keep: Tensor | None  # (K,) token rows of a fold
 
 
-def can_look(model: Model) -> bool:
-    """Whether `attended` understands the model: HSTU layers without options for tokens, and a layered memory."""
-    backbone = model.backbone
-    if not (isinstance(backbone, HSTU) and isinstance(model.compressor, Layered)):
-        return False
-    return not (backbone.compete or backbone.count_weight or backbone.stack[0].token_inner is not None)
+def why_not(model: Model, memory: Any) -> str | None:
+    """Why `attended` does not understand a model with a memory, whose recipe's section is given; None where it does."""
+    if not isinstance(model.backbone, HSTU | Softmax):
+        return "the layers of a decoder do not give their weights"
+    if not isinstance(model.compressor, Layered):
+        return f"a memory of kind {memory.kind} keeps no rows of each segment by which old events could be told apart"
+    if memory.merge:
+        return "its old rows are merged, and are no longer those of one segment"
+    changed = [f"memory.{key}" for key in TOKEN_OPTIONS if getattr(memory, key)]
+    return f"{' and '.join(changed)} change how tokens attend" if changed else None
 
 
 @torch.no_grad()
@@ -61,7 +69,7 @@ def attended(model: Model, batch: Batch) -> Attended:
     1 to N-1, whose output is remembered; queries in layers 2 to N, where what is remembered is the user's own.
     """
     backbone, compressor = model.backbone, model.compressor
-    assert isinstance(backbone, HSTU)
+    assert isinstance(backbone, HSTU | Softmax)
     assert isinstance(compressor, Layered)
     steps: list[_Step] = []
 
@@ -83,25 +91,26 @@ def attended(model: Model, batch: Batch) -> Attended:
 
 
 def attention(
-    layer: HSTULayer, x: Tensor, remembered: Tensor | None, blocks: list[RowBlock], *, keep: Tensor | None = None
+    layer: Layer, x: Tensor, remembered: Tensor | None, blocks: list[RowBlock], *, keep: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Weights (B, H, L, C) and values (B, H, C, E) of a layer; their product is what its rows attend to."""
-    gain = layer.token_gain.repeat_interleave(x.shape[-1] // layer.heads)  # (D,)
-    query, key, value = _parts(layer, x)
-    if keep is not None:
-        value = value.index_copy(1, keep, value[:, keep] * gain)
-    if remembered is not None and remembered.shape[1]:
-        _, old_key, old_value = _parts(layer, remembered)
-        key, value = torch.cat([old_key, key], dim=1), torch.cat([old_value * gain, value], dim=1)
-    query, key, value = (part.unflatten(-1, (layer.heads, -1)).transpose(1, 2) for part in (query, key, value))
+    holder: HSTULayer | SoftmaxAttention
+    if isinstance(layer, HSTULayer):
+        holder, parts = layer, _of_hstu(layer, x, remembered, keep)
+    else:
+        holder, parts = layer.attention, _of_softmax(layer.attention, x, remembered)
+    query, key, value = (split_heads(part, holder.heads) for part in parts)
     weights = x.new_zeros(*query.shape[:3], key.shape[2])  # (B, H, L, C)
     for block in blocks:
-        reach = slice(0, block.columns)
+        reach, seen = slice(0, block.columns), block.visible[:, None]
         scores = query[:, :, block.rows] @ key[:, :, reach].transpose(-1, -2)
-        scores = scores + layer.position_bias[:, block.buckets.position.long()].transpose(0, 1)
-        if layer.time_bias is not None and block.buckets.time is not None:
-            scores = scores + layer.time_bias[:, block.buckets.time.long()].transpose(0, 1)
-        weights[:, :, block.rows, reach] = F.silu(scores) * block.visible[:, None] / layer.divisor
+        scores = scores + holder.position_bias[:, block.buckets.position.long()].transpose(0, 1)
+        if holder.time_bias is not None and block.buckets.time is not None:
+            scores = scores + holder.time_bias[:, block.buckets.time.long()].transpose(0, 1)
+        if isinstance(holder, HSTULayer):
+            weights[:, :, block.rows, reach] = F.silu(scores) * seen / holder.divisor
+        else:  # a row that sees nothing is given nothing
+            weights[:, :, block.rows, reach] = scores.masked_fill(~seen, -torch.inf).softmax(dim=-1).nan_to_num()
     return weights, value
 
 
@@ -111,10 +120,33 @@ def shares(weights: Tensor, values: Tensor) -> Tensor:
     return lengths / lengths.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(lengths.dtype).tiny)
 
 
+def _of_hstu(
+    layer: HSTULayer, x: Tensor, remembered: Tensor | None, keep: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries (B, L, D), keys and values (B, C, D); values of tokens and remembered rows with their gain."""
+    gain = layer.token_gain.repeat_interleave(x.shape[-1] // layer.heads)  # (D,)
+    query, key, value = _parts(layer, x)
+    if keep is not None:
+        value = value.index_copy(1, keep, value[:, keep] * gain)
+    if remembered is not None and remembered.shape[1]:
+        _, old_key, old_value = _parts(layer, remembered)
+        key, value = torch.cat([old_key, key], dim=1), torch.cat([old_value * gain, value], dim=1)
+    return query, key, value
+
+
 def _parts(layer: HSTULayer, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values, each (B, L, D)."""
-    _, value, query, key = F.silu(layer.inner(F.layer_norm(x, x.shape[-1:], eps=1e-6))).chunk(4, dim=-1)
+    _, value, query, key = F.silu(layer.inner(norm(x))).chunk(4, dim=-1)
     return query, key, value
+
+
+def _of_softmax(layer: SoftmaxAttention, x: Tensor, remembered: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries (B, L, D), divided by the root of E, keys and values (B, C, D); all of normed rows."""
+    query, key, value = layer.inner(norm(x)).chunk(3, dim=-1)
+    if remembered is not None and remembered.shape[1]:
+        _, old_key, old_value = layer.inner(norm(remembered)).chunk(3, dim=-1)
+        key, value = torch.cat([old_key, key], dim=1), torch.cat([old_value, value], dim=1)
+    return query * (x.shape[-1] // layer.heads) ** -0.5, key, value
 
 
 def _written(folds: list[list[_Step]], closed: Tensor, segment: int) -> Floats:

@@ -174,18 +174,21 @@ def memory(material: Material, gallery: Gallery) -> str:
 
 def attention(material: Material, gallery: Gallery) -> str:
     parts: list[str] = []
+    absent = ""
     for one in material.closeups:
-        if one.attended is not None:
+        if isinstance(one.attended, str):
+            absent += note(f"{one.side}: not shown, because {one.attended}.")
+        elif one.attended is not None:
             parts += _looks_at(one, one.attended, material.looks[one.side], gallery, len(parts) + 1)
-    if not parts:
+    if not parts and not absent:
         return ""
     text = (
         "A share is the length of what a row adds to another (|weight| times the length of its value, over all heads), "
         "divided by that of all rows. It says where the model looks, not whether that helps: a model that learned "
         "nothing has such figures too. What the memory is worth is in the tests above."
     )
-    heading = "<h2>What memory tokens hold, and which of them are read</h2>\n"
-    return f'{heading}{note(text)}<div class="pair">{boxes(parts)}</div>'
+    shown = f'{note(text)}<div class="pair">{boxes(parts)}</div>' if parts else ""
+    return f"<h2>What memory tokens hold, and which of them are read</h2>\n{shown}{absent}"
 
 
 def _looks_at(one: Closeup, found: Attended, look: Look, gallery: Gallery, number: int) -> list[str]:

@@ -10,9 +10,10 @@ from persrec.evaluation.comparison import Side
 from persrec.evaluation.intervals import Interval
 from persrec.models.model import Model
 from persrec.page import examples, reading_cost
-from persrec.page.attended import Attended, attended, can_look
+from persrec.page.attended import Attended, attended, why_not
 from persrec.page.examples import Example
 from persrec.prepared import Prepared
+from persrec.recipe.recipe import Recipe
 from persrec.run import Run
 from persrec.serving.recommender import Recommender
 
@@ -28,7 +29,7 @@ class Closeup:
     sampled: int  # users whose reads were timed
     milliseconds: Interval  # of a read: median and the middle half of these users
     bytes_kept: float
-    attended: Attended | None  # None without a memory, or where nobody of the sample has one
+    attended: Attended | str | None  # why it is not shown; None without a memory
     examples: list[Example]
     names: list[str]  # (V+1,) of the items
 
@@ -49,20 +50,24 @@ def look_closely(run: Run, side: Side, sides: Sequence[Side], data: Prepared, ti
         sampled=len(timed.user),
         milliseconds=Interval(float(middle), float(low), float(high)),
         bytes_kept=reading_cost.bytes_kept(model, windows, run.metrics["bytes_per_user"], cell.time),
-        attended=_attended(model, data, windows, cell.time),
+        attended=_attended(model, data, windows, cell),
         examples=examples.examples(model, data, cell, chosen, sides),
         names=examples.names(data, titles),
     )
 
 
-def _attended(model: Model, data: Prepared, windows: Windows, time: str) -> Attended | None:
-    """Of one query each of some users with a memory."""
-    if not can_look(model) or model.rule.recent is None:
+def _attended(model: Model, data: Prepared, windows: Windows, cell: Recipe) -> Attended | str | None:
+    """Of one query each of some users with a memory, or why there is nothing to look at; None without a memory."""
+    if cell.history != "compressed" or model.rule.recent is None:
         return None
-    long = np.flatnonzero(windows.columns >= model.rule.segment + model.rule.recent)
+    reason = why_not(model, cell.memory)
+    if reason is not None:
+        return reason
+    least = model.rule.segment + model.rule.recent
+    long = np.flatnonzero(windows.columns >= least)
     _, first = np.unique(windows.user[long], return_index=True)
     chosen = np.random.default_rng(1).permutation(long[first])[:WATCHED]
     if not len(chosen):
-        return None
+        return f"no test query has S + R = {least} events before it, so nobody has a memory"
     order = np.argsort(-windows.columns[chosen], kind="stable")
-    return attended(model, collate(data, windows.take(chosen[order]), time=time))
+    return attended(model, collate(data, windows.take(chosen[order]), time=cell.time))

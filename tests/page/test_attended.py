@@ -1,5 +1,6 @@
 """What tokens attend to: against one dense pass over events and tokens, and against the layers' own output."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from persrec.batches import Batch, collate, evaluation_windows
+from persrec.evaluation.intervals import Interval
 from persrec.models.attention import position_bucket, time_bucket
 from persrec.models.compressor import loop
 from persrec.models.model import Model
-from persrec.page.attended import attended, attention, can_look, shares
+from persrec.models.softmax import SASRecLayer
+from persrec.page import chapters
+from persrec.page.attended import attended, attention, shares, why_not
+from persrec.page.chapters import Material
+from persrec.page.closeup import Closeup
+from persrec.page.layout import Gallery
 from persrec.prepared import Prepared
 from tests.small import events, model_of, prepared_of
 
@@ -58,6 +65,11 @@ def dense(made: Model, batch: Batch, closed: int) -> list[Tensor]:
     seen = earlier & ((segment[:, None] == segment[None]) | is_token[None])
     found = []
     for layer in made.backbone.stack:
+        if isinstance(layer, SASRecLayer):
+            x, weights, total = dense_softmax(layer, x, place, time, seen)
+            np.testing.assert_allclose(weights.sum(dim=-1), 1.0, atol=1e-12)
+            found.append(total / total.sum(dim=1, keepdim=True))
+            continue
         gate, value, query, key = F.silu(layer.inner(norm(x))).chunk(4, dim=-1)
         total, joined = torch.zeros(len(order), len(order), dtype=x.dtype), []
         heads = [part.chunk(layer.heads, dim=-1) for part in (query, key, value)]
@@ -73,10 +85,31 @@ def dense(made: Model, batch: Batch, closed: int) -> list[Tensor]:
     return found
 
 
+def dense_softmax(
+    layer: SASRecLayer, x: Tensor, place: Tensor, time: Tensor, seen: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows (C, D) after a layer, its weights (H, C, C), and the lengths of what columns add to rows (C, C)."""
+    inner = layer.attention
+    query, key, value = (part.unflatten(-1, (inner.heads, -1)) for part in inner.inner(norm(x)).chunk(3, dim=-1))
+    scores = torch.einsum("ihe,jhe->hij", query, key) / query.shape[-1] ** 0.5
+    exact = inner.position_bias.shape[1] - 32
+    scores = scores + inner.position_bias[:, position_bucket(place[:, None] - place[None], exact).long()]
+    scores = scores + inner.time_bias[:, time_bucket(time[:, None] - time[None]).long()]
+    weights = torch.where(seen, scores.exp(), 0.0)
+    weights = weights / weights.sum(dim=-1, keepdim=True)
+    x = x + inner.outer(torch.einsum("hij,jhe->ihe", weights, value).flatten(1))
+    return (
+        x + layer.outer(F.relu(layer.inner(norm(x)))),
+        weights,
+        torch.einsum("hij,jh->ij", weights, value.norm(dim=-1)),
+    )
+
+
+@pytest.mark.parametrize("kind", ["hstu", "sasrec"])
 @pytest.mark.parametrize("layers", [2, 3])
 @torch.no_grad()
-def test_equal_to_one_dense_pass(tmp_path: Path, data: Prepared, layers: int) -> None:
-    made = model(tmp_path, model={"layers": layers, "width": 8, "heads": 2, "dropout": 0.0})
+def test_equal_to_one_dense_pass(tmp_path: Path, data: Prepared, layers: int, kind: str) -> None:
+    made = model(tmp_path, model={"kind": kind, "layers": layers, "width": 8, "heads": 2, "dropout": 0.0})
     closed, count = 3, 3 * SEGMENT + RECENT + 2
     batch = batch_of(data, [count])
     found, expected = attended(made, batch), dense(made, batch, closed)
@@ -112,6 +145,36 @@ def test_the_weights_are_those_that_the_layers_use(tmp_path: Path, data: Prepare
     assert checked == [True] * 2 * 9 + [False] * 2
 
 
+@pytest.mark.parametrize("kind", ["sasrec", "ligr"])
+@torch.no_grad()
+def test_weights_of_softmax_layers_add_up_to_one_and_are_those_that_they_use(
+    tmp_path: Path, data: Prepared, kind: str
+) -> None:
+    made = model(tmp_path, model={"kind": kind, "layers": 2, "width": 8, "heads": 2})
+    checked = 0
+
+    def check(layer: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        nonlocal checked
+        x, remembered, blocks = given
+        weights, values = attention(layer, *given, keep=named.get("keep"))
+        seen = torch.zeros(len(x), x.shape[1], weights.shape[-1], dtype=torch.bool)
+        for block in blocks:
+            seen[:, block.rows, : block.columns] = block.visible
+        assert not weights[~seen[:, None].expand_as(weights)].any()
+        torch.testing.assert_close(weights.sum(dim=-1), seen.any(dim=-1)[:, None].double().expand(weights.shape[:3]))
+        joined = (weights @ values).transpose(1, 2).flatten(2)
+        old = None if remembered is None else norm(remembered)
+        torch.testing.assert_close(layer.attention.outer(joined), layer.attention(norm(x), old, blocks, **named))
+        checked += 1
+
+    hooks = [layer.register_forward_pre_hook(check, with_kwargs=True) for layer in made.backbone.stack]
+    batch = batch_of(data, [60, 45, 31, 12])
+    loop(made.backbone, made.compressor, made.items, batch, made.rule, score=lambda hidden, late: None, together=1)
+    for hook in hooks:
+        hook.remove()
+    assert checked == 2 * 10
+
+
 def test_a_user_alone_and_among_others(tmp_path: Path, data: Prepared) -> None:
     made, ends = model(tmp_path), [60, 45, 31, 12]
     together = attended(made, batch_of(data, ends))
@@ -137,6 +200,33 @@ def test_shares_by_hand() -> None:
     torch.testing.assert_close(shares(weights, values), torch.tensor([[[0.7, 0.3], [0.0, 0.0]]]))
 
 
-def test_only_a_memory_of_layers_is_understood(tmp_path: Path) -> None:
-    assert can_look(model(tmp_path))
-    assert not can_look(model(tmp_path, history="recent"))
+@pytest.mark.parametrize("kind", ["hstu", "sasrec", "ligr"])
+def test_a_memory_of_layers_is_understood(tmp_path: Path, kind: str) -> None:
+    recipe, data = prepared_of(tmp_path, events(), history="compressed", model={"kind": kind, "width": 8, "heads": 2})
+    assert why_not(model_of(recipe, data.items_count), recipe.memory) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"memory": {"kind": "recurrent"}}, "a memory of kind recurrent keeps no rows of each segment"),
+        ({"memory": {"kind": "prototypes"}}, "a memory of kind prototypes keeps no rows of each segment"),
+        ({"memory": {"merge": True}}, "its old rows are merged"),
+        ({"memory": {"compete": True, "own_projections": True}}, "memory.compete and memory.own_projections change"),
+        ({"model": {"kind": "decoder", "width": 8, "heads": 2}, "time": "none"}, "the layers of a decoder"),
+    ],
+)
+def test_of_others_it_is_said_why_not(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
+    recipe, data = prepared_of(tmp_path, events(), **({"history": "compressed"} | changes))
+    said = why_not(model_of(recipe, data.items_count), recipe.memory)
+    assert said is not None
+    assert said.startswith(reason)
+
+
+def test_the_page_says_why_a_memory_is_not_shown(tmp_path: Path) -> None:
+    interval = Interval(1.0, 1.0, 1.0)
+    closeup = Closeup("compressed", "compressed", 1, interval, 0.0, "its old rows are merged", [], [])
+    material = Material([], [], "ndcg@10", {}, [closeup], None)
+    said = chapters.attention(material, Gallery(tmp_path))
+    assert "compressed: not shown, because its old rows are merged." in said
+    assert chapters.attention(replace(material, closeups=[replace(closeup, attended=None)]), Gallery(tmp_path)) == ""
