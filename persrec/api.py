@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from persrec.probe.ridge import Histories
 
 RUNS_ROOT = Path("runs")
-SHOWN_GROUPS = "history length", "last consumption of the item"  # the others are in metrics.json
+SHOWN_GROUPS = "history length", "last consumption of the item"
 FRAME = "frame"  # name and path of a log that was given as a frame
 
 console = Console(stderr=True)
@@ -207,6 +207,7 @@ def compare(
     metric = metric or str(sides[0].recipe["primary"])
     comparison.check_metric(sides, metric)
     parts = [("all targets", None)] if by is None else comparison.groups(sides[0], by)
+    by = comparison.SHORT.get(by, by) if by is not None else None
     found, sentences, rows = [], [], []
     for name, part in parts:
         means = [comparison.mean(side, metric, part) for side in sides]
@@ -363,7 +364,17 @@ def _results(recipe: Recipe, rows: list[dict[str, Any]], places: Sequence[Path],
         return Table(rows, _shown(found, []), Path())
     sides = comparison.load(places)
     sentences = report.retention_sentences(comparison.retention(sides, recipe.primary), recipe.primary)
-    return Table(rows, _shown(found, [*sentences, f"Run folder: {folder}"]), folder)
+    return Table(rows, _shown(found, [*sentences, _other_groups(rows[0], folder), f"Run folder: {folder}"]), folder)
+
+
+def _other_groups(row: dict[str, Any], folder: Path) -> str:
+    """Where the groups are that are not shown, and how many targets are cold."""
+    from persrec.evaluation.comparison import SHORT
+
+    found = [short for short, name in SHORT.items() if name in row["groups"] and name not in SHOWN_GROUPS]
+    cold = row["protocol"]["cold_targets"]
+    said = f"{cold:,} targets are cold" if cold else "no target is cold"
+    return f"Also in metrics.json and by persrec compare {folder} --by: {' or '.join(found)} ({said})."
 
 
 def _shown(found: Sequence[sheets.Sheet], sentences: Sequence[str]) -> Group:

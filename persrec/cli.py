@@ -162,7 +162,7 @@ def evaluate(
 @commands.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--metric", help="As in ndcg@10.  [default: the primary metric of the first run]")
-@click.option("--by", help="Also by a group of the targets, as in 'history length'.")
+@click.option("--by", help="By groups of the targets: length, hours, cold or consumption.")
 @click.option("--format", "form", type=click.Choice(["markdown", "latex", "html"]), help="Text instead of a table.")
 def compare(runs: tuple[Path, ...], metric: str | None, by: str | None, form: str | None) -> None:
     """Hold RUNS, run folders or folders of grids, against each other: in pairs, over the same targets and seeds."""

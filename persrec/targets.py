@@ -16,6 +16,7 @@ from persrec.prepared import Prepared, Queries
 HOUR = 3_600_000  # ms
 GAP_HOURS = (1, 12, 24 * 7)
 ITEM_EVENTS = (1, 10, 100, 1000)
+COLD = "0 (cold)"  # items that were never trained on
 TOGETHER = 1 << 22  # events of the users who are looked at together
 
 Ints = npt.NDArray[np.int64]
@@ -48,7 +49,8 @@ class Targets:
         if self.gap is not None:
             hours = _between(self.gap[self.query] // HOUR, GAP_HOURS, last="+")
             found["hours since the last event"] = hours
-        found["training events of the item"] = _between(self.item_events, ITEM_EVENTS, last="+")
+        by_events = _between(self.item_events, ITEM_EVENTS, last="+")
+        found["training events of the item"] = [(COLD if name == "0" else name, part) for name, part in by_events]
         ages = [
             ("never had", self.age == 0),
             (f"had <= {recent} events ago", (self.age > 0) & (self.age <= recent)),

@@ -103,6 +103,7 @@ def test_the_command_prints_one_table_with_a_line_per_history(place: Path) -> No
         "ndcg@10 by history length",
         "ndcg@10 by last consumption of the item",
         "emptied",
+        "Also in metrics.json and by persrec compare runs/tiny --by: hours or cold (",
         "Run folder: runs/tiny",
     ):
         assert words in output, words

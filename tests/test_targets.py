@@ -57,7 +57,7 @@ def test_groups(log: Prepared) -> None:
     named = {what: [(name, part.tolist()) for name, part in parts] for what, parts in groups.items()}
     assert named["history length"] == [("4-5", [True] * 3)]
     assert named["hours since the last event"] == [("12-167", [True] * 3)]
-    assert named["training events of the item"] == [("0", [True] * 3)]
+    assert named["training events of the item"] == [("0 (cold)", [True] * 3)]
     assert named["last consumption of the item"] == [
         ("never had", [False, True, False]),
         ("had <= 3 events ago", [True, False, False]),

@@ -29,6 +29,12 @@ ALL_PAIRS = 4  # sides up to which each is compared with each
 SAME = ("user", "end", "item")  # columns by which two runs ask for the same
 RULES = {"split": None, "part": "test", "exclude_seen": None, "seen_odds": None}  # and what they are where unsaid
 FREE = ("about", "baselines", "data", "history", "primary", "seeds", "training.threads")  # data are compared by content
+SHORT = {  # names for groups of the targets
+    "length": "history length",
+    "hours": "hours since the last event",
+    "cold": "training events of the item",
+    "consumption": "last consumption of the item",
+}
 SHARED = ("memory.segment", "memory.recent")  # of the memory, what all forms of one name must have alike
 
 Values = npt.NDArray[np.float64]
@@ -186,13 +192,20 @@ def check_metric(sides: list[Side], metric: str) -> None:
 
 
 def groups(side: Side, by: str) -> list[tuple[str, npt.NDArray[np.bool_]]]:
-    """Parts (T,) of a side's targets; raises UserError where there is no group of that name."""
+    """Parts (T,) of a side's targets, `by` in short or in full; raises UserError where there are none of that name."""
+    known = all_groups(side)
+    if SHORT.get(by, by) not in known:
+        names = ", ".join(f"{short} ({name})" for short, name in SHORT.items() if name in known)
+        without = "" if SHORT["hours"] in known else "; the log has no times, so there are no hours"
+        raise UserError(f"by: got {by!r}, expected one of {names}{without}")
+    return known[SHORT.get(by, by)]
+
+
+def all_groups(side: Side) -> dict[str, list[tuple[str, npt.NDArray[np.bool_]]]]:
+    """Parts (T,) of a side's targets, by all that is known of them."""
     recipe = side.recipe
     lengths = tuple(recipe["evaluation"]["length_buckets"])
-    known = targets_of(side).groups(lengths=lengths, recent=recipe["memory"]["recent"])
-    if by not in known:
-        raise UserError(f"by: got {by!r}, expected one of {', '.join(map(repr, known))}")
-    return known[by]
+    return targets_of(side).groups(lengths=lengths, recent=recipe["memory"]["recent"])
 
 
 def targets_of(side: Side) -> Targets:

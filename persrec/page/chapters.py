@@ -21,6 +21,15 @@ from persrec.page.figures import Curve, Look
 from persrec.page.layout import Gallery, boxes, folded, note, table
 from persrec.run import Run
 
+GROUPS = {  # of the targets: the heading, and what a figure says of its groups
+    "history length": ("by length of the history", "events before the query"),
+    "last consumption of the item": (
+        "by age of the last consumption",
+        "when the user last had the target, events ago",
+    ),
+    "training events of the item": ("by popularity of the target", "training events of the target, 0 = cold"),
+    "hours since the last event": ("by hours since the last event", "hours since the user's last event"),
+}
 FEW = 10  # targets, below which a group is not drawn
 
 
@@ -77,15 +86,11 @@ def groups(material: Material, gallery: Gallery) -> str:
     """Quality by what is known of the targets, of the models and the best baseline."""
     shown = _models_and_best_baseline(material)
     parts = []
-    for by, heading, what in (
-        ("history length", "by length of the history", "events before the query"),
-        (
-            "last consumption of the item",
-            "by age of the last consumption",
-            "when the user last had the target, events ago",
-        ),
-    ):
-        groups = comparison.groups(shown[0], by)
+    known = comparison.all_groups(shown[0])
+    for by, (heading, what) in GROUPS.items():
+        if by not in known:  # hours, of a log without times
+            continue
+        groups = known[by]
         names, counts = [name for name, _ in groups], [int(part.sum()) for _, part in groups]
         values = {side.name: [comparison.mean(side, material.metric, part) for _, part in groups] for side in shown}
         drawn = gallery(

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from persrec import run
+from persrec import api, run
 from persrec.errors import UserError
 from persrec.evaluation import comparison
 from persrec.evaluation.comparison import load, pair, pairs, permutation, retention
@@ -95,8 +95,28 @@ def test_only_a_part_of_the_targets(items: Path) -> None:
     old, new = parts["had > 40 events ago"], parts["never had"]
     assert pair(*sides, "mrr@10", old).ratio.mean == 4.0
     assert pair(*sides, "mrr@10", new).ratio.mean == 1.0
-    with pytest.raises(UserError, match=r"by: got 'age', expected one of 'history length', 'training events"):
-        comparison.groups(sides[0], "age")
+    known = r"length \(history length\), cold \(training events of the item\), consumption"
+    for by in ("age", "hours"):
+        with pytest.raises(UserError, match=rf"by: got '{by}', expected one of {known}"):
+            comparison.groups(sides[0], by)
+
+
+def test_cold_targets_by_their_short_name(items: Path) -> None:
+    """Of every other target the item was never trained on; there the full model is twice as good."""
+    table = run.load(save(items, "full", 1.0)).targets()
+    events = np.resize([0, 7], 60)
+    table = table.set_column(table.column_names.index("item_events"), "item_events", pa.array(events))
+    at = table.column_names.index("rank")
+    worse = table.set_column(at, "rank", pa.array(np.where(events == 0, 2.0, 1.0)))
+    folders = [save(items, "full", 1.0, seed=2, targets=table), save(items, "recent", 1.0, seed=2, targets=worse)]
+    sides = load(folders)
+    parts = dict(comparison.groups(sides[0], "cold"))
+    assert list(parts) == ["0 (cold)", "1-9"]
+    assert parts["0 (cold)"].tolist() == (events == 0).tolist()
+    assert pair(*sides, "mrr@10", parts["0 (cold)"]).ratio.mean == 2.0
+    assert pair(*sides, "mrr@10", parts["1-9"]).ratio.mean == 1.0
+    shown = api.compare(folders, metric="mrr@10", by="cold", form="markdown")
+    assert "**mrr@10, training events of the item 0 (cold)**" in str(shown)
 
 
 def test_retention(items: Path) -> None:

@@ -148,7 +148,12 @@ def test_the_tables_of_pairs_and_groups_are_those_of_the_runs(place: Path, page:
     expected = comparison.pairs(sides, "ndcg@10")
     assert [row[0] for row in pairs] == [f"{pair.over} / {pair.under}" for pair in expected]
     assert [row[1].split()[0] for row in pairs] == [f"{pair.ratio.mean:.3f}" for pair in expected]
-    for by in ("history length", "last consumption of the item"):
+    for by in (
+        "history length",
+        "last consumption of the item",
+        "training events of the item",
+        "hours since the last event",
+    ):
         head, *rows = page.tables[f"By {by}"]
         assert head[2:5] == ["full", "recent", "compressed"]
         for name, history in (("full", "full-seed0"), ("compressed", "compressed-seed0")):
@@ -210,7 +215,7 @@ def test_every_figure_also_lies_beside_the_page(place: Path, page: Reader) -> No
     folder = place / "page-figures"
     svg, png = ({path.stem for path in folder.glob(f"*.{form}")} for form in ("svg", "png"))
     assert svg == png
-    assert len(svg) == page.tags.count("figure") == page.tags.count("figcaption") == 10
+    assert len(svg) == page.tags.count("figure") == page.tags.count("figcaption") == 12
     assert {path.suffix for path in folder.iterdir()} == {".svg", ".png"}
 
 
@@ -231,6 +236,8 @@ def test_baselines_take_part_in_tables_and_bars(place: Path, tmp_path: Path, mon
         "quality",
         "history-length",
         "last-consumption-of-the-item",
+        "training-events-of-the-item",
+        "hours-since-the-last-event",
     }
 
 
