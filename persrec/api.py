@@ -360,6 +360,8 @@ def _results(recipe: Recipe, rows: list[dict[str, Any]], places: Sequence[Path],
     found = [report.metrics_sheet(heading, rows, metrics)]
     found += [report.group_sheet(f"{recipe.primary} by {what}", rows, what, recipe.primary) for what in SHOWN_GROUPS]
     found += report.memory_sheets(rows, recipe.primary)
+    searches = {f"{row['history']}, seed {row['seed']}": row["protocol"].get("retrieval", {}) for row in rows}
+    found += report.search_sheets(searches)
     if not places:
         return Table(rows, _shown(found, []), Path())
     sides = comparison.load(places)

@@ -69,6 +69,24 @@ def memory_sheets(rows: Rows, metric: str) -> list[Sheet]:
     return [Sheet(title, ("memory", metric, "of compressed"), found)]
 
 
+def search_sheets(searches: Mapping[str, Mapping[str, Any]]) -> list[Sheet]:
+    """What indexes find and cost beside exact search: `protocol.retrieval` of runs by their names; of exact search
+    alone, nothing. Runs before exact search was timed have no figures of it."""
+    found = [
+        (
+            name,
+            one["kind"],
+            f"{one['recall']:.4f}",
+            *(f"{one[key]:.3f}" if key in one else "" for key in ("milliseconds", "exact_milliseconds")),
+            *(f"{one[key]:,}" if key in one else "" for key in ("nbytes", "exact_nbytes")),
+        )
+        for name, one in searches.items()
+        if "recall" in one
+    ]
+    head = ("run", "index", "recall", "ms per query", "exact, ms", "bytes", "exact, bytes")
+    return [Sheet("The ten best items of a query by an index, beside exact search", head, found)] if found else []
+
+
 def sides_sheet(title: str, sides: Sequence["Side"], means: Sequence[Interval], metric: str) -> Sheet:
     """One line per side: the mean over seeds with its interval."""
     found = [

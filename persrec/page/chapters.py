@@ -291,7 +291,15 @@ def training(material: Material, gallery: Gallery) -> str:
 def protocol(material: Material, gallery: Gallery) -> str:
     data = "" if material.facts is None else table(verdicts.data_sheet(material.facts), "wide facts")
     protocol = table(verdicts.protocol_sheet(material.runs), "wide facts")
-    return f'<h2>The data and the protocol</h2>\n<div class="pair">{boxes([data, protocol])}</div>'
+    searches = {
+        f"{run.recipe['name']} {run.metrics['history']}, seed {run.metrics['seed']}": run.metrics["protocol"][
+            "retrieval"
+        ]
+        for run in material.runs
+        if "retrieval" in run.metrics["protocol"]
+    }
+    searched = "".join(map(table, report.search_sheets(searches)))
+    return f'<h2>The data and the protocol</h2>\n<div class="pair">{boxes([data, protocol])}</div>{searched}'
 
 
 def ran(material: Material, gallery: Gallery) -> str:

@@ -133,18 +133,26 @@ class Quality(NamedTuple):
     """What an index finds and costs."""
 
     recall: float  # share of the k best items that it finds
-    milliseconds: float  # per query, of a batch of all of them, with as many threads as faiss takes
+    milliseconds: float  # per query, of a batch of all of them, with as many threads as the library takes
     nbytes: int
+    exact_milliseconds: float  # the same of exact search
+    exact_nbytes: int
 
 
 def measure(index: Index, queries: Floats, k: int) -> Quality:
-    """Recall@k of queries (B, D) against exact search, time per query and bytes of an index of this module."""
-    _, best = ExactIndex(index.vectors).search(queries, k)
+    """Recall@k of queries (B, D) against exact search, time per query and bytes of both; `index` is of this module."""
+    exact = ExactIndex(index.vectors)
+    best, exactly = _timed(exact, queries, k)
+    items, took = _timed(index, queries, k)
+    found = [len(np.intersect1d(one, other)) for one, other in zip(best, items, strict=True)]
+    return Quality(float(np.mean(found)) / k, took, index.nbytes, exactly, exact.nbytes)
+
+
+def _timed(index: Index, queries: Floats, k: int) -> tuple[Ints, float]:
+    """The items that an index finds, and milliseconds per query."""
     start = time.perf_counter()
     _, items = index.search(queries, k)
-    seconds = time.perf_counter() - start
-    found = [len(np.intersect1d(one, other)) for one, other in zip(best, items, strict=True)]
-    return Quality(float(np.mean(found)) / k, 1000 * seconds / len(queries), index.nbytes)
+    return items, 1000 * (time.perf_counter() - start) / len(queries)
 
 
 def _lists(lists: int | None, items: int) -> int:

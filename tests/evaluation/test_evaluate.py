@@ -206,6 +206,8 @@ def test_an_index_is_measured_and_set_to_exact_it_changes_nothing(
     assert told["kind"] == kind
     assert told["nbytes"] > 0
     assert told["milliseconds"] > 0
+    assert told["exact_milliseconds"] > 0
+    assert told["exact_nbytes"] == 30 * 8 * 4
     if options.get("probes") == 1:
         assert told["recall"] < 1
         assert (got.rank >= exact.rank).mean() < 1 or not np.array_equal(got.rank, exact.rank)

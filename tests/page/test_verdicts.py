@@ -8,6 +8,10 @@ import pyarrow as pa
 import pytest
 
 from persrec.evaluation.comparison import Side
+from persrec.evaluation.sheets import Sheet
+from persrec.page import chapters
+from persrec.page.chapters import Material
+from persrec.page.layout import Gallery
 from persrec.page.verdicts import lists_sheet, protocol_sheet, verdicts
 from persrec.run import Run
 
@@ -65,6 +69,18 @@ def test_lists_are_means_over_the_runs_that_have_them() -> None:
     runs = [run_of("full", lists=lists), run_of("full", lists=lists | {"coverage": 1.0}), run_of("recent")]
     sheet = lists_sheet([side("full", 1), side("recent", 1)], runs)
     assert sheet.rows == [("full", "0.75", "0.2", "3", "10", "0.25")]
+
+
+def test_an_index_stands_beside_exact_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chapters.verdicts, "protocol_sheet", lambda runs: Sheet("", ("",), []))
+    found = {"kind": "hnsw", "recall": 0.5, "milliseconds": 0.25, "nbytes": 5000}
+    found |= {"exact_milliseconds": 2.0, "exact_nbytes": 4000}
+    index = run_of("full", seed=1, protocol={"retrieval": found})
+    exact = run_of("recent", seed=1, protocol={"retrieval": {"kind": "flat"}})
+    said = chapters.protocol(Material([], [index, exact], "ndcg@10", {}, [], None), Gallery(tmp_path))
+    cells = ("one full, seed 1", "hnsw", "0.5000", "0.250", "2.000", "5,000", "4,000")
+    assert "".join(f"<td>{cell}</td>" for cell in cells) in said
+    assert "recent" not in said
 
 
 def test_runs_of_other_searches_and_times_are_told_apart() -> None:

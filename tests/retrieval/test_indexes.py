@@ -155,6 +155,8 @@ def test_more_work_finds_more(weak: dict[str, Any], strong: dict[str, Any]) -> N
     assert found[0].recall < found[1].recall
     assert found[1].recall > 0.9
     assert all(quality.milliseconds > 0 for quality in found)
+    assert all(quality.exact_milliseconds > 0 for quality in found)
+    assert {quality.exact_nbytes for quality in found} == {ITEMS * WIDTH * 4}
 
 
 def kind_and_rest(settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:
