@@ -3,10 +3,8 @@
 What needs torch is imported where it is used, so that preparing a log does not wait for it.
 """
 
-import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,34 +23,16 @@ from persrec.prepared import ROOT, Prepared, open_prepared
 from persrec.recipe import recipe as recipes
 from persrec.recipe.file import override
 from persrec.recipe.recipe import Recipe
+from persrec.results import Table, results, shown
 from persrec.training import ranks
 
 if TYPE_CHECKING:
     from persrec.probe.ridge import Histories
 
 RUNS_ROOT = Path("runs")
-SHOWN_GROUPS = "history length", "last consumption of the item"
 FRAME = "frame"  # name and path of a log that was given as a frame
 
 console = Console(stderr=True)
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of results, and how they look on a terminal."""
-
-    rows: list[dict[str, Any]]
-    shown: Group
-    folder: Path
-
-    def __rich__(self) -> Group:
-        return self.shown
-
-    def __str__(self) -> str:
-        text = Console(width=100, file=io.StringIO(), force_terminal=False)
-        with text.capture() as captured:
-            text.print(self.shown)
-        return captured.get().rstrip()
 
 
 def say(sentence: str) -> None:
@@ -132,7 +112,7 @@ def fit(
         rows.append(cells.fit(cell, data, place, start=full or start, say=say, **options))
     if ranks.rank():  # has only trained
         return Table([], Group(), folder)
-    return _results(loaded, rows, list(places.values()), folder)
+    return results(loaded, rows, list(places.values()), folder)
 
 
 def evaluate(run: str | Path, *, json_file: str | Path | None = None) -> Table:
@@ -151,7 +131,7 @@ def evaluate(run: str | Path, *, json_file: str | Path | None = None) -> Table:
         rows.append(cells.row(cell, saved.metrics | summary))
     if json_file is not None:
         _write_json(Path(json_file), rows)
-    return _results(cell, rows, places, folder)
+    return results(cell, rows, places, folder)
 
 
 def score(
@@ -178,7 +158,7 @@ def score(
             say(f"{what}: {count:,}")
     if json_file is not None:
         _write_json(Path(json_file), [row])
-    return _results(loaded, [row], [], Path())
+    return results(loaded, [row], [], Path())
 
 
 def _runs_below(folder: Path) -> list[Path]:
@@ -194,15 +174,22 @@ def _runs_below(folder: Path) -> list[Path]:
 
 
 def compare(
-    folders: Sequence[str | Path], *, metric: str | None = None, by: str | None = None, form: str | None = None
+    folders: Sequence[str | Path],
+    *,
+    metric: str | None = None,
+    by: str | None = None,
+    form: str | None = None,
+    json_file: str | Path | None = None,
 ) -> Table | str:
     """Runs side by side and in pairs, over the same targets and seeds; see `persrec.evaluation.comparison`.
 
-    `metric` defaults to the primary metric of the first run, `by` names a group of the targets, and `form` (markdown,
-    latex, html) asks for text instead of a table. Raises UserError for runs that were not tested alike.
+    `metric` defaults to the primary metric of the first run, `by` names a group of the targets, `form` (markdown,
+    latex, html) asks for text instead of a table, and `json_file` receives the rows: for all targets or each group,
+    the means, pairs and retention, with their intervals. Raises UserError for runs that were not tested alike.
     """
     from persrec.evaluation import comparison
 
+    _check_folder("--json", json_file)
     sides = comparison.load(folders)
     metric = metric or str(sides[0].recipe["primary"])
     comparison.check_metric(sides, metric)
@@ -216,11 +203,13 @@ def compare(
         title = f"{metric}, {name}" if by is None else f"{metric}, {by} {name}"
         found += [report.sides_sheet(title, sides, means, metric), report.pairs_sheet(f"Pairs, {title}", pairs)]
         sentences += report.retention_sentences(kept, title)
-        rows += [{"group": name, "metric": metric, **pair.as_row()} for pair in pairs]
+        rows += report.comparison_rows({"group": name, "metric": metric}, sides, means, pairs, kept)
     sentences += comparison.time_notes(sides) + comparison.seed_notes(sides)
+    if json_file is not None:
+        _write_json(Path(json_file), rows)
     if form is not None:
-        return "\n".join([*map(sheets.FORMS[form], found), *sentences])
-    return Table(rows, _shown(found, sentences), Path())
+        return "\n".join([*map(sheets.FORMS[form], found), *map(sheets.SENTENCES[form], sentences)])
+    return Table([row for row in rows if "pair" in row], shown(found, sentences), Path())
 
 
 def report_page(
@@ -341,56 +330,6 @@ def _write_json(path: Path, rows: list[dict[str, Any]]) -> None:
         raise UserError(f"--json {path}: cannot be written ({error.strerror}); make room or choose another") from error
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _results(recipe: Recipe, rows: list[dict[str, Any]], places: Sequence[Path], folder: Path) -> Table:
-    from persrec.evaluation import comparison
-
-    k = int(recipe.primary.partition("@")[2])
-    metrics = list(dict.fromkeys([recipe.primary, f"recall@{k}", f"recall@{max(recipe.evaluation.k)}"]))
-    protocol = rows[0]["protocol"]
-    odds = protocol.get("seen_odds")
-    seen = "excluded" if protocol["exclude_seen"] else "included" if odds is None else f"at {odds:g} times their odds"
-    heading = (
-        f"{recipe.name}: {protocol.get('part', 'test')} ({protocol['split']}), {_asked(protocol)}, all items ranked, "
-        f"seen items {seen}, time: {protocol['time']}"
-    )
-    if protocol["exclude_seen"] and protocol["targets_seen_before"]:
-        heading += f"; {protocol['targets_seen_before']:,} targets were seen before and are ranked all the same"
-    found = [report.metrics_sheet(heading, rows, metrics)]
-    found += [report.group_sheet(f"{recipe.primary} by {what}", rows, what, recipe.primary) for what in SHOWN_GROUPS]
-    found += report.memory_sheets(rows, recipe.primary)
-    searches = {f"{row['history']}, seed {row['seed']}": row["protocol"].get("retrieval", {}) for row in rows}
-    found += report.search_sheets(searches)
-    if not places:
-        return Table(rows, _shown(found, []), Path())
-    sides = comparison.load(places)
-    sentences = report.retention_sentences(comparison.retention(sides, recipe.primary), recipe.primary)
-    return Table(rows, _shown(found, [*sentences, _other_groups(rows[0], folder), f"Run folder: {folder}"]), folder)
-
-
-def _other_groups(row: dict[str, Any], folder: Path) -> str:
-    """Where the groups are that are not shown, and how many targets are cold."""
-    from persrec.evaluation.comparison import SHORT
-
-    found = [short for short, name in SHORT.items() if name in row["groups"] and name not in SHOWN_GROUPS]
-    cold = row["protocol"]["cold_targets"]
-    said = f"{cold:,} targets are cold" if cold else "no target is cold"
-    return f"Also in metrics.json and by persrec compare {folder} --by: {' or '.join(found)} ({said})."
-
-
-def _shown(found: Sequence[sheets.Sheet], sentences: Sequence[str]) -> Group:
-    return Group(*map(sheets.rich, found), *map(Text, sentences))
-
-
-def _asked(protocol: dict[str, Any]) -> str:
-    """How much is asked of how many."""
-    asked = f"{protocol['users']:,} users"
-    if protocol["queries"] > protocol["users"]:
-        asked += f", {protocol['queries']:,} queries"
-    if protocol["targets"] > protocol["queries"]:
-        asked += f" for {protocol['targets']:,} targets"
-    return asked
 
 
 def _facts_shown(name: str, facts: Facts) -> Group:

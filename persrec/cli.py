@@ -164,11 +164,14 @@ def evaluate(
 @click.option("--metric", help="As in ndcg@10.  [default: the primary metric of the first run]")
 @click.option("--by", help="By groups of the targets: length, hours, cold or consumption.")
 @click.option("--format", "form", type=click.Choice(["markdown", "latex", "html"]), help="Text instead of a table.")
-def compare(runs: tuple[Path, ...], metric: str | None, by: str | None, form: str | None) -> None:
+@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Also write the rows here.")
+def compare(
+    runs: tuple[Path, ...], metric: str | None, by: str | None, form: str | None, json_file: Path | None
+) -> None:
     """Hold RUNS, run folders or folders of grids, against each other: in pairs, over the same targets and seeds."""
     from persrec import api
 
-    _print(api.compare(runs, metric=metric, by=by, form=form))
+    _print(api.compare(runs, metric=metric, by=by, form=form, json_file=json_file))
 
 
 @commands.command("report")

@@ -110,6 +110,25 @@ def pairs_sheet(title: str, pairs: Sequence["Pair"]) -> Sheet:
     return Sheet(title, ("pair", "ratio [95%]", "difference [95%]", "p"), found)
 
 
+def comparison_rows(
+    group: Mapping[str, Any],
+    sides: Sequence["Side"],
+    means: Sequence[Interval],
+    pairs: Sequence["Pair"],
+    kept: Sequence["Retention"],
+) -> list[dict[str, Any]]:
+    """Flat rows for JSON, each with what it is of: a `run`, a `pair` or the `retention` of a recipe (null, where full
+    and recent do not differ)."""
+    found = [
+        {"run": side.name, **mean._asdict(), "seeds": len(side.tables)} for side, mean in zip(sides, means, strict=True)
+    ]
+    found += [pair.as_row() for pair in pairs]
+    found += [
+        {"retention": one.recipe, "gain": one.gain._asdict(), "kept": one.kept and one.kept._asdict()} for one in kept
+    ]
+    return [{**group, **row} for row in found]
+
+
 def retention_sentences(found: Sequence["Retention"], metric: str) -> list[str]:
     """What compression keeps of what history brings, or that there is nothing to keep."""
     sentences = []

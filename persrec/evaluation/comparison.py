@@ -63,7 +63,8 @@ class Pair(NamedTuple):
     def as_row(self) -> dict[str, Any]:
         """Flat, for JSON."""
         bounds = {"mean": self.ratio.mean, "low": self.ratio.low, "high": self.ratio.high}
-        return {"pair": f"{self.over}/{self.under}", **bounds, "p": self.p, "seeds": self.seeds}
+        difference = {"difference": self.difference._asdict()}
+        return {"pair": f"{self.over}/{self.under}", **bounds, **difference, "p": self.p, "seeds": self.seeds}
 
 
 class Retention(NamedTuple):

@@ -1,6 +1,7 @@
 """A sheet: a titled table of text, and its forms for the terminal, Markdown, LaTeX and HTML."""
 
 import html
+import unicodedata
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -10,15 +11,29 @@ from rich.measure import Measurement
 from rich.table import Table
 
 LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
     "&": r"\&",
     "%": r"\%",
     "_": r"\_",
     "#": r"\#",
     "$": r"\$",
-    "±": r"$\pm$",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "|": "$|$",
     "<": "$<$",
     ">": "$>$",
+    "±": r"$\pm$",
     "≤": r"$\le$",
+    "≥": r"$\ge$",
+    "×": r"$\times$",  # noqa: RUF001
+    "√": r"$\surd$",
+    "→": r"$\to$",
+    "−": "$-$",  # a minus  # noqa: RUF001
+    "–": "--",  # noqa: RUF001
+    "—": "---",
+    "…": r"\ldots{}",
 }
 
 
@@ -90,9 +105,10 @@ def latex(sheet: Sheet) -> str:
     r"""A table environment with the rules of booktabs; the title is its caption."""
 
     def line(cells: tuple[str, ...]) -> str:
-        return " & ".join("".join(LATEX.get(letter, letter) for letter in cell) for cell in cells) + r" \\"
+        text = " & ".join(map(escaped, cells))
+        return (f"{{}}{text}" if text.startswith(("[", "*")) else text) + r" \\"  # else they belong to the \\ before
 
-    caption = line((sheet.title,)).removesuffix(r" \\")
+    caption = escaped(sheet.title)
     body = [line(sheet.head), r"\midrule", *map(line, sheet.rows)]
     columns = "l" + "r" * (len(sheet.head) - 1)
     return "\n".join(
@@ -110,6 +126,16 @@ def latex(sheet: Sheet) -> str:
     )
 
 
+def escaped(text: str) -> str:
+    """Text for LaTeX, in ASCII: special signs escaped, letters without accents, `?` for those of other scripts."""
+    return "".join(LATEX.get(sign) or (sign if sign.isascii() else _plain(sign)) for sign in text)
+
+
+def _plain(letter: str) -> str:
+    kept = unicodedata.normalize("NFD", letter).encode("ascii", "ignore").decode()
+    return "".join(LATEX.get(sign, sign) for sign in kept) or "?"
+
+
 def web(sheet: Sheet) -> str:
     """A table of a web page."""
 
@@ -122,3 +148,8 @@ def web(sheet: Sheet) -> str:
 
 
 FORMS: dict[str, Callable[[Sheet], str]] = {"markdown": markdown, "latex": latex, "html": web}
+SENTENCES: dict[str, Callable[[str], str]] = {  # a sentence below the tables
+    "markdown": str,
+    "latex": lambda text: f"{escaped(text)}\n",
+    "html": lambda text: f"<p>{html.escape(text)}</p>",
+}

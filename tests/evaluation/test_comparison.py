@@ -1,5 +1,7 @@
 """Runs in pairs: known answers on folders written by hand."""
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +127,27 @@ def test_retention(items: Path) -> None:
     assert found.kept is not None
     assert found.kept.mean == pytest.approx(0.5)
     assert found.gain == Interval(2.0, 2.0, 2.0)
+
+
+def test_text_and_json_of_a_comparison(items: Path) -> None:
+    sides = [save(items, "full", 1.0), save(items, "recent", 2.0), save(items, "compressed", 4 / 3)]
+    odd = [save(items, form, 1.0, name="my_own-1") for form in ("full", "recent", "compressed")]
+    text = api.compare([*sides, *odd], metric="mrr@10", form="latex", json_file=items.parent / "rows.json")
+    assert isinstance(text, str)
+    assert text.isascii()
+    assert r"my\_own-1 full" in text
+    assert r"my\_own-1: No history effect shown" in text
+    assert not re.search(r"(?<!\\)_", text)
+    rows = json.loads((items.parent / "rows.json").read_text())
+    assert {row["group"] for row in rows} == {"all targets"}
+    means = {row["run"]: row["mean"] for row in rows if "run" in row}
+    assert means["one recent"] == pytest.approx(0.5)
+    (found,) = [row for row in rows if row.get("pair") == "one full/one recent"]
+    assert found["mean"] == found["low"] == found["high"] == 2.0
+    assert found["difference"] == {"mean": 0.5, "low": 0.5, "high": 0.5}
+    kept = {row["retention"]: row["kept"] for row in rows if "retention" in row}
+    assert kept["one"]["mean"] == pytest.approx(0.5)
+    assert kept["my_own-1"] is None
 
 
 def test_where_history_brings_nothing_there_is_nothing_to_retain(items: Path) -> None:

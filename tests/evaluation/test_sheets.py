@@ -1,12 +1,15 @@
 """Sheets in their forms."""
 
 import io
+import re
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
-from persrec.evaluation.sheets import FORMS, Sheet, rich
+from persrec.evaluation.sheets import FORMS, SENTENCES, Sheet, escaped, rich
 
 SHEET = Sheet("NDCG@10 & more_", ("", "a|b", "95%"), [("x < y", "0.1 ±0.2", "[1, 2]"), ("<b>", "2", "3")])
 
@@ -22,6 +25,36 @@ def test_latex_escapes_what_it_must() -> None:
     assert r"x $<$ y & 0.1 $\pm$0.2 & [1, 2] \\" in text
     assert r"\begin{tabular}{lrr}" in text
     assert text.count(r"\begin") == text.count(r"\end") == 2
+
+
+def test_latex_of_all_special_signs_and_of_other_scripts() -> None:
+    assert escaped("&%$#_{}~^\\") == (r"\&\%\$\#\_\{\}\textasciitilde{}\textasciicircum{}\textbackslash{}")
+    assert escaped("a_b: 0.5 ±0.1, ≤ 3, ≥ 4, 2 × 3 – 4 …") == (  # noqa: RUF001
+        r"a\_b: 0.5 $\pm$0.1, $\le$ 3, $\ge$ 4, 2 $\times$ 3 -- 4 \ldots{}"
+    )
+    assert escaped("café чай ½") == "cafe ??? ?"
+
+
+@given(st.text())
+def test_latex_is_ascii_and_no_sign_speaks_to_it(text: str) -> None:
+    """Without what `escaped` writes itself, no special sign is left."""
+    said = escaped(text)
+    assert said.isascii()
+    commands = r"\\(textasciitilde|textasciicircum|textbackslash|ldots)\{\}|\$\\?[a-z<>|-]+\$|\\[&%$#_{}]"
+    assert not set("&%$#_{}~^\\") & set(re.sub(commands, "", said))
+
+
+def test_latex_rows_that_start_like_an_option() -> None:
+    """After a row's end `[` and `*` would be read as belonging to it."""
+    text = FORMS["latex"](Sheet("", ("", "b"), [("[x]", "1"), ("*", "2")]))
+    assert "\n{}[x] & 1" in text
+    assert "\n{}* & 2" in text
+
+
+def test_sentences_are_escaped_like_cells() -> None:
+    assert SENTENCES["latex"]("my_recipe: 50%") == "my\\_recipe: 50\\%\n"
+    assert SENTENCES["html"]("a < b") == "<p>a &lt; b</p>"
+    assert SENTENCES["markdown"]("a_b") == "a_b"
 
 
 def test_html_escapes_what_it_must() -> None:
