@@ -217,7 +217,8 @@ def report_page(
 ) -> Path:
     """One self-contained web page on some runs, its figures as PNG and SVG in a folder beside it; see `persrec.page`.
 
-    `titles` is a csv with item_id and title. Raises UserError for runs that were not tested alike.
+    `titles` is an items table with item_id and title, by default that of the runs' recipe. Raises UserError for runs
+    that were not tested alike.
     """
     from persrec.page import page
 

@@ -183,7 +183,11 @@ def compare(
     type=click.Path(path_type=Path, dir_okay=False),
     help="The page; its figures go to a folder beside it.",
 )
-@click.option("--titles", type=click.Path(path_type=Path), help="A csv with item_id and title, to name items by.")
+@click.option(
+    "--titles",
+    type=click.Path(path_type=Path),
+    help="An items table with item_id and title.  [default: that of the recipe]",
+)
 def report_page(runs: tuple[Path, ...], out: Path, titles: Path | None) -> None:
     """Write one web page on RUNS, run folders or folders of grids: what was run, tables, figures, three users.
 

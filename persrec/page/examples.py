@@ -5,7 +5,7 @@ Shapes: Q queries, V items.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,14 +15,19 @@ from persrec.batches import evaluation_windows
 from persrec.errors import UserError
 from persrec.evaluation.comparison import Side
 from persrec.evaluation.evaluate import LIST, item_vectors, read_users
+from persrec.interactions.schema import ITEM, Say
+from persrec.items import table
+from persrec.items.catalogue import catalogue
 from persrec.models.model import Model
 from persrec.prepared import Prepared, Queries
 from persrec.recipe.recipe import Recipe
+from persrec.recipe.sections import Items
 from persrec.retrieval.indexes import INDEXES
 from persrec.retrieval.rescoring import discounted, rescored_top_k
 from persrec.retrieval.search import top_k
 from persrec.retrieval.seen import Seen
 
+TITLE: Final = "title"
 COUNT = 3
 LAST_SHOWN = 12  # events of a history
 
@@ -98,25 +103,41 @@ def best(model: Model, data: Prepared, cell: Recipe, queries: Queries) -> Ints:
 
 
 def titles(path: str | Path) -> dict[str, str]:
-    """Titles by item id, of a csv with the columns item_id and title.
+    """Titles by item id, of an items table with item_id and title; see `persrec.items.table`.
 
-    Raises UserError where it is absent, has other columns, or names an item twice.
+    Raises UserError where it is absent, cannot be read, has no such columns, or names an item twice.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"--titles {path}: there is no such file; expected a csv with the columns item_id and title")
+    if not Path(path).is_file():
+        raise UserError(f"--titles {path}: there is no such file; expected an items table with item_id and title")
     try:
-        frame = pl.read_csv(path, infer_schema=False)
-    except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
-        line = str(error).splitlines()[0]
-        raise UserError(f"--titles {path}: is not a csv in UTF-8 ({line}); expected item_id,title") from error
-    if not {"item_id", "title"} <= set(frame.columns):
+        frame = table.read(Items(path=str(path)))
+    except UserError as error:
+        raise UserError(f"--titles: {error}; expected an items table with item_id and title") from error
+    if TITLE not in frame.columns:
         got = ", ".join(frame.columns)
         raise UserError(f"--titles {path}: got the columns {got}, expected item_id and title; rename them")
-    twice = frame.filter(frame["item_id"].is_duplicated())["item_id"]
+    twice = frame.filter(frame[ITEM].is_duplicated())[ITEM]
     if len(twice):
         raise UserError(f"--titles {path}: item_id {twice[0]!r} stands there more than once; expected one title each")
-    return dict(frame.drop_nulls(["item_id", "title"]).select("item_id", "title").iter_rows())
+    return dict(frame.drop_nulls([ITEM, TITLE]).select(ITEM, TITLE).iter_rows())
+
+
+def own_titles(recipe: Mapping[str, Any], data: Prepared, say: Say) -> dict[str, str]:
+    """Titles by item id, of the items table of a run's recipe; none where it names none with titles, or the file is
+    gone. One that cannot be read any more is said."""
+    section = Items.model_validate(recipe.get("items", {}))
+    if section.path is None or not (section.path == table.SYNTHETIC or Path(section.path).is_file()):
+        return {}
+    try:
+        frame = table.read(section)
+        if TITLE not in frame.columns:
+            return {}
+        ids = pl.Series(ITEM, data.item_ids()).cast(pl.String)
+        found = catalogue(frame, ids, f"{{{TITLE}}}", where=section.path).texts
+    except UserError as error:
+        say(f"{error}. Items go by their ids.")
+        return {}
+    return {name: title for name, title in zip(ids, found, strict=True) if title}
 
 
 def names(data: Prepared, known: Mapping[str, str]) -> list[str]:
@@ -127,6 +148,6 @@ def names(data: Prepared, known: Mapping[str, str]) -> list[str]:
 
 def _ranks(side: Side, user: int, end: int) -> tuple[list[int], list[float]]:
     """The targets of a query and their ranks in the first run of a side."""
-    table = side.tables[min(side.tables)]
-    rows = (table.column("user").to_numpy() == user) & (table.column("end").to_numpy() == end)
-    return table.column("item").to_numpy()[rows].tolist(), table.column("rank").to_numpy()[rows].tolist()
+    asked = side.tables[min(side.tables)]
+    rows = (asked.column("user").to_numpy() == user) & (asked.column("end").to_numpy() == end)
+    return asked.column("item").to_numpy()[rows].tolist(), asked.column("rank").to_numpy()[rows].tolist()

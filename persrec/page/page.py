@@ -14,7 +14,7 @@ from persrec.evaluation.comparison import ORDER
 from persrec.page import chapters, figures, verdicts
 from persrec.page.chapters import Material
 from persrec.page.closeup import look_closely
-from persrec.page.examples import titles
+from persrec.page.examples import own_titles, titles
 from persrec.page.layout import STYLE, Gallery
 
 
@@ -29,7 +29,7 @@ def write(
 
     Raises UserError for runs that do not compare, titles that cannot be read, and a place that cannot be written.
     """
-    known = {} if titles_file is None else titles(titles_file)
+    known = None if titles_file is None else titles(titles_file)
     material = _material(folders, known, say)
     temporary = out.with_name(f".{out.name}.partial")
     try:
@@ -43,8 +43,8 @@ def write(
     return out
 
 
-def _material(folders: Sequence[Path], known: Mapping[str, str], say: Callable[[str], None]) -> Material:
-    """Everything read and measured."""
+def _material(folders: Sequence[Path], known: Mapping[str, str] | None, say: Callable[[str], None]) -> Material:
+    """Everything read and measured; without `known` titles, items go by those of the first run that has any."""
     sides = comparison.load(folders)
     metric = str(sides[0].recipe["primary"])
     comparison.check_metric(sides, metric)
@@ -55,6 +55,8 @@ def _material(folders: Sequence[Path], known: Mapping[str, str], say: Callable[[
     except UserError as error:
         say(f"{error}. The report goes without data counts, reads, users and attention.")
         return Material(sides, found, metric, looks, [], None)
+    if known is None:
+        known = next(filter(None, (own_titles(run.recipe, data, say) for run in found)), {})
     closeups = []
     for side in sides:
         if side.history in ORDER:

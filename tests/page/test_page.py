@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from persrec import api
 from persrec import run as runs
 from persrec.errors import UserError
 from persrec.evaluation import comparison
+from persrec.page import examples
+from persrec.prepared import open_prepared
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 SMALL = [
@@ -261,8 +264,9 @@ def test_without_the_log_the_rest_is_there(
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (None, "there is no such file; expected a csv with the columns item_id and title"),
-        ("id,title\n1,a\n", "got the columns id, title, expected item_id and title"),
+        (None, "there is no such file; expected an items table with item_id and title"),
+        ("id,title\n1,a\n", "no column item_id; got id, title"),
+        ("item_id,name\n1,a\n", "got the columns item_id, name, expected item_id and title"),
         ("item_id,title\n1,a\n1,b\n", "item_id '1' stands there more than once"),
     ],
 )
@@ -274,6 +278,41 @@ def test_titles_that_cannot_be_read(place: Path, tmp_path: Path, text: str | Non
         api.report_page([place / "grid"], out=tmp_path / "page.html", titles=file)
     assert words in str(error.value)
     assert not (tmp_path / "page.html").exists()
+
+
+def test_titles_of_any_items_table(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"parent_asin": ["1", "2", "3"], "title": ["a", None, "c"]})
+    frame.write_parquet(tmp_path / "meta.parquet")
+    assert examples.titles(tmp_path / "meta.parquet") == {"1": "a", "3": "c"}
+    (tmp_path / "movies.dat").write_text("1::Ché::Drama\n", encoding="latin-1")
+    assert examples.titles(tmp_path / "movies.dat") == {"1": "Ché"}
+
+
+def test_titles_of_the_recipes_own_table(place: Path, tmp_path: Path) -> None:
+    """Of two titles of an item the more frequent one; none where the file is gone, and a word where it is another's."""
+    run = runs.load(place / "grid" / "full-seed0")
+    data = open_prepared(place / run.data["folder"], run.metrics["protocol"]["split"])
+    items, said = tmp_path / "items.csv", []
+    items.write_text("id,title\nitem 1,one\nitem 1,two\nitem 1,two\nitem 2,\nother,x\n", encoding="utf-8")
+    recipe = {"items": {"path": str(items), "columns": {"item_id": "id"}}}
+    assert examples.own_titles(recipe, data, said.append) == {"item 1": "two"}
+    assert examples.own_titles({"items": {"path": str(tmp_path / "gone.csv")}}, data, said.append) == {}
+    assert examples.own_titles({}, data, said.append) == {}
+    assert said == []
+    items.write_text("id,title\nelsewhere,x\n", encoding="utf-8")
+    assert examples.own_titles(recipe, data, said.append) == {}
+    assert "has no item of the log" in said[0]
+
+
+def test_the_page_takes_the_recipes_own_table(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(place, tmp_path / "moved")
+    monkeypatch.chdir(tmp_path / "moved")
+    run = runs.load("grid/recent-seed0")
+    recipe = {**run.recipe, "items": {**run.recipe["items"], "path": "titles.csv"}}
+    changed = replace(run, recipe=recipe)
+    monkeypatch.setattr(runs, "load", lambda folder: changed)
+    page = Reader(api.report_page(["grid/recent-seed0"], out="page.html").read_text(encoding="utf-8"))
+    assert "Tea & <em>item " in page.text
 
 
 def test_places_that_cannot_be_written(place: Path, tmp_path: Path) -> None:
