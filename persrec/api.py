@@ -115,10 +115,12 @@ def fit(
     return results(loaded, rows, list(places.values()), folder)
 
 
-def evaluate(run: str | Path, *, json_file: str | Path | None = None) -> Table:
+def evaluate(run: str | Path, overrides: Sequence[str] = (), *, json_file: str | Path | None = None) -> Table:
     """Rank all items for the test events of a run folder, or of every complete run in the folder of a grid.
 
-    `json_file` receives the rows. Raises UserError for a run that is incomplete, altered or without its data.
+    Overrides of `evaluation` and `retrieval` count for this table, whose rows name them under `set`; run folders stay
+    as they are. `json_file` receives the rows. Raises UserError for a run that is incomplete, altered or without its
+    data.
     """
     from persrec import cells
 
@@ -127,11 +129,11 @@ def evaluate(run: str | Path, *, json_file: str | Path | None = None) -> Table:
     places = _runs_below(folder)
     rows = []
     for place in places:
-        saved, cell, summary = cells.evaluate_again(place)
-        rows.append(cells.row(cell, saved.metrics | summary))
+        saved, cell, summary = cells.evaluate_again(place, overrides)
+        rows.append(cells.row(cell, saved.metrics | summary) | ({"set": list(overrides)} if overrides else {}))
     if json_file is not None:
         _write_json(Path(json_file), rows)
-    return results(cell, rows, places, folder)
+    return results(cell, rows, [] if overrides else places, folder, overrides)
 
 
 def score(

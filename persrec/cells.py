@@ -3,7 +3,7 @@
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +32,7 @@ from persrec.items import load as item_texts
 from persrec.models.build import build, kept_weights
 from persrec.models.model import Model
 from persrec.prepared import ITEMS, Prepared
+from persrec.recipe.file import override
 from persrec.recipe.recipe import Recipe, flat, parse
 from persrec.serving.recommender import Recommender
 from persrec.targets import targets_of
@@ -41,6 +42,7 @@ from persrec.training.loggers import FOLDERS
 from persrec.training.settings import carrying, loss_settings, training_settings
 from persrec.training.starting import start_from
 
+ASKED = "evaluation", "retrieval"  # sections of a recipe that a trained model may be asked by otherwise
 STARTED = "started.json"  # in checkpoints/: what an interrupted fit was about
 
 
@@ -248,14 +250,34 @@ def _refuse_difference(before: dict[str, Any], now: dict[str, Any], folder: Path
         )
 
 
-def evaluate_again(folder: Path) -> tuple[runs.Run, Recipe, dict[str, Any]]:
-    """A run, its recipe, and what its evaluation finds now."""
+def evaluate_again(folder: Path, overrides: Sequence[str] = ()) -> tuple[runs.Run, Recipe, dict[str, Any]]:
+    """A run, its recipe, and what its evaluation finds now, with keys of `evaluation` and `retrieval` as they are set;
+    the folder stays as it is."""
     saved = runs.load(folder)
-    cell = parse(saved.recipe, f"of run {folder}")
+    cell = _asked_otherwise(saved, overrides)
     data = runs.open_log(saved.data, cell.split.name).asking(cell.evaluation.part)
     if not cell.histories:
         return saved, cell, _summary(evaluate_fitted(cell, data), data)
     return saved, cell, evaluate(Recommender.load(folder).model, data, cell)[1]
+
+
+def _asked_otherwise(saved: runs.Run, overrides: Sequence[str]) -> Recipe:
+    """The recipe of a run with other keys of its evaluation; where its primary metric's cutoff is no longer in
+    `evaluation.k`, the largest one there takes its place."""
+    for text in overrides:
+        key = text.partition("=")[0].strip()
+        if key.split(".")[0] not in ASKED:
+            raise UserError(
+                f"--set {text}: got {key}, expected a key of {' or '.join(ASKED)}: a run is evaluated as it was "
+                "trained, on its own data and split; to change these, fit with this --set and another --out"
+            )
+    tree = override(saved.recipe, overrides)
+    asked = tree["evaluation"].get("k") if isinstance(tree["evaluation"], dict) else None
+    cutoffs = [k for k in (asked if isinstance(asked, list | tuple) else [asked]) if isinstance(k, int)]
+    name, _, cutoff = str(tree["primary"]).partition("@")
+    if cutoffs and int(cutoff) not in cutoffs:
+        tree["primary"] = f"{name}@{max(cutoffs)}"
+    return parse(tree, f"of run {saved.folder}" + (f" with {' '.join(overrides)}" if overrides else ""))
 
 
 def evaluate(model: Model, data: Prepared, cell: Recipe) -> tuple[Evaluation, dict[str, Any]]:

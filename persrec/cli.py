@@ -147,16 +147,17 @@ def evaluate(
 ) -> None:
     """Rank all items for the test events of RUN, a run folder, and print its metrics.
 
+    --set takes keys of evaluation and retrieval, as in retrieval.kind=hnsw, for this table; RUN stays as it is.
     Or score anybody's lists under the same protocols: --recommendations takes a file with user_id, item_id and rank.
     """
     from persrec import api
 
-    if run is not None and (recommendations, log, overrides) == (None, None, ()):
-        _print(api.evaluate(run, json_file=json_file))
+    if run is not None and (recommendations, log) == (None, None):
+        _print(api.evaluate(run, overrides, json_file=json_file))
     elif run is None and recommendations is not None and log is not None:
         _print(api.score(recommendations, log, overrides, json_file=json_file))
     else:
-        raise UserError("evaluate: expected a RUN alone, or --recommendations FILE with --log RECIPE|FILE (and --set)")
+        raise UserError("evaluate: expected a RUN, or --recommendations FILE with --log RECIPE|FILE, and not both")
 
 
 @commands.command()

@@ -37,8 +37,12 @@ class Table:
         return captured.get().rstrip()
 
 
-def results(recipe: Recipe, rows: list[dict[str, Any]], places: Sequence[Path], folder: Path) -> Table:
-    """The table of runs on one log, in `places` below a folder; of none, where nothing was saved."""
+def results(
+    recipe: Recipe, rows: list[dict[str, Any]], places: Sequence[Path], folder: Path, overrides: Sequence[str] = ()
+) -> Table:
+    """The table of runs on one log, in `places` below a folder; of none, where nothing was saved.
+
+    `overrides` are what was set for this table alone."""
     from persrec.evaluation import comparison
 
     k = int(recipe.primary.partition("@")[2])
@@ -52,6 +56,8 @@ def results(recipe: Recipe, rows: list[dict[str, Any]], places: Sequence[Path], 
     )
     if protocol["exclude_seen"] and protocol["targets_seen_before"]:
         heading += f"; {protocol['targets_seen_before']:,} targets were seen before and are ranked all the same"
+    if overrides:
+        heading += f"; set for this table alone: {', '.join(overrides)}"
     found = [report.metrics_sheet(heading, rows, metrics)]
     found += [report.group_sheet(f"{recipe.primary} by {what}", rows, what, recipe.primary) for what in SHOWN_GROUPS]
     found += report.memory_sheets(rows, recipe.primary)

@@ -324,7 +324,47 @@ def test_evaluate_wants_a_run_or_lists(
     arguments: list[str], here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     assert call(monkeypatch, *arguments) == 2
-    assert "expected a RUN alone, or --recommendations FILE with --log" in capsys.readouterr().err
+    assert "expected a RUN, or --recommendations FILE with --log" in capsys.readouterr().err
+
+
+def test_a_run_is_asked_otherwise_and_stays_as_it_is(copy: Path) -> None:
+    before = {path: path.read_bytes() for path in (copy / "runs/tiny").rglob("*") if path.is_file()}
+    own = api.evaluate("runs/tiny/full-seed0").rows[0]
+    sets = ["evaluation.k=[3]", "evaluation.exclude_seen=false", "retrieval.kind=hnsw", "retrieval.breadth=128"]
+    table = api.evaluate("runs/tiny/full-seed0", sets, json_file="rows.json")
+    (row,) = table.rows
+    assert {name.partition("@")[2] for name in row["metrics"]} == {"3"}
+    assert not row["protocol"]["exclude_seen"]
+    assert own["protocol"]["exclude_seen"]
+    assert own["protocol"]["retrieval"] == {"kind": "flat"}
+    assert row["protocol"]["retrieval"]["recall"] > 0.9
+    shown = " ".join(str(table).split())
+    assert f"set for this table alone: {', '.join(sets)}" in shown
+    assert "ndcg@3" in shown
+    assert "by an index, beside exact search" in shown
+    assert json.loads(Path("rows.json").read_text())[0]["set"] == sets
+    after = {path: path.read_bytes() for path in (copy / "runs/tiny").rglob("*") if path.is_file()}
+    assert before == after
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        (
+            "model.width=16",
+            "--set model.width=16: got model.width, expected a key of evaluation or retrieval: a run is",
+        ),
+        ("split.n=2", "on its own data and split; to change these, fit with"),
+        ("primary=ndcg@5", "got primary, expected a key of evaluation or retrieval"),
+        ("evaluation.q=[5]", "evaluation.q: unknown key"),
+        ("retrieval.probes=2", "with kind flat, expected no further key"),
+        ("evaluation", "expected key=value"),
+    ],
+)
+def test_a_run_cannot_be_asked_for_another_model(override: str, words: str, here: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        api.evaluate("runs/tiny/full-seed0", [override])
+    assert words in str(caught.value)
 
 
 def test_compare_as_text(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

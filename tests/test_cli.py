@@ -92,7 +92,11 @@ def test_prepare(monkeypatch: pytest.MonkeyPatch, calls: list) -> None:
 
 def test_evaluate(monkeypatch: pytest.MonkeyPatch, calls: list) -> None:
     assert call(monkeypatch, "evaluate", "runs/x", "--json", "rows.json") == 0
-    assert calls == [("evaluate", (Path("runs/x"),), {"json_file": Path("rows.json")})]
+    assert call(monkeypatch, "evaluate", "runs/x", "--set", "evaluation.k=[5]") == 0
+    assert calls == [
+        ("evaluate", (Path("runs/x"), ()), {"json_file": Path("rows.json")}),
+        ("evaluate", (Path("runs/x"), ("evaluation.k=[5]",)), {"json_file": None}),
+    ]
 
 
 def test_recommend_prints_csv(monkeypatch: pytest.MonkeyPatch, calls: list, capsys: pytest.CaptureFixture) -> None:
