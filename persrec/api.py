@@ -143,24 +143,35 @@ def score(
     *,
     frame: Any = None,
     json_file: str | Path | None = None,
+    out: str | Path | None = None,
 ) -> Table:
     """Anybody's lists, a file or frame of `user_id, item_id, rank`, on the log and under the protocol of a recipe.
 
-    Of a user's list the targets' ranks are read; a user without one has missed them. Raises UserError for lists that
+    Of a user's list the targets' ranks are read; a user without one has missed them. `out` is left as a run folder
+    without a model, for `compare` and `report`, where the lists go by its name. Raises UserError for lists that
     contradict themselves; what merely does not fit the log is counted and said.
     """
     from persrec import cells
+    from persrec import run as runs
+
+    folder = None if out is None else Path(out)
+    if folder is not None:
+        if folder.name in ("", "full", "recent", "compressed"):
+            raise UserError(f"--out {folder}: got the name of a history, expected another: the lists go by it")
+        if (folder / runs.MANIFEST).exists():
+            raise UserError(f"--out {folder}: holds a complete run; choose another, or remove it first")
+        runs.check_free(folder)
 
     loaded, frame = _recipe(recipe, overrides, frame)
     _check_folder("--json", json_file)
     data = open_prepared(prepare(loaded, frame=frame), loaded.split.name)
-    row, counts = cells.score(recommendations, data, loaded)
+    row, counts = cells.score(recommendations, data, loaded, folder=folder)
     for what, count in counts.items():
         if count:
             say(f"{what}: {count:,}")
     if json_file is not None:
         _write_json(Path(json_file), [row])
-    return results(loaded, [row], [], Path())
+    return results(loaded, [row], [] if folder is None else [folder], folder or Path())
 
 
 def _runs_below(folder: Path) -> list[Path]:

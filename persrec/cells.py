@@ -43,6 +43,7 @@ from persrec.training.settings import carrying, loss_settings, training_settings
 from persrec.training.starting import start_from
 
 ASKED = "evaluation", "retrieval"  # sections of a recipe that a trained model may be asked by otherwise
+LISTS = "recommendations"  # in the metrics of lists made elsewhere: what of them did not fit the log
 STARTED = "started.json"  # in checkpoints/: what an interrupted fit was about
 
 
@@ -186,17 +187,31 @@ def evaluate_fitted(cell: Recipe, data: Prepared) -> Evaluation:
         return evaluate_baseline(baseline, data, protocol(cell), on_queries=advance)
 
 
-def score(recommendations: Any, data: Prepared, cell: Recipe) -> tuple[dict[str, Any], dict[str, int]]:
-    """The row of lists that anybody recommended, and what of them did not fit the log."""
+def score(
+    recommendations: Any, data: Prepared, cell: Recipe, *, folder: Path | None = None
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """The row of lists that anybody recommended, and what of them did not fit the log.
+
+    With `folder` they are left there as a run without a model, which stands beside others under the folder's name.
+    """
     data = data.asking(cell.evaluation.part)
     targets, settings = targets_of(data, data.test), protocol(cell)
     rows = lists.read(recommendations)
     scored = lists.score(rows, data, targets, k=max(settings.k), exclude_seen=settings.exclude_seen)
     best = scored.lists[:, :LIST]
     found = Evaluation(targets, scored.rank, best, seen_share(data, best), 0.0, settings)
-    return row(
-        cell, {"history": "lists", "seed": 0, "epochs": 0, "seconds": 0.0, **_summary(found, data)}
-    ), scored.counts
+    metrics = {
+        "history": "lists" if folder is None else folder.name,
+        "seed": cell.seeds[0],
+        "primary": cell.primary,
+        "epochs": 0,
+        "seconds": 0.0,
+        LISTS: scored.counts,
+        **_summary(found, data),
+    }
+    if folder is None:
+        return row(cell, metrics), scored.counts
+    return _save(cell, data, folder, found, metrics, None, overwrite=False), scored.counts
 
 
 def _start(checkpoints: Path, cell: Recipe, data: Prepared, start: str | Path | None) -> None:
@@ -255,6 +270,13 @@ def evaluate_again(folder: Path, overrides: Sequence[str] = ()) -> tuple[runs.Ru
     the folder stays as it is."""
     saved = runs.load(folder)
     cell = _asked_otherwise(saved, overrides)
+    if LISTS in saved.metrics:
+        if overrides:
+            raise UserError(
+                f"{folder}: got --set, but it holds the ranks of lists made elsewhere; score them again by "
+                "--recommendations FILE --log RECIPE|FILE with this --set"
+            )
+        return saved, cell, {}
     data = runs.open_log(saved.data, cell.split.name).asking(cell.evaluation.part)
     if not cell.histories:
         return saved, cell, _summary(evaluate_fitted(cell, data), data)

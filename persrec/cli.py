@@ -136,12 +136,14 @@ def fit(
 @click.argument("run", required=False, type=click.Path(path_type=Path))
 @click.option("--recommendations", type=click.Path(path_type=Path), help="Lists to score instead of RUN; with --log.")
 @click.option("--log", metavar="RECIPE|FILE", help="The log and protocol that --recommendations are scored on.")
+@click.option("--out", type=click.Path(path_type=Path), help="Leave --recommendations as a run, to compare and report.")
 @overrides
 @click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Also write the rows here.")
 def evaluate(
     run: Path | None,
     recommendations: Path | None,
     log: str | None,
+    out: Path | None,
     overrides: tuple[str, ...],
     json_file: Path | None,
 ) -> None:
@@ -152,10 +154,10 @@ def evaluate(
     """
     from persrec import api
 
-    if run is not None and (recommendations, log) == (None, None):
+    if run is not None and (recommendations, log, out) == (None, None, None):
         _print(api.evaluate(run, overrides, json_file=json_file))
     elif run is None and recommendations is not None and log is not None:
-        _print(api.score(recommendations, log, overrides, json_file=json_file))
+        _print(api.score(recommendations, log, overrides, json_file=json_file, out=out))
     else:
         raise UserError("evaluate: expected a RUN, or --recommendations FILE with --log RECIPE|FILE, and not both")
 

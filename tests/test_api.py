@@ -314,6 +314,32 @@ def test_what_a_model_recommends_is_scored_as_the_model_is(here: Path, tmp_path:
         assert found["metrics"][metric] == pytest.approx(saved["metrics"][metric], abs=1e-3)
 
 
+def test_lists_are_left_as_a_run_and_held_against_others(copy: Path, capsys: pytest.CaptureFixture) -> None:
+    """A list of one user with the target first; of the others there is none, so all is missed."""
+    log = persrec.Recommender.load("runs/tiny/full-seed0").prepared()
+    *history, target = log.items[: log.offsets[1]].tolist()
+    other = next(item for item in range(1, log.items_count + 1) if item not in (*history, target))
+    ids = [log.item_ids()[item - 1].as_py() for item in (target, other)]
+    pl.DataFrame({"user_id": [log.user_ids()[0].as_py()] * 2, "item_id": ids, "rank": [1, 2]}).write_csv("lists.csv")
+    table = api.score("lists.csv", "tiny.yaml", out="runs/theirs")
+    assert "Run folder: runs/theirs" in str(table)
+    run = runs.load("runs/theirs")
+    assert run.targets().column("rank").to_pylist() == [1.0] + [float("inf")] * 49
+    assert run.metrics["recommendations"]["queries without a list"] == 49
+    assert not (copy / "runs/theirs" / runs.WEIGHTS).exists()
+    compared = api.compare(["runs/tiny", "runs/theirs"], metric="mrr@10")
+    assert isinstance(compared, api.Table)
+    assert {row["pair"] for row in compared.rows} == {"compressed/full", "compressed/theirs", "full/theirs"}
+    assert "theirs" in api.report_page(["runs/tiny", "runs/theirs"], out="page.html").read_text()
+    assert metrics(api.evaluate("runs/theirs").rows) == metrics(table.rows)
+    with pytest.raises(UserError, match="holds the ranks of lists made elsewhere; score them again"):
+        api.evaluate("runs/theirs", ["evaluation.k=[5]"])
+    with pytest.raises(UserError, match=r"--out runs/theirs: holds a complete run; choose another"):
+        api.score("lists.csv", "tiny.yaml", out="runs/theirs")
+    with pytest.raises(UserError, match=r"--out runs/full: got the name of a history"):
+        api.score("lists.csv", "tiny.yaml", out="runs/full")
+
+
 def test_lists_are_not_scored_on_sets_with_seen_items_hidden(here: Path) -> None:
     with pytest.raises(UserError, match=r"evaluation\.exclude_seen: got true with split next-basket.*expected false"):
         api.score("lists.csv", "tiny.yaml", ["split=next-basket"])

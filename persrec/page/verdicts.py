@@ -116,7 +116,7 @@ def runs_sheet(runs: Sequence[Run]) -> Sheet:
             shape = f"{model['layers']} x {model['width']}, {model['heads']} heads"
             epochs = f"{found['best_epoch'] + 1} of {found['epochs']}"
         else:
-            sizes, shape, epochs = "", "baseline", ""
+            sizes, shape, epochs = "", "lists" if "recommendations" in found else "baseline", ""
         line = (recipe["name"], found["history"], str(found["seed"]), shape, sizes, epochs, f"{found['seconds']:,.0f}")
         rows.append(line)
     head = ("recipe", "history", "seed", "layers x width", "segments", "best epoch", "seconds")
