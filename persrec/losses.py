@@ -207,6 +207,19 @@ def binary_cross_entropy(
     return (power * F.softplus(-right[:, 0]) + against) / counted * weight
 
 
+def bpr(
+    queries: Tensor, positive: Tensor, negative: Tensor, target: Tensor, negatives: Tensor, weight: Tensor
+) -> Tensor:
+    """Mean of -log sigmoid(target's logit - a negative's), times `weight` (N,): (N,) (BPR, arXiv 1205.2618).
+
+    Shapes are those of `sampled_softmax`. A negative that is the row's own target is left out of the mean, which is 0
+    where nothing else was drawn.
+    """
+    right, wrong, collides = _against(queries, positive, negative, target, negatives)
+    below = F.softplus(wrong - right).masked_fill(collides, 0.0).sum(dim=1)
+    return below / (~collides).sum(dim=1).clamp(min=1) * weight
+
+
 def gbce_power(negatives: int, items: int, calibration: float) -> float:
     """The power beta of gBCE at J uniform negatives out of V items (arXiv 2308.07192).
 

@@ -15,6 +15,7 @@ from persrec.losses import (
     FEWEST_ROWS,
     Bonus,
     binary_cross_entropy,
+    bpr,
     full_softmax,
     gbce_power,
     info_nce,
@@ -276,6 +277,41 @@ def test_binary_cross_entropy_of_large_logits_is_finite() -> None:
     drawn = torch.tensor([3, 5])
     found = binary_cross_entropy(queries * 1e4, table[target], table[drawn], target, drawn, weight, power=0.1)
     assert bool(found.isfinite().all())
+
+
+def test_bpr_by_hand() -> None:
+    """Logits 2 of the target, 6 and -2 of negatives; the draw that is the target itself is left out of the mean."""
+    vectors = torch.tensor([[9.0], [0.0], [1.0], [2.0], [3.0], [-1.0]])
+    query, target, negatives = torch.tensor([[2.0]]), torch.tensor([2]), torch.tensor([4, 2, 5])
+    by_hand = (math.log(1 + math.exp(6 - 2)) + math.log(1 + math.exp(-2 - 2))) / 2 * 0.5
+    loss = bpr(query, vectors[target], vectors[negatives], target, negatives, torch.tensor([0.5]))
+    assert loss.tolist() == pytest.approx([by_hand])
+    own = bpr(query, vectors[target], vectors, target, negatives[None], torch.tensor([0.5]))
+    assert own.tolist() == pytest.approx([by_hand]), "drawn for the row alone"
+    nothing = torch.tensor([2, 2])
+    assert bpr(query, vectors[target], vectors[nothing], target, nothing, torch.ones(1)).tolist() == [0]
+
+
+def test_the_gradient_of_bpr_is_that_of_plain_torch() -> None:
+    """Pair by pair; of the negatives 5 and 1, which are targets of some rows, those rows leave theirs out."""
+    queries, table, target, weight = inputs()
+    negatives = torch.tensor([3, 5, 1, 8])
+    found = bpr(queries, table[target], table[negatives], target, negatives, weight)
+    rows = []
+    for row in range(ROWS):
+        pairs = [queries[row] @ (table[target[row]] - table[item]) for item in negatives if item != target[row]]
+        rows.append(-F.logsigmoid(torch.stack(pairs)).mean() * weight[row])
+    slow = torch.stack(rows)
+    torch.testing.assert_close(found, slow)
+    ours, theirs = (torch.autograd.grad(losses.sum(), [queries, table]) for losses in (found, slow))
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_bpr_of_large_logits_is_finite() -> None:
+    queries, table, target, weight = inputs(grad=False)
+    drawn = torch.tensor([3, 5])
+    assert bool(bpr(queries * 1e4, table[target], table[drawn], target, drawn, weight).isfinite().all())
 
 
 def test_the_power_of_gbce() -> None:

@@ -350,7 +350,7 @@ BASELINE_KEYS: dict[str, tuple[str, ...]] = {
 
 
 class Loss(Section):
-    kind: Literal["sampled", "full", "bce", "gbce", "info_nce"] = "sampled"  # softmax over draws or all, or others
+    kind: Literal["sampled", "full", "bce", "gbce", "bpr", "info_nce"] = "sampled"  # a softmax over draws; others
     negatives: Count = 512
     per: Literal["batch", "row"] = "batch"
     sampler: Literal["uniform", "popularity", "in-batch", "mixed"] | None = None  # null: uniform
@@ -368,6 +368,11 @@ class Loss(Section):
     def _of_its_kind(self) -> Self:
         known = {key for keys in LOSS_KEYS.values() for key in keys}
         _refuse_foreign(self.kind, sorted(key for key in known if getattr(self, key) is not None), LOSS_KEYS)
+        if self.kind == "gbce" and self.sampler not in (None, "uniform"):
+            raise ValueError(
+                f"got sampler {self.sampler} with kind gbce, whose calibration is for uniform negatives; expected "
+                "uniform, or kind bce"
+            )
         return self
 
     @field_validator("weight_by")
@@ -392,7 +397,8 @@ LOSS_KEYS: dict[str, tuple[str, ...]] = {
     "sampled": ("sampler", "logq", "full_from", "logit_adjustment"),
     "full": ("logit_adjustment",),
     "bce": ("sampler", "full_from"),
-    "gbce": ("calibration", "full_from"),
+    "gbce": ("sampler", "calibration", "full_from"),
+    "bpr": ("sampler", "full_from"),
     "info_nce": ("sampler",),
 }
 

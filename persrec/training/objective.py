@@ -23,7 +23,7 @@ LOGITS_PER_PAIR = 16  # of `chunk`; pairs of row and item that its user has had 
 
 
 class LossSettings(NamedTuple):
-    """Which cross-entropy a row carries."""
+    """Which loss a row carries, a cross-entropy unless it is of pairs."""
 
     sampled: bool = True
     negatives: int = 512  # of a sampled loss
@@ -32,6 +32,7 @@ class LossSettings(NamedTuple):
     corrected: bool = False  # for what the sampler draws more often (logQ); of a sampled softmax
     calibration: float | None = None  # of a sampled binary cross-entropy, gBCE's; None = softmax
     info_nce: bool = False  # a sampled softmax that masks what looks like the target
+    bpr: bool = False  # pairs of the target and a negative
     logit_adjustment: float = 0.0  # of a softmax: what share of an item's log popularity scores need not say
     full_from: float | None = None  # share of the epochs after which a sampled loss gives way to the full one
     chunk: int = 1 << 24  # logits of a full loss that exist at a time
@@ -81,7 +82,7 @@ class Objective(NamedTuple):
 def objective(
     model: Model, batch: Batch, settings: LossSettings, *, reads_all: bool, counts: Tensor | None = None
 ) -> Objective:
-    """The mean cross-entropy of the batch's scored rows, and the weighted loss of its tokens.
+    """The mean loss of the batch's scored rows, and the weighted loss of its tokens.
 
     `counts` (V+1,) are the items' numbers as targets, where the settings need them.
     """
@@ -190,6 +191,8 @@ def _row_losses(
     given = (queries, right, wrong, target, drawn.item, weight)
     if settings.info_nce:
         return info_nce(*given)
+    if settings.bpr:
+        return losses.bpr(*given)
     if settings.calibration is None:
         return losses.sampled_softmax(*given, expected=drawn.expected)
     power = losses.gbce_power(settings.negatives, model.items.count, settings.calibration)

@@ -44,6 +44,7 @@ def loss_settings(cell: Recipe) -> LossSettings:
         corrected=loss.corrected,
         calibration=loss.binary,
         info_nce=loss.kind == "info_nce",
+        bpr=loss.kind == "bpr",
         logit_adjustment=loss.logit_adjustment or 0.0,
         full_from=loss.full_from,
         negatives=loss.negatives,

@@ -83,6 +83,8 @@ LOSSES = [
     LossSettings(sampler="in-batch", per_row=True, negatives=7),
     LossSettings(sampler="popularity", calibration=0.0),
     LossSettings(calibration=0.75, per_row=True, negatives=7),
+    LossSettings(sampler="mixed", bpr=True),
+    LossSettings(bpr=True, per_row=True, negatives=7),
     LossSettings(sampled=False, logit_adjustment=0.5),
     LossSettings(sampler="mixed", corrected=True, logit_adjustment=0.5),
     LossSettings(per_row=True, logit_adjustment=1.0),
@@ -182,6 +184,32 @@ def test_a_binary_loss_by_hand(calibration: float) -> None:
     model(given, score=score, reads_all=False)
     wanted = -power * F.logsigmoid(torch.cat(rows).detach()).mean()
     assert loss.item() == pytest.approx(float(wanted), rel=1e-4)
+
+
+def test_pairs_by_hand() -> None:
+    """One negative, drawn from a batch whose targets are item 5 of the first user, item 6 of the others: pairs of these
+    two are all that there is."""
+    given = batch()
+    target = torch.where(torch.arange(len(LENGTHS))[:, None] == 0, 5, 6).expand_as(given.history.target)
+    given = given._replace(history=given.history._replace(target=target.where(given.history.target > 0, 0)))
+    model = model_of("full", cosine=False)
+    losses: dict[int, list[Tensor]] = {5: [], 6: []}
+
+    def score(hidden: Tensor, history: History) -> None:
+        for item, other in ((5, 6), (6, 5)):
+            queries = hidden[history.target == item].detach() / 0.5
+            gap = queries @ (model.items.table[item] - model.items.table[other])
+            losses[item].append(-F.logsigmoid(gap).detach())
+
+    model(given, score=score, reads_all=False)
+    rows = sum(LENGTHS)
+    expected = {drawn: float(torch.cat(losses[11 - drawn]).sum()) / rows for drawn in (5, 6)}
+    found = set()
+    for seed in range(8):
+        torch.manual_seed(seed)
+        settings = LossSettings(negatives=1, sampler="in-batch", bpr=True)
+        found.add(round(objective(model, given, settings, reads_all=False).loss.item(), 5))
+    assert sorted(found) == pytest.approx(sorted(expected.values()), rel=1e-4)
 
 
 def test_in_batch_draws_are_of_the_batch() -> None:

@@ -130,8 +130,9 @@ def test_targets_are_the_events_that_follow_another_one_in_training(tmp_path: Pa
         LossSettings(sampler="popularity", corrected=True, negatives=16),
         LossSettings(sampler="in-batch", negatives=16, per_row=True),
         LossSettings(calibration=0.75, negatives=16),
+        LossSettings(sampler="popularity", bpr=True, negatives=16),
     ],
-    ids=["mixed", "popularity", "in-batch, per row", "gbce"],
+    ids=["mixed", "popularity", "in-batch, per row", "gbce", "bpr"],
 )
 def test_every_loss_learns_a_chain(tmp_path: Path, loss: LossSettings) -> None:
     """Item n is followed by item n + 1, of 20."""
