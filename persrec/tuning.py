@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 import yaml
+from torch.amp import GradScaler
 
 from persrec import cells
 from persrec.errors import UserError
@@ -31,6 +32,7 @@ FIXED = ("name", "data", "split", "seeds", "evaluation", "primary", "baselines")
 FORMS = "loguniform(a,b), uniform(a,b), int(a,b) or choice(a,b,...)"
 SMOOTH = 0.9  # share of the past in a smoothed loss
 WORSE = 1.25  # times the least smoothed loss, from where on a sweep has seen enough
+HALVES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # what layers compute in, by training.precision
 
 
 class Sweep(NamedTuple):
@@ -71,14 +73,24 @@ class Trial(NamedTuple):
 def sweep(
     cell: Recipe, data: Prepared, *, low: float = 1e-5, high: float = 1.0, steps: int = 120, say: Say = log
 ) -> Sweep:
-    """Train with a rate that grows from `low` to `high`, a step each; ends where the loss has become much worse."""
-    data = carrying(data, cell)
+    """Train with a rate that grows from `low` to `high`, a step each; ends where the loss has become much worse.
+
+    A step is the recipe's, of `training.accumulate` batches in its precision. Raises UserError for several devices.
+    """
     settings, loss = training_settings(cell), loss_settings(cell)
+    if settings.ranks > 1:
+        raise UserError(
+            f"tune --lr: got training.devices {settings.devices} and training.nodes {settings.nodes}, expected one "
+            "device; steps of the same size on one are those of --set training.devices=1 --set training.nodes=1 --set "
+            f"training.accumulate={settings.batches_per_step}"
+        )
+    data = carrying(data, cell)
     model = cells.fresh(cell, data, say)[0].train()
     counts = target_counts(data) if loss.needs_counts else None
     device = "cuda" if settings.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
     fitting = Fitting(model, loss, settings, total_steps=steps, counts=counts).to(device)
     optimizer = fitting.configure_optimizers()["optimizer"]
+    half, scaler = HALVES.get(settings.precision), GradScaler(device, enabled=settings.precision == "16-mixed")
     plan = plan_of(model, data, settings)
     windows = list(plan)
     rates, losses, smooth = [], [], 0.0
@@ -86,12 +98,18 @@ def sweep(
         rate = low * (high / low) ** (step / (steps - 1))
         for group in optimizer.param_groups:
             group["lr"] = rate
-        found = fitting.loss_of(plan[windows[step % len(windows)]].to(device), number=step)
         optimizer.zero_grad()
-        found.loss.backward()
+        mean = 0.0
+        for number in range(step * settings.accumulate, (step + 1) * settings.accumulate):
+            with torch.autocast(device, dtype=half, enabled=half is not None):
+                found = fitting.loss_of(plan[windows[number % len(windows)]].to(device), number=number)
+            scaler.scale(found.loss / settings.accumulate).backward()
+            mean += float(found.rows) / settings.accumulate
+        scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip or math.inf)
-        optimizer.step()
-        smooth = SMOOTH * smooth + (1 - SMOOTH) * float(found.rows)
+        scaler.step(optimizer)
+        scaler.update()
+        smooth = SMOOTH * smooth + (1 - SMOOTH) * mean
         rates.append(rate)
         losses.append(smooth / (1 - SMOOTH ** (step + 1)))
         if not losses[-1] < WORSE * min(losses):
@@ -150,16 +168,19 @@ def search(
     *,
     minutes: float,
     trials: int | None = None,
+    overwrite: bool = False,
     say: Say = log,
 ) -> list[Trial]:
     """Trials until the time is up, the last one cut short; the best ones first, then those without a validation.
 
-    Raises UserError where Optuna is missing, or no trial came to a validation.
+    Raises UserError where Optuna is missing, where `out` holds a search already (unless `overwrite`), and where no
+    trial came to a validation.
     """
     if find_spec("optuna") is None:
         raise UserError("tune --search needs the package optuna: run `pip install 'persrec[tune]'`")
     import optuna
 
+    _make_free(out, overwrite=overwrite)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     deadline = time.monotonic() + 60 * minutes
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=recipe.seeds[0]))
@@ -180,6 +201,17 @@ def search(
         reason = f"; the first one: {ranked[0].fault}" if ranked else ""
         raise UserError(f"tune: none of {len(done)} trials came to a validation in {minutes:g} minutes{reason}")
     return ranked
+
+
+def _make_free(out: Path, *, overwrite: bool) -> None:
+    """Remove an earlier search, where that is wanted; raise UserError where one stands in the way, or a file."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"tune: --out {out} is a file; choose another --out")
+    earlier = [path for path in (out / TRIALS, out / BEST) if path.exists()]
+    if earlier and not overwrite:
+        raise UserError(f"tune: {out} holds {earlier[0].name} of a search; choose another --out or add --overwrite")
+    for path in earlier:
+        path.unlink()
 
 
 def _tried(

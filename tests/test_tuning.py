@@ -6,6 +6,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -67,6 +68,49 @@ def test_a_sweep_falls_and_ends_where_the_loss_grows(tmp_path: Path) -> None:
     assert tuning.sweep(recipe, data, high=100.0, steps=80) == found
 
 
+def losses(folder: Path, frame: pl.DataFrame, steps: int = 6, **training: object) -> list[float]:
+    """Smoothed losses of a sweep that ends nowhere."""
+    recipe, data = world(folder, frame)
+    changed = recipe.model_copy(update={"training": recipe.training.model_copy(update=training)})
+    return tuning.sweep(changed, data, low=1e-4, high=1e-2, steps=steps).losses
+
+
+def test_a_step_of_a_sweep_is_the_mean_of_the_batches_that_training_accumulates(tmp_path: Path) -> None:
+    """All 40 users in four batches are what they are in one, as their histories are of one length."""
+    random = np.random.default_rng(0)
+    ids = [f"{user:02}" for user in range(40) for _ in range(20)]
+    frame = pl.DataFrame({"user_id": ids, "item_id": random.integers(0, 9, 800), "timestamp": range(0, 48_000, 60)})
+    whole = losses(tmp_path / "one", frame, batch_users=40)
+    assert losses(tmp_path / "four", frame, batch_users=10, accumulate=4) == pytest.approx(whole, rel=1e-5)
+    assert losses(tmp_path / "alone", frame, batch_users=10) != pytest.approx(whole, rel=1e-3)
+
+
+def test_a_sweep_runs_in_the_precision_of_training(tmp_path: Path) -> None:
+    exact, half = (losses(tmp_path / name, events(), precision=name) for name in ("32-true", "bf16-mixed"))
+    assert half == pytest.approx(exact, rel=0.02)
+    assert half != pytest.approx(exact, rel=1e-5)
+
+
+def test_a_sweep_refuses_several_devices_and_says_what_is_the_same_on_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"got training.devices 3 and training.nodes 1, .*training.accumulate=6$"):
+        losses(tmp_path, events(), devices=3, accumulate=2)
+
+
+@optuna
+def test_a_second_search_replaces_the_first_only_where_that_is_said(tmp_path: Path) -> None:
+    recipe, data = world(tmp_path, events())
+    out, wanted = tmp_path / "out", tuning.spaces(["training.learning_rate=loguniform(1e-3,1e-1)"])
+    tuning.search(recipe, data, wanted, out, minutes=2, trials=1)
+    before = (out / "trials.csv").read_text()
+    with pytest.raises(UserError, match=r"out holds trials.csv of a search; choose another --out or add --overwrite"):
+        tuning.search(recipe, data, wanted, out, minutes=2, trials=1)
+    assert (out / "trials.csv").read_text() == before
+    failing = tuning.spaces(["model.heads=choice(3)"])
+    with pytest.raises(UserError, match="none of 1 trials"):
+        tuning.search(recipe, data, failing, out, minutes=2, trials=1, overwrite=True)
+    assert [path.name for path in out.iterdir()] == ["trials.csv"], "the best of another search is none of this one"
+
+
 @optuna
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning" if find_spec("optuna") else "error")
 def test_a_search_keeps_all_trials_and_leaves_the_best_recipe(tmp_path: Path) -> None:
@@ -126,6 +170,8 @@ def test_the_command_wants_one_of_both_and_one_history(tmp_path: Path) -> None:
         return done.stderr
 
     assert "expected either --lr or --search" in tune()
+    foreign = tune("--lr", "--minutes", "3", "--trials", "2", "--out", "there", "--overwrite")
+    assert "tune --lr: got --minutes, --trials, --out, --overwrite, which a search has" in foreign
     assert "expected one of each; add --set history=compressed" in tune("--lr", "--set", "history=[full, recent]")
     tuned = tune("--lr", "--set", "history=compressed", "--set", "training.tune_epochs=3")
     assert "got training.tune_epochs 3 with history compressed, which starts from a full model" in tuned

@@ -1,7 +1,7 @@
 """The commands around training: settings found on validation, and a run's vectors and read step for others to use."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from persrec.tuning import Sweep, Trial
 
 SHOWN = 14  # rates of a sweep, and trials of a search
+MINUTES = 10.0  # of a search, where no others are given
 
 
 @click.command()
@@ -27,17 +28,23 @@ SHOWN = 14  # rates of a sweep, and trials of a search
     metavar="KEY=SPACE",
     help="A key to search, as in training.learning_rate=loguniform(1e-4,1e-2); also uniform, int, choice; repeatable.",
 )
-@click.option("--minutes", default=10.0, show_default=True, type=click.FloatRange(min=0, min_open=True), help="In all.")
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    help=f"Of a search, in all.  [default: {MINUTES:g}]",
+)
 @click.option("--trials", type=click.IntRange(min=1), help="At most so many.  [default: until the time is up]")
 @click.option("--out", type=click.Path(path_type=Path), help="Of a search.  [default: tuning/<name of the recipe>]")
+@click.option("--overwrite", is_flag=True, help="Replace the search that the folder holds.")
 def tune(
     recipe: str,
     overrides: tuple[str, ...],
     lr: bool,
     wanted: tuple[str, ...],
-    minutes: float,
+    minutes: float | None,
     trials: int | None,
     out: Path | None,
+    overwrite: bool,
 ) -> None:
     """Find settings of RECIPE on validation; the test set is not looked at.
 
@@ -45,6 +52,13 @@ def tune(
     """
     if lr == bool(wanted):
         raise UserError("tune: expected either --lr or --search KEY=SPACE, and one of them")
+    given = {"--minutes": minutes, "--trials": trials, "--out": out, "--overwrite": overwrite or None}
+    foreign = [name for name, value in given.items() if value is not None]
+    if lr and foreign:
+        raise UserError(
+            f"tune --lr: got {', '.join(foreign)}, which a search has: a sweep is one short training, and writes "
+            "nothing; leave it out"
+        )
     from rich.console import Console
 
     from persrec import tuning
@@ -59,7 +73,8 @@ def tune(
         click.echo(f"suggested: --set training.learning_rate={sweep.suggested:.2g}")
         return
     folder = out or Path("tuning") / cell.name
-    done = tuning.search(cell, data, found, folder, minutes=minutes, trials=trials, say=say)
+    limits: dict[str, Any] = {"minutes": minutes or MINUTES, "trials": trials}
+    done = tuning.search(cell, data, found, folder, **limits, overwrite=overwrite, say=say)
     Console().print(sheets.rich(_trials(done)))
     click.echo(f"{folder / tuning.BEST}: the recipe of trial {done[0].number}; {folder / tuning.TRIALS}: all trials")
 
