@@ -4,8 +4,9 @@ Shapes: B users, L events, P planes, M remembered rows, D width, V items.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +27,13 @@ from persrec.recipe.recipe import Recipe, parse
 ITEMS, USERS, READ, ABOUT = "items.parquet", "users.parquet", "read.pt2", "export.json"
 BATCH = 512  # users whose histories are read together
 SEGMENTS = 8  # of a memory that grows, where no cap says how many are kept
+
+
+class Length(NamedTuple):
+    """How many events a read takes."""
+
+    events: int  # L
+    why: str
 
 
 class Read(nn.Module):
@@ -63,39 +71,84 @@ class Read(nn.Module):
         return nn.functional.normalize(query, dim=-1) if self.cosine else query
 
 
-def export(folder: str | Path, out: str | Path, *, say: Say = log) -> Path:
-    """Write items.parquet, users.parquet, read.pt2 and export.json, which says what read.pt2 takes.
+def export(folder: str | Path, out: str | Path, *, length: int | None = None, say: Say = log) -> Path:
+    """Write items.parquet, users.parquet, read.pt2 and export.json, which says what these are and what read.pt2 takes.
 
-    Raises UserError for a run without a model, without its log, or whose scores are no products of vectors.
+    read.pt2 is left out where it could not say all that the model reads. Of `history: full` it takes `length` events,
+    by default as many as the recipe's length or the longest history has. Raises UserError for a run without a model or
+    without its log, and for a length that the run does not read.
     """
     run = runs.load(folder)
     recipe = parse(run.recipe, f"of run {folder}")
     weights = run.weights()
-    if recipe.repeat == "head":
-        raise UserError(f"export {folder}: a repeat head adds to scores what no vector holds; use the run by recommend")
-    if recipe.model.inputs:
-        raise UserError(f"export {folder}: model.inputs is {list(recipe.model.inputs)}; read.pt2 takes items alone yet")
-    if recipe.history == "compressed" and recipe.memory.count_weight:
-        raise UserError(f"export {folder}: memory.count_weight is true; read.pt2 takes no weights of rows yet")
-    data = runs.open_log(run.data, recipe.split.name)
+    data = replace(runs.open_log(run.data, recipe.split.name), inputs=recipe.model.inputs)
+    taken = _length(recipe, data, length)
     model = restored(recipe, weights, items=data.items_count).eval()
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
+    (out / READ).unlink(missing_ok=True)
+    missing = _unreadable(recipe)
+    notes = [_product(recipe), *([] if missing is None else [missing])]
+    about: dict[str, Any] = {"run": str(folder), "score": recipe.model.score, "time": recipe.time, "notes": notes}
     with torch.no_grad():
         _write(out / ITEMS, "item_id", run.item_ids(), model.vectors()[1:].numpy())
         _write(out / USERS, "user_id", data.user_ids(), queries(model, data, recipe))
-        program, inputs = read_program(model, recipe)
-    torch.export.save(program, out / READ)
-    about = {
-        "run": str(folder),
-        "score": recipe.model.score,
-        "time": recipe.time,
-        "inputs of read.pt2": inputs,
-        "output of read.pt2": ["users", model.backbone.width],
-    }
+        if missing is None:
+            program, inputs = read_program(model, recipe, taken.events)
+            torch.export.save(program, out / READ)
+            about |= {
+                "length": taken._asdict(),
+                "inputs of read.pt2": inputs,
+                "output of read.pt2": ["users", model.backbone.width],
+            }
     (out / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    say(f"{out}: {data.items_count:,} item vectors, {data.users:,} user queries, and the read step.")
+    read = "" if missing else f", and the read step on the last {taken.events:,} events ({taken.why})"
+    say(f"{out}: {data.items_count:,} item vectors, {data.users:,} user queries{read}.")
+    for note in notes:
+        say(note)
     return out
+
+
+def _length(recipe: Recipe, data: Prepared, asked: int | None) -> Length:
+    """How many events read.pt2 takes; raises UserError where another number is `asked` than the run reads."""
+    if recipe.history != "full":
+        events = recipe.memory.segment + recipe.memory.recent - 1
+        if asked not in (None, events):
+            raise UserError(
+                f"export: got --length {asked} with history {recipe.history}, expected none: its read step takes the "
+                f"{events} events that an open block can have"
+            )
+        return Length(events, "the most that an open block has")
+    if asked is not None and recipe.length is not None and asked > recipe.length:
+        raise UserError(
+            f"export: got --length {asked}, expected at most {recipe.length}, the length that the run reads"
+        )
+    if asked is not None:
+        return Length(asked, "as asked by --length; longer histories lose their oldest events")
+    if recipe.length is not None:
+        return Length(recipe.length, "the recipe's length")
+    return Length(int(np.diff(data.offsets).max()), "the longest history of the log")
+
+
+def _product(recipe: Recipe) -> str:
+    """What a product of a query and an item's vector is."""
+    added = {"a repeat head": recipe.repeat == "head", "evaluation.seen_odds": recipe.evaluation.seen_odds is not None}
+    named = " and ".join(name for name, there in added.items() if there)
+    if not named:
+        return "A product of a query and an item's vector is the score of `recommend`."
+    return (
+        "A product of a query and an item's vector is the score of `recommend` for items that the user has not had; "
+        f"for the others it is not the whole score: what comes from {named} is in no vector."
+    )
+
+
+def _unreadable(recipe: Recipe) -> str | None:
+    """Why read.pt2 is left out, if it is."""
+    if recipe.model.inputs:
+        return f"read.pt2 is left out: model.inputs is {list(recipe.model.inputs)}, and it takes items alone yet."
+    if recipe.history == "compressed" and recipe.memory.count_weight:
+        return "read.pt2 is left out: memory.count_weight is true, and it takes no weights of rows yet."
+    return None
 
 
 def queries(model: Model, data: Prepared, recipe: Recipe) -> np.ndarray:
@@ -110,10 +163,10 @@ def queries(model: Model, data: Prepared, recipe: Recipe) -> np.ndarray:
     return found
 
 
-def read_program(model: Model, recipe: Recipe) -> tuple[torch.export.ExportedProgram, dict[str, Any]]:
-    """The read step as torch.export has it, for any number of users; and name, type and shape of its inputs."""
-    rule, width = model.rule, model.backbone.width
-    length = recipe.length or 2 * rule.segment if rule.recent is None else rule.segment + rule.recent - 1
+def read_program(model: Model, recipe: Recipe, length: int) -> tuple[torch.export.ExportedProgram, dict[str, Any]]:
+    """The read step on L = `length` events as torch.export has it, for any number of users; and name, type and shape
+    of its inputs."""
+    width = model.backbone.width
     planes = model.compressor.start(1).states.shape[1]
     remembered = _remembered(recipe) if recipe.history == "compressed" else 0
     users, events = 2, torch.arange(length).expand(2, -1)

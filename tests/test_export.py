@@ -1,5 +1,6 @@
 """What a run leaves for others: vectors by id whose products are our scores, and the read step as a program."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,25 @@ FORMS: dict[str, dict[str, Any]] = {
     "recurrent": {"memory": {"kind": "recurrent", "segment": 6, "recent": 5, "tokens": 2}},
     "sasrec": {"model": {"kind": "sasrec", "layers": 2, "width": 8, "heads": 2}},
     "recent": {"history": "recent"},
+    "full": {"history": "full"},
+    "full, the last 20": {"history": "full", "length": 20},
 }
+REMEMBERED = {"layered": 16, "sasrec": 16, "capped, next": 6, "recurrent": 2}
+REPEATING: dict[str, Any] = {"repeat": "head", "loss": {"kind": "full"}}
+SEEN = {"k": [5, 10], "exclude_seen": False}
+
+
+def described(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / exporting.ABOUT).read_text(encoding="utf-8"))
+    return found
+
+
+def products(out: Path) -> dict[tuple[str, str], float]:
+    """Of every user and item."""
+    items, users = (pl.read_parquet(out / name) for name in (exporting.ITEMS, exporting.USERS))
+    found = users["vector"].to_numpy() @ items["vector"].to_numpy().T
+    rows = zip(users["user_id"], found, strict=True)
+    return {(user, item): score for user, row in rows for item, score in zip(items["item_id"], row, strict=True)}
 
 
 @pytest.mark.parametrize("form", list(FORMS))
@@ -39,16 +58,17 @@ def test_the_loaded_program_gives_the_query_of_every_user(tmp_path: Path, form: 
     data = runs.open_log(saved.data, recipe.split.name)
     model = restored(recipe, saved.weights(), items=data.items_count).eval()
     program = torch.export.load(out / exporting.READ).module()
-    remembered = 8 * 2 if form in ("layered", "sasrec") else {"capped, next": 6, "recurrent": 2, "recent": 0}[form]
+    remembered, length = REMEMBERED.get(form, 0), described(out)["inputs of read.pt2"]["item"]["shape"][1]
     users = np.argsort(-np.diff(data.offsets), kind="stable")
-    users = users[np.diff(data.offsets)[users] < 6 * 8 + 5]  # of whom 8 segments are all
-    windows = evaluation_windows(users, np.diff(data.offsets)[users], length=None)
+    if remembered:
+        users = users[np.diff(data.offsets)[users] < 6 * 8 + 5]  # of whom 8 segments are all
+    windows = evaluation_windows(users, np.diff(data.offsets)[users], length=recipe.length)
     batch = collate(data, windows, time=recipe.time, last=True)
     with torch.no_grad():
         looped = loop(model.backbone, model.compressor, model.items, batch, model.rule, score=lambda hidden, _: None)
         opened = batch.history.at(*open_columns(batch.events, model.rule.closed(batch.events), model.rule))
         memory = memories.widen(looped.memory, remembered)
-        missing = 10 - opened.item.shape[1]
+        missing = length - opened.item.shape[1]
         padded = opened.each(lambda field: torch.nn.functional.pad(field, (0, missing)))
         fields = padded.item, padded.time, padded.query_time, padded.position, padded.valid
         names = ("item", "time", "query_time", "position", "valid")
@@ -67,19 +87,97 @@ def test_products_of_the_vectors_rank_as_the_recommender_does(tmp_path: Path) ->
     assert items.columns == ["item_id", "vector"]
     assert users.columns == ["user_id", "vector"]
     assert len(users) == 40
-    scores = users["vector"].to_numpy() @ items["vector"].to_numpy().T
+    assert described(out)["notes"] == ["A product of a query and an item's vector is the score of `recommend`."]
+    scores = products(out)
     for row in Recommender.load(run).recommend(users["user_id"].to_list()[:5], k=4).iter_rows(named=True):
-        user, item = users["user_id"].to_list().index(row["user_id"]), items["item_id"].to_list().index(row["item_id"])
-        assert scores[user, item] == pytest.approx(row["score"], abs=1e-4)
+        assert scores[row["user_id"], row["item_id"]] == pytest.approx(row["score"], abs=1e-4)
 
 
-def test_a_repeat_head_is_refused(tmp_path: Path) -> None:
-    changes = {"repeat": "head", "loss": {"kind": "full"}, "evaluation": {"k": [5, 10], "exclude_seen": False}}
-    with pytest.raises(UserError, match="a repeat head adds to scores what no vector holds"):
-        exporting.export(run_of(tmp_path, events(), **changes), tmp_path / "out")
+@pytest.mark.parametrize(
+    ("changes", "asked", "length", "why"),
+    [
+        ({"history": "full"}, None, 60, "the longest history of the log"),
+        ({"history": "full", "length": 20}, None, 20, "the recipe's length"),
+        ({"history": "full"}, 30, 30, "as asked by --length; longer histories lose their oldest events"),
+        ({}, None, 10, "the most that an open block has"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_how_many_events_the_read_step_takes_is_said(
+    tmp_path: Path, changes: dict[str, Any], asked: int | None, length: int, why: str
+) -> None:
+    said: list[str] = []
+    out = exporting.export(run_of(tmp_path, events(), **changes), tmp_path / "out", length=asked, say=said.append)
+    assert f"and the read step on the last {length} events ({why})." in said[0]
+    about = described(out)
+    assert about["length"] == {"events": length, "why": why}
+    assert about["inputs of read.pt2"]["item"]["shape"] == ["users", length]
 
 
-def test_rows_that_count_by_their_events_are_refused(tmp_path: Path) -> None:
-    changes = {"memory": {"segment": 6, "recent": 5, "tokens": 2, "count_weight": True}}
-    with pytest.raises(UserError, match=r"memory.count_weight is true; read.pt2 takes no weights of rows yet"):
-        exporting.export(run_of(tmp_path, events(), **changes), tmp_path / "out")
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"history": "full", "length": 20}, "got --length 30, expected at most 20, the length that the run reads"),
+        ({}, "got --length 30 with history compressed, expected none: its read step takes the 10 events"),
+    ],
+)
+def test_a_length_that_the_run_does_not_read_is_refused(tmp_path: Path, changes: dict[str, Any], fault: str) -> None:
+    with pytest.raises(UserError, match=fault):
+        exporting.export(run_of(tmp_path, events(), **changes), tmp_path / "out", length=30)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({**REPEATING, "evaluation": SEEN}, "a repeat head"),
+        ({"evaluation": SEEN | {"seen_odds": 0.2}}, "evaluation.seen_odds"),
+        ({**REPEATING, "evaluation": SEEN | {"seen_odds": 0.2}}, "a repeat head and evaluation.seen_odds"),
+    ],
+    ids=["repeat head", "seen_odds", "both"],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_where_products_are_not_the_whole_score_it_is_said_and_they_are_for_new_items(
+    tmp_path: Path, changes: dict[str, Any], named: str
+) -> None:
+    run = run_of(tmp_path, events(), **changes)
+    said: list[str] = []
+    out = exporting.export(run, tmp_path / "out", say=said.append)
+    (note,) = described(out)["notes"]
+    assert note in said
+    assert note.endswith(f"for the others it is not the whole score: what comes from {named} is in no vector.")
+    assert (out / exporting.READ).exists()
+    had = set(events().select("user_id", "item_id").iter_rows())
+    users = ["ü-4", "ü-7", "ü-11"]
+    scores = Recommender.load(run).recommend(users, k=30).rows_by_key(["user_id", "item_id"], named=True, unique=True)
+    assert len(scores) == 90
+    found = products(out)
+    added = {key: row["score"] - found[key] for key, row in scores.items()}
+    assert max(abs(added[key]) for key in added if key not in had) < 1e-4
+    assert max(abs(added[key]) for key in added if key in had) > 0.01
+
+
+@pytest.mark.parametrize("kind", ["inputs", "count_weight"])
+@pytest.mark.filterwarnings("ignore")
+def test_vectors_are_written_where_the_read_step_is_left_out(tmp_path: Path, kind: str) -> None:
+    frame, changes = {
+        "inputs": (
+            events().with_columns(rating=pl.int_range(pl.len()) % 5 + 1),
+            {"model": {"layers": 2, "width": 8, "heads": 2, "inputs": ["rating"]}},
+        ),
+        "count_weight": (events(), {"memory": {"segment": 6, "recent": 5, "tokens": 2, "count_weight": True}}),
+    }[kind]
+    run = run_of(tmp_path, frame, **changes)
+    said: list[str] = []
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / exporting.READ).write_text("of another run")
+    out = exporting.export(run, tmp_path / "out", say=said.append)
+    assert not (out / exporting.READ).exists()
+    assert said[0] == f"{out}: 30 item vectors, 40 user queries."
+    reason = {"inputs": "model.inputs is ['rating']", "count_weight": "memory.count_weight is true"}[kind]
+    assert said[-1].startswith(f"read.pt2 is left out: {reason}, and it takes ")
+    about = described(out)
+    assert about["notes"] == said[1:]
+    assert "inputs of read.pt2" not in about
+    found = products(out)
+    for row in Recommender.load(run).recommend(["ü-0", "ü-7", "ü-11"], k=4).iter_rows(named=True):
+        assert found[row["user_id"], row["item_id"]] == pytest.approx(row["score"], abs=1e-4)

@@ -82,15 +82,21 @@ def tune(
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="A folder.")
-def export(run: Path, out: Path) -> None:
+@click.option(
+    "--length",
+    type=click.IntRange(min=1),
+    help="Events that the read step takes with history full.  [default: the recipe's length, or the longest history]",
+)
+def export(run: Path, out: Path, length: int | None) -> None:
     """Write what others use of RUN: item vectors and user queries as parquet, the read step for torch.export.
 
-    A product of a query and an item's vector is the score of `recommend`.
+    A product of a query and an item's vector is the score of `recommend`; where more adds to that, or the read step
+    has to be left out, it is said, here and in export.json.
     """
     from persrec.api import say
     from persrec.export import export as write
 
-    click.echo(write(run, out, say=say))
+    click.echo(write(run, out, length=length, say=say))
 
 
 def _opened(recipe: str, overrides: tuple[str, ...]) -> tuple["Recipe", "Prepared"]:
