@@ -210,7 +210,11 @@ def report_page(runs: tuple[Path, ...], out: Path, titles: Path | None) -> None:
 @click.option("--at", metavar="TIME", help="When they are asked: ISO 8601 or ms.  [default: the user's last event]")
 @click.option("--allow", type=click.Path(path_type=Path), help="Only items of this file: .txt, or a table's item_id.")
 @click.option("--block", type=click.Path(path_type=Path), help="No items of this file.")
-@click.option("--unknown", type=click.Choice(["popular"]), help="Answer USERS nobody knows.  [default: an error]")
+@click.option(
+    "--unknown",
+    type=click.Choice(["popular"]),
+    help="Answer USERS nobody knows, and histories without a known item.  [default: an error; these are left out]",
+)
 @click.option("--slots", is_flag=True, help="Tokens of a store's memories search as well (memory.future_set).")
 @out_file
 def recommend(

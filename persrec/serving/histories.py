@@ -3,7 +3,7 @@
 Shapes: B users, E events.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,22 +62,33 @@ def of_log(data: Prepared, inputs: tuple[str, ...] = ()) -> Histories:
     return Histories(pl.Series(USER, data.user_ids()), data.offsets, data.items, *carried, inputs)
 
 
-def of_events(source: Any, recipe: Recipe, item_ids: pl.Series, say: Say, *, strict: bool = True) -> Histories:
+def of_events(source: Any, recipe: Recipe, item_ids: pl.Series, say: Say) -> Histories:
     """Histories from a file or frame of events; events of unknown items are counted and left out.
 
-    Users who have no other ones are left out too, or where it is `strict` a UserError is raised.
+    Users who have no other ones are left out too.
     """
+    return divided(source, recipe, item_ids, say)[0]
+
+
+def divided(source: Any, recipe: Recipe, item_ids: pl.Series, say: Say) -> tuple[Histories, dict[int, Any]]:
+    """Histories as in `of_events`, and the users who are left out, by their places among all users."""
     ordered = read(source, recipe, "histories", say)
     events = (filters.drop_duplicates(ordered) if recipe.data.deduplicate else ordered).collect()
     known = numbered(events, item_ids, say).filter(pl.col(ITEM).is_not_null())
     users = events[USER].unique(maintain_order=True)
-    gone = users.filter(~users.is_in(known[USER].unique().implode()))
-    if strict and len(gone):
-        raise UserError(
-            f"histories: user {gone[0]!r} has no event of an item that this run knows ({len(gone)} such users); "
-            "expected at least one; leave these users out"
-        )
-    return grouped(known, recipe.model.inputs)
+    places = (~users.is_in(known[USER].unique().implode())).arg_true().to_list()
+    return grouped(known, recipe.model.inputs), {place: users[place] for place in places}
+
+
+def say_left_out(strange: Mapping[int, Any], known: int, say: Say) -> None:
+    """Name users who are not answered, as no item of theirs is known; raises UserError where nobody else is there."""
+    if not strange:
+        return
+    named = f"{len(strange):,} of {known + len(strange):,} users have no event of an item that this run knows"
+    text = f"histories: {named}: {examples(strange.values())}"
+    if not known:
+        raise UserError(f"{text}; expected somebody who has; check the item ids, or answer by --unknown popular")
+    say(f"{text}; they are left out, and --unknown popular answers them by popularity")
 
 
 def grouped(events: pl.DataFrame, inputs: tuple[str, ...] = ()) -> Histories:

@@ -106,17 +106,18 @@ class Recommender:
 
         Only items of the list `allow` are recommended, and none of `block`; among them the best are found, so users get
         k items where there are as many. With `unknown` popular, ids of `users` that nobody has get the items with the
-        most events in the log, which are their scores. With `slots` the newest tokens of a stored memory are queries as
+        most events in the log, which are their scores, and so do users of `histories` without a known item, who are
+        left out otherwise. With `slots` the newest tokens of a stored memory are queries as
         well, and the best score of an item counts, so that a list may serve several interests; only for models trained
-        with `memory.future_set`. Raises UserError for unknown users otherwise, users without a known item, lists that
-        leave no item, and k above the catalogue.
+        with `memory.future_set`. Raises UserError for unknown users otherwise, histories without any known item,
+        lists that leave no item, and k above the catalogue.
         """
         if slots:
             self._check_slots(histories)
         items = lists.chosen(self.item_ids, allow, block, say)
-        named, strange = self._strangers(users, histories, unknown)
+        named, given, strange = self._asked(users, histories, unknown, say)
         done, frames = 0, []
-        for one in self._known(named, histories, at, say, k=k, slots=slots):
+        for one in self._known(named, given, at, say, k=k, slots=slots):
             found = best(one, k, self._catalogue(), self.recipe, self.item_ids, items)
             frames.append(found.with_columns(pl.col(ROW) + done))
             done += len(one.ids)
@@ -158,7 +159,8 @@ class Recommender:
             listed = None
         catalogue = pl.Series(self.item_ids)
         done, found = 0, []
-        for known in self._known(users, histories, at, say):
+        users, given, _ = self._asked(users, histories, None, say)
+        for known in self._known(users, given, at, say):
             own = [list(candidates)] * len(known.ids) if listed is None else listed[done : done + len(known.ids)]
             counts = np.array([len(items) for items in own], dtype=np.int64)
             flat = [item for items in own for item in items]
@@ -296,7 +298,7 @@ class Recommender:
         """The histories of a file or frame of events, or of the run's log."""
         if log is None:
             return logs.of_log(self.prepared(), self.recipe.model.inputs)
-        return logs.of_events(log, self.recipe, self.item_ids, say, strict=False)
+        return logs.of_events(log, self.recipe, self.item_ids, say)
 
     def _named(self, log: Any, users: Sequence[Any], say: Say) -> Histories:
         """Those of some users."""
@@ -313,16 +315,29 @@ class Recommender:
             self._users = opened(self.store, self.model, self.recipe, self.item_ids, write=write)
         return self._users
 
-    def _strangers(self, users: Any, histories: Any, unknown: str | None) -> tuple[Any, dict[int, str]]:
-        """Users who are known, and by their places those who are not, where these are answered as well."""
-        if unknown is None:
-            return users, {}
-        listed = _listed(users)
-        if unknown != POPULAR or listed is None or histories is not None:
+    def _asked(
+        self, users: Any, histories: Any, unknown: str | None, say: Say
+    ) -> tuple[Any, Histories | None, dict[int, Any]]:
+        """Users who are known, or their histories, and by their places those who are not, where these are answered."""
+        if users is not None and histories is not None:
+            raise UserError("recommend: got both users and histories, expected one of them")
+        if unknown not in (None, POPULAR) or (unknown is not None and users is None and histories is None):
             raise UserError(
-                f"unknown: got {unknown!r}{' with histories' * (histories is not None)}, expected {POPULAR!r} beside "
-                "users named by their ids, or None, which refuses ids that nobody has"
+                f"unknown: got {unknown!r}, expected {POPULAR!r} beside users named by their ids or histories, or "
+                "None, which refuses ids that nobody has and leaves out histories without a known item"
             )
+        if histories is not None:
+            found, strange = logs.divided(histories, self.recipe, self.item_ids, say)
+            if unknown is None:
+                logs.say_left_out(strange, len(found.ids), say)
+            return None, found, {} if unknown is None else strange
+        if unknown is None:
+            return users, None, {}
+        named, strange = self._strangers(_listed(users) or [])
+        return named, None, strange
+
+    def _strangers(self, listed: Sequence[Any]) -> tuple[list[Any], dict[int, str]]:
+        """Users who are known, and by their places those who are not."""
         if self.store is None:
             ids = set(pl.Series(self.prepared().user_ids()).cast(pl.String))
             there = [logs.plain_id(one) in ids for one in listed]
@@ -358,15 +373,12 @@ class Recommender:
             )
 
     def _known(
-        self, users: Any, histories: Any, at: int | None, say: Say, *, k: int = 0, slots: bool = False
+        self, users: Any, histories: Histories | None, at: int | None, say: Say, *, k: int = 0, slots: bool = False
     ) -> Iterator[Known]:
         """Some users after the other, to be asked for k items; at least one part, which may be empty."""
-        if users is not None and histories is not None:
-            raise UserError("recommend: got both users and histories, expected one of them")
         if self.store is None or histories is not None:
-            if histories is not None:
-                found = logs.of_events(histories, self.recipe, self.item_ids, say)
-            else:
+            found = histories
+            if found is None:
                 listed = _listed(users)
                 found = self._log(None, say) if listed is None else self._named(None, listed, say)
             last = None if found.times is None else found.times[found.offsets[1:] - 1]

@@ -69,7 +69,7 @@ def test_unknown_ids_of_a_list_are_counted_and_said(recommender: Recommender) ->
         ({"allow": "чай 1", "block": ["чай 1"]}, "block: got every item that is allowed"),
         ({"unknown": "random"}, "unknown: got 'random', expected 'popular' beside users named by their ids"),
         ({"users": None, "unknown": "popular"}, "expected 'popular' beside users named by their ids"),
-        ({"users": None, "histories": LOG, "unknown": "popular"}, "unknown: got 'popular' with histories, expected"),
+        ({"users": None, "histories": LOG, "unknown": "random"}, "unknown: got 'random', expected 'popular' beside"),
         ({"users": ["nobody"]}, "1 of 1 users are not in the run's log: 'nobody'"),
     ],
 )

@@ -172,10 +172,50 @@ def test_events_of_unknown_items_are_counted_and_left_out(recommender: Recommend
     assert "2 of 62 events are of items that training never saw; they are left out" in said
 
 
-def test_users_without_a_known_item_are_refused(recommender: Recommender) -> None:
-    extra = pl.DataFrame({"user_id": ["a", "b"], "item_id": ["new", "new"], "timestamp": [1, 2]})
-    with pytest.raises(UserError, match=r"histories: user 'a' has no event of an item that this run knows \(2 such"):
-        recommender.recommend(histories=pl.concat([history("ü-0"), extra]))
+STRANGE = pl.DataFrame({"user_id": ["a", "b"], "item_id": ["new", "new"], "timestamp": [1, 2]})
+
+
+def test_users_without_a_known_item_are_named_and_left_out_where_others_remain(recommender: Recommender) -> None:
+    said: list[str] = []
+    found = recommender.recommend(histories=pl.concat([STRANGE, history("ü-0")]), say=said.append)
+    assert close(found, recommender.recommend(histories=history("ü-0")))
+    assert said[-1] == (
+        "histories: 2 of 3 users have no event of an item that this run knows: 'a', 'b'; they are left out, and "
+        "--unknown popular answers them by popularity"
+    )
+    both = pl.concat([STRANGE, history("ü-0")])
+    assert recommender.score(None, ["чай 1"], histories=both)["user_id"].to_list() == ["ü-0"]
+    with pytest.raises(UserError, match=r"2 of 2 users have no event of an item .*: 'a', 'b'; expected somebody who"):
+        recommender.recommend(histories=STRANGE)
+
+
+@pytest.mark.parametrize("others", [[], ["ü-0", "ü-3"]])
+def test_users_without_a_known_item_are_answered_by_popularity_where_that_is_asked_for(
+    recommender: Recommender, others: list[str]
+) -> None:
+    """In the order of the users, whoever they are."""
+    said: list[str] = []
+    given = pl.concat([STRANGE, *map(history, others)])
+    found = recommender.recommend(histories=given, k=3, unknown="popular", say=said.append)
+    users = given["user_id"].unique(maintain_order=True).sort().to_list()
+    assert found["user_id"].to_list() == [user for user in users for _ in range(3)]
+    popular = recommender.recommend(["a", "b"], 3, unknown="popular")
+    assert close(found.filter(pl.col("user_id").is_in(["a", "b"])), popular)
+    if others:
+        known = recommender.recommend(histories=pl.concat([*map(history, others)]), k=3)
+        assert close(found.filter(pl.col("user_id").is_in(others)), known)
+    assert not any("are left out, and" in sentence for sentence in said)
+
+
+def test_strangers_stand_at_their_place_whatever_their_ids_are(tmp_path: Path) -> None:
+    numbers = LOG.with_columns(pl.col("user_id").str.extract(r"(\d+)").cast(pl.Int64) * 2)
+    recommender = Recommender.load(run_of(tmp_path, numbers))
+    strange = pl.DataFrame({"user_id": [5, 99], "item_id": ["new", "new"], "timestamp": [1, 2]})
+    given = pl.concat([numbers.filter(pl.col("user_id") <= 6), strange])
+    found = recommender.recommend(histories=given, k=1, unknown="popular")
+    assert found["user_id"].to_list() == [0, 2, 4, 5, 6, 99]
+    best = recommender.recommend([5], 1, unknown="popular")["item_id"][0]
+    assert found.filter(pl.col("user_id").is_in([5, 99]))["item_id"].to_list() == [best, best]
 
 
 @pytest.mark.parametrize(
