@@ -6,14 +6,16 @@
 RecTools runs in an environment of its own, `--hosts`, which is made if it is not there, as `make test-hosts` does. Each
 model is trained and asked in a process of its own, first RecTools', then persrec's. The same for both: width, blocks,
 heads, dropout, length, sequences of a step, epochs, which loss over which items, and whether a row knows when it is
-asked (HSTU with times: it does; SASRec: it does not). Of either library the weights of the best epoch by validation
-answer: the ten best of the whole catalogue but for all seen items, scored by one function. Optimizer, schedule and
-scores are each library's own. A cell that is in `--out` is not trained again. `--append` keeps the rows of other data
-sets in the file.
+asked (HSTU with times: it does; SASRec: it does not). But compressed histories are of any length, as only then memories
+are folded once and kept, and their rows say so. Of either library the weights of the best epoch by validation answer:
+the ten best of the whole catalogue but for all seen items, scored by one function. Optimizer, schedule and scores are
+each library's own. A cell that is in `--out` is not trained again. `--append` keeps the rows of other data sets in the
+file.
 
 Seconds per epoch are medians, without validation. `seconds_to_target` is when the validation NDCG@10 first reached that
 of RecTools' last epoch. `peak_mb` is the largest resident size of the process. Answers are timed as the best of three
-rounds: lists for all users as a frame, from histories that are in memory, or from a store.
+rounds: lists for all users as a frame, from histories that are in memory, or from a store of memories, whose lists are
+held against those from histories that are asked at the same times, the users' last events.
 """
 
 import argparse
@@ -56,7 +58,7 @@ QUICK = ("training.learning_rate=0.004", "training.warmup_steps=10", "training.e
 BOTH = ("hstu/negatives", "sasrec/softmax")
 PRESETS = {
     "ml-100k": Preset("ml-100k", 20, BOTH, ("full", "compressed"), QUICK),
-    "ml-1m": Preset("ml-1m-time", 4, BOTH, ("full", "compressed"), QUICK),
+    "ml-1m": Preset("ml-1m", 4, BOTH, ("full", "compressed"), QUICK),
     "amazon-beauty": Preset("amazon-beauty", 30, ("sasrec/negatives",), ("full",), (), (0.0928, 0.0531)),
     "amazon-sports": Preset("amazon-sports", 30, ("sasrec/negatives",), ("full",), (), (0.0569, 0.0323)),
 }
@@ -115,7 +117,8 @@ def cells(name: str, arguments: argparse.Namespace, folder: Path) -> Iterator[Ce
             )
             theirs: dict[str, Any] = {"overrides": (), "epochs": arguments.rectools_epochs or common.epochs}
             own: list[tuple[str, dict[str, Any]]] = [
-                ("persrec", {"history": history}) for history in arguments.histories or preset.histories
+                ("persrec", {"history": history, "length": None if history == "compressed" else common.length})
+                for history in arguments.histories or preset.histories
             ]
             for library, changed in [("rectools", theirs), *own]:
                 settings = replace(common, **changed)

@@ -69,7 +69,7 @@ def cell_of(settings: Settings) -> Recipe:
         "model.width": settings.width,
         "model.heads": settings.heads,
         "model.dropout": settings.dropout,
-        "length": settings.length,
+        "length": "null" if settings.length is None else settings.length,
         "time": settings.time,
         "history": settings.history,
         "seeds": settings.seed,
@@ -120,10 +120,13 @@ class Questions:
             return pl.DataFrame(columns)
         return pl.DataFrame(columns | {TIME: pl.Series(self.histories.times).cast(pl.Datetime("ms", "UTC"))})
 
-    def recommend(self, model: Model) -> tuple[pl.DataFrame, Any]:
-        """The ten best items of everybody, from their histories, and what was read."""
+    def recommend(self, model: Model, *, at_last: bool = False) -> tuple[pl.DataFrame, Any]:
+        """The ten best items of everybody, from their histories, and what was read.
+
+        Under `time: next` they are asked when the target comes, or with `at_last` at the time of their last event.
+        """
         windows = evaluation_windows(np.arange(len(self.names)), self.asked.end, length=self.cell.length)
-        at = self.at if self.cell.time == "next" else None
+        at = self.at if self.cell.time == "next" and not at_last else None
         read = read_users(model, self.histories, windows, self.cell.time, at=at)
         index = protocol(self.cell).index(item_vectors(model))
         known = Known(self.names, read.queries, None, self._seen())
@@ -141,16 +144,18 @@ class Questions:
 
 
 def from_store(model: Model, cell: Recipe, questions: Questions) -> dict[str, float]:
-    """Seconds of `recommend` from a store, and how much of the lists agrees with those from histories.
+    """Seconds of `recommend` from a store of memories, and how much of the lists agrees with those from histories.
 
-    Under `time: next` a store's users are asked at the time of their own last event, so lists differ.
+    Both are asked at the time of each user's last event. Raises RuntimeError where nothing was folded.
     """
-    lists = _lists(questions, questions.recommend(model)[0])
+    lists = _lists(questions, questions.recommend(model, at_last=True)[0])
     with tempfile.TemporaryDirectory() as place:
         data = {"hash": "peers", "folder": ""}
         store = {"item_ids": questions.item_ids, "data": data, "store": Path(place) / "store"}
         with Recommender(model=model, recipe=cell, **store) as recommender:  # type: ignore[arg-type]
             recommender.compress(questions.frame())
+            if not recommender.stats()["memory_bytes"]:
+                raise RuntimeError("the store keeps raw events, and is no store of memories: nothing was folded")
             answers, seconds = fastest(lambda: recommender.recommend(None, K))
     same = float((_lists(questions, answers) == lists).mean())
     return {"recommend_seconds_from_memory": seconds, "same_from_memory": same}

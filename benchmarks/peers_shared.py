@@ -82,7 +82,7 @@ class Settings:
     layers: int
     heads: int
     dropout: float
-    length: int
+    length: int | None  # the last so many events; None: all of them
     batch: int  # sequences of a step
     epochs: int
     seed: int

@@ -1,5 +1,6 @@
 """What benchmarks/peers.py counts and scores, by hand."""
 
+from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,12 @@ import numpy as np
 import pytest
 
 from benchmarks import machine, peers
+from benchmarks.peers_persrec import Questions, cell_of, from_store
 from benchmarks.peers_rows import Measured, cell_row, pair_rows
 from benchmarks.peers_shared import Asked, Log, Settings, found, keep, lists_of, ndcg, recall
+from persrec.models.model import Model
+from persrec.recipe.recipe import Recipe
+from tests.small import events, model_of, prepared_of
 
 ITEMS = np.array([5, 6, 7, 1, 2, 3, 4])
 
@@ -81,6 +86,43 @@ def test_the_target_is_reached_at_the_end_of_the_first_epoch_that_is_as_good() -
     assert (row["seconds_per_epoch"], row["seconds_to_target"], row["best_epoch"]) == (10.0, 20.0, 2)
     assert row["ndcg10"] == pytest.approx(0.6)
     assert cell_row(measured("persrec", [0.1], [0.5, 0.7]), 0.2, users)["seconds_to_target"] is None
+
+
+def test_compressed_histories_are_of_any_length_and_their_rows_say_so(tmp_path: Path) -> None:
+    given: dict[str, Any] = {"overrides": [], "seeds": [1], "models": ["hstu/negatives"], "negatives": 4, "epochs": 1}
+    arguments = Namespace(**given, histories=None, rectools_epochs=None, out=tmp_path)
+    for name in ("ml-100k", "ml-1m"):
+        todo = list(peers.cells(name, arguments, tmp_path))
+        assert [(cell.library, cell.settings.history, cell.settings.length) for cell in todo] == [
+            ("rectools", "full", 200),
+            ("persrec", "full", 200),
+            ("persrec", "compressed", None),
+        ]
+        assert [cell_of(cell.settings).length for cell in todo[1:]] == [200, None]
+    row = cell_row(measured("persrec", [0.1], [0.5, 0.7]), 0.1, np.arange(2))
+    assert (row["length"], row["histories"]) == (20, "the last 20 events")
+    any_length = measured("persrec", [0.1], [0.5, 0.7])._replace(settings=settings(length=None))
+    assert cell_row(any_length, 0.1, np.arange(2))["histories"] == "of any length"
+
+
+def questions(folder: Path, **changes: Any) -> tuple[Model, Recipe, Questions]:
+    """Of a model of random weights: 40 users are asked for their last events."""
+    cell, data = prepared_of(folder, events(), time="next", **changes)
+    model = model_of(cell, data.items_count)
+    model.compressor.maker = model.maker()  # type: ignore[attr-defined]
+    return model, cell, Questions(peers.log_of(data), cell, data.items_count)
+
+
+def test_a_store_of_memories_answers_as_the_histories_that_are_asked_at_the_same_times(tmp_path: Path) -> None:
+    model, cell, asked = questions(tmp_path)
+    assert from_store(model, cell, asked)["same_from_memory"] == 1
+    late, last = asked.recommend(model)[0], asked.recommend(model, at_last=True)[0]
+    assert not late.equals(last), "the time of the question says something here"
+
+
+def test_a_store_of_raw_events_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="keeps raw events, and is no store of memories"):
+        from_store(*questions(tmp_path, length=20))
 
 
 def test_persrec_over_rectools() -> None:
