@@ -17,7 +17,8 @@ from typing import Any
 
 import polars as pl
 
-from persrec.datasets.files import bad_json, first_line, one_file, scan_json, scan_text, uneven
+from persrec.datasets import json_lines
+from persrec.datasets.files import first_line, one_file, scan_text, uneven
 from persrec.errors import UserError
 from persrec.interactions.schema import ITEM, RATING, TIME, USER, Say, check_columns, conform, log, reading
 
@@ -47,10 +48,12 @@ def read(
     line, where = first_line(file), str(file)
     common: dict[str, Any] = {"where": where, "bad_rows": bad_rows, "say": say}
     if line.startswith("{"):
-        frame = scan_json(file)
+        frame = json_lines.scan(file)
         with reading(where):
             names = frame.collect_schema().names()
-        return conform(_named(frame, names, where, say), why=lambda: bad_json(file), unit=_unit(names), **common)
+        return conform(
+            _named(frame, names, where, say), why=lambda: json_lines.fault(file), unit=_unit(names), **common
+        )
     if NEW[ITEM] in line.split(","):
         frame = pl.scan_csv(file, infer_schema=False, quote_char=None)
         named = _named(frame, line.split(","), where, say)

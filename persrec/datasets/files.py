@@ -1,13 +1,11 @@
-"""What the readers share: finding the file in a folder, and scanning text without a header and JSON lines."""
+"""What the readers share: finding the file in a folder, and scanning text without a header."""
 
 import codecs
 import csv
 import gzip
-import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import IO, Final, cast
 
@@ -17,8 +15,6 @@ from persrec.errors import UserError
 from persrec.interactions.schema import check_columns, reading
 
 PACKED: Final = ".gz"
-SAMPLE: Final = 1000  # lines of JSON in which every key must have occurred
-NESTED: Final = r'^\{".*\}$'  # how a JSON object reads as text
 UNPACKING: Final = (EOFError, gzip.BadGzipFile, zlib.error)
 AGAIN: Final = "The file may be truncated or damaged; write or download it again."
 
@@ -123,57 +119,6 @@ def scan_text(file: Path, columns: Sequence[str], *, separator: str) -> pl.LazyF
         new_columns=names[: len(names) - empty],
     )
     return frame.select(columns)
-
-
-def scan_json(file: Path) -> pl.LazyFrame:
-    """A scan of JSON lines: numbers and text as text, lists as lists of text, objects as null.
-
-    A key that does not occur in the first `SAMPLE` lines is left out.
-
-    Raises:
-        UserError: one of these lines is not a JSON object.
-    """
-    kinds: dict[str, pl.DataType] = {}
-    with opened(file) as lines:
-        for number, line in enumerate(islice(lines, SAMPLE), start=1):
-            if not line.strip():
-                continue
-            fault = _json_fault(line)
-            if fault:
-                raise UserError(f"{file}: cannot be read: row {number} {fault}.")
-            for key, value in json.loads(line).items():
-                kinds[key] = pl.List(pl.String) if isinstance(value, list) else kinds.get(key, pl.String())
-    frame = pl.scan_ndjson(file, schema=kinds)
-    texts = [pl.col(key) for key, kind in kinds.items() if kind == pl.String]
-    return frame.with_columns(pl.when(~text.str.contains(NESTED)).then(text) for text in texts)
-
-
-def bad_json(file: Path) -> str:
-    """A sentence on the first line that is not a JSON object, or nothing; for error messages."""
-    with opened(file) as lines:
-        for number, line in enumerate(lines, start=1):
-            fault = _json_fault(line) if line.strip() else ""
-            if fault:
-                return f"row {number} {fault}; correct or remove it."
-    return ""
-
-
-def _json_fault(line: bytes) -> str:
-    """What is wrong with a line that should be a JSON object, or nothing."""
-    shown = repr(line.decode("utf-8", errors="replace").strip()[:60])
-    try:
-        value = json.loads(line.decode("utf-8"), parse_constant=_no_number)
-    except UnicodeDecodeError:
-        return f"is not UTF-8 ({shown})"
-    except json.JSONDecodeError as error:
-        return f"is not JSON ({shown}, from sign {error.colno} on)"
-    except (ValueError, RecursionError) as error:
-        return f"is not JSON ({shown}: {error})"
-    return "" if isinstance(value, dict) else f"is not a JSON object ({shown})"
-
-
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
 
 
 def uneven_row(file: Path, separator: str, *, quoted: bool = True) -> str:

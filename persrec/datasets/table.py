@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import polars as pl
 
-from persrec.datasets import histories
-from persrec.datasets.files import PACKED, bad_json, ending, first_line, one_file, scan_json, scan_parquet, uneven_row
+from persrec.datasets import histories, json_lines
+from persrec.datasets.files import PACKED, ending, first_line, one_file, scan_parquet, uneven_row
 from persrec.errors import UserError
 from persrec.interactions.schema import (
     COLUMNS,
@@ -64,7 +64,7 @@ def read(
         return _conformed(scan_parquet(file), columns, **common)
     first_line(file)
     if ending(file) in JSON_LINES:
-        return _conformed(scan_json(file), columns, why=lambda: bad_json(file), **common)
+        return _conformed(json_lines.scan(file), columns, why=lambda: json_lines.fault(file, NAMED), **common)
     separator = separator or _separator(file)
     quoted = ending(file) != RECBOLE
     frame = pl.scan_csv(file, separator=separator, infer_schema=False, quote_char='"' if quoted else None)

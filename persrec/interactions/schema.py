@@ -87,11 +87,11 @@ def reading(where: str, why: Why = str) -> Iterator[None]:
     except pl.exceptions.DuplicateError as error:
         raise UserError(f"{where}: cannot be read: {error}; rename or remove one of them.") from None
     except (pl.exceptions.SchemaError, pl.exceptions.InvalidOperationError) as error:
-        line = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"{where}: cannot be read: {line}. A column is of another type than expected; ids and times are plain "
+        reason = why() or (
+            f"{str(error).strip().splitlines()[0]}. A column is of another type than expected; ids and times are plain "
             "values, or lists of them."
-        ) from None
+        )
+        raise UserError(f"{where}: cannot be read: {reason}") from None
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         reason = why() or (
             f"{str(error).strip().splitlines()[0]}. The file may be truncated, damaged, of another format, not UTF-8, "

@@ -14,17 +14,19 @@
 
 import ast
 import io
-from collections.abc import Mapping
+import json
 from pathlib import Path
 from typing import Any, Final
 
 import polars as pl
 
-from persrec.datasets.files import bad_json, ending, opened, scan_json, uneven_row
+from persrec.datasets import json_lines
+from persrec.datasets.files import ending, opened, uneven_row
 from persrec.datasets.table import JSON_LINES, PARQUET
 from persrec.datasets.titles import titles
 from persrec.errors import UserError
 from persrec.interactions.schema import ITEM, close_matches, reading, shown
+from persrec.items.catalogue import fields_of
 
 SYNTHETIC: Final = "synthetic"  # in the place of a path
 RECBOLE: Final = ".item"
@@ -56,13 +58,33 @@ def read(section: Any) -> pl.DataFrame:
     elif ending(file) in JSON_ENDINGS and _is_literal(file):
         frame = _literals(file)
     elif ending(file) in JSON_ENDINGS:
-        with reading(str(file), lambda: bad_json(file)):
-            frame = scan_json(file).collect()
+        frame = _objects(file)
     else:
         frame = _text(file, section)
     if frame.is_empty():
         raise UserError(f"{file}: no rows; expected one per item")
-    return _named(frame, section.columns, str(file))
+    return _named(frame, section, str(file))
+
+
+def _objects(file: Path) -> pl.DataFrame:
+    """JSON lines with every key of every line; of a key that has lists in some lines only, these are text too."""
+    seen = json_lines.keys(json_lines.objects(file))
+    with reading(str(file), lambda: json_lines.fault(file)):
+        frame = pl.scan_ndjson(file, schema=json_lines.kinds_of(seen)).collect()
+    mixed = [pl.Series(key, map(_joined, frame[key]), pl.String) for key, kinds in seen.items() if len(kinds) > 1]
+    texts = pl.col(pl.String)
+    return frame.with_columns(mixed).with_columns(pl.when(~texts.str.contains(json_lines.OBJECT)).then(texts))
+
+
+def _joined(text: str | None) -> str | None:
+    """The texts of a list in JSON one after the other; anything else as it is."""
+    try:
+        values = json.loads(text) if text and text.startswith("[") else None
+    except ValueError:
+        return text
+    if values is None:
+        return text
+    return " ".join(value if isinstance(value, str) else json.dumps(value) for value in values if value is not None)
 
 
 def _is_literal(file: Path) -> bool:
@@ -81,7 +103,7 @@ def _literal(line: bytes, number: int, file: Path) -> dict[str, str]:
     """The text and numbers of a line, as text."""
     try:
         found = ast.literal_eval(line.decode("utf-8").strip())
-    except (ValueError, SyntaxError) as error:
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
         raise UserError(f"{file}: row {number} is no Python literal ({error}); correct or remove it") from None
     if not isinstance(found, dict):
         raise UserError(f"{file}: row {number} is {type(found).__name__}, expected a dict; correct or remove it")
@@ -131,35 +153,48 @@ def _fields(text: str, separator: str, names: tuple[str, ...], file: Path) -> pl
     return pl.DataFrame(rows, schema=dict.fromkeys(every, pl.String()), orient="row")
 
 
-def _named(frame: pl.DataFrame, columns: Mapping[str, str], where: str) -> pl.DataFrame:
-    """Fields by our names, as text."""
+def _named(frame: pl.DataFrame, section: Any, where: str) -> pl.DataFrame:
+    """Fields by our names, as text; those that are none are null, unless they are used."""
     found: dict[str, str] = {}
     for name in frame.columns:
         found.setdefault(name.strip().partition(":")[0], name)
     alias = next((name for name in IDS if name in found), None)
     if alias and ITEM not in found:
         found[ITEM] = found[alias]
-    for ours, theirs in columns.items():
+    for ours, theirs in section.columns.items():
         if theirs not in frame.columns:
             near = close_matches(theirs, frame.columns)
             hint = f" (did you mean {near[0]}?)" if near else ""
             raise UserError(f"{where}: items.columns.{ours}: no column {theirs!r}{hint}; got {shown(frame.columns)}")
-    found |= columns
+    found |= section.columns
     if ITEM not in found:
         raise UserError(
             f"{where}: no column {ITEM}; got {shown(frame.columns)}; name it, as in items.columns: "
             f"{{{ITEM}: {shown(frame.columns[:1])}}}"
         )
-    order = [ITEM, *(name for name in found if name != ITEM)]
-    return frame.select(_as_text(found[name], frame.schema[found[name]]).alias(name) for name in order)
+    texts = {}
+    for name in [ITEM, *(name for name in found if name != ITEM)]:
+        text = _as_text(frame[found[name]])
+        if text is None and name in (ITEM, *fields_of(section.template)):
+            raise UserError(
+                f"{where}: column {found[name]} is {frame.schema[found[name]]}, which cannot be read as text; write it "
+                f"as text, numbers or lists of them, or name another column by items.columns: {{{name}: ...}}"
+            )
+        texts[name] = pl.repeat(None, len(frame), dtype=pl.String, eager=True) if text is None else text
+    return pl.DataFrame(texts)
 
 
-def _as_text(name: str, kind: pl.DataType) -> pl.Expr:
-    """A column as text without spaces around it, null where that is empty."""
-    column = pl.col(name)
-    if isinstance(kind, pl.List):
-        column = column.cast(pl.List(pl.String)).list.join(" ", ignore_nulls=True)
-    elif isinstance(kind, pl.Struct | pl.Object):
-        column = pl.lit(None, pl.String)
-    text = column.cast(pl.String).str.strip_chars()
-    return pl.when(text != "").then(text)
+def _as_text(column: pl.Series) -> pl.Series | None:
+    """A column as text without spaces around it, null where that is empty; None where it holds no text."""
+    try:
+        if isinstance(column.dtype, pl.Array):
+            column = column.arr.to_list()
+        inner = column.dtype.inner if isinstance(column.dtype, pl.List) else column.dtype
+        if isinstance(inner, pl.Struct | pl.Object):
+            return None
+        if isinstance(column.dtype, pl.List):
+            column = column.cast(pl.List(pl.String)).list.join(" ", ignore_nulls=True)
+        text = column.cast(pl.String).str.strip_chars()
+    except pl.exceptions.PolarsError:
+        return None
+    return text.set(text == "", None)

@@ -1,6 +1,8 @@
 """The items table: every form is read to the same rows, and every fault names file, row or key."""
 
 import gzip
+import json
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,62 @@ def test_parquet_with_numbers_lists_and_structs(tmp_path: Path) -> None:
     assert found.rows() == [("7", "a b", None), ("8", None, None)]
 
 
+def test_unused_columns_of_any_kind_do_not_matter(tmp_path: Path) -> None:
+    frame = pl.DataFrame(
+        {
+            "item_id": [7, 8],
+            "title": [b"Alien", "Amélie".encode()],
+            "words": pl.Series([[1, 2], [3, 4]], dtype=pl.Array(pl.Int64, 2)),
+            "nested": [[["a"], ["b"]], [["c"]]],
+            "image": [b"\xff\xd8", b"\x00"],
+            "thumbs": [[b"\xff"], []],
+            "objects": [[{"x": 1}], []],
+            "length": [timedelta(1), None],
+        }
+    )
+    frame.write_parquet(tmp_path / "items.parquet")
+    found = read(section(tmp_path / "items.parquet"))
+    assert found.select("item_id", "title", "words").rows() == [("7", "Alien", "1 2"), ("8", "Amélie", "3 4")]
+    assert found.select("nested", "image", "thumbs", "objects", "length").null_count().row(0) == (2,) * 5
+
+
+@pytest.mark.parametrize("name", ["nested", "image", "objects"])
+def test_columns_that_are_used_must_be_text(tmp_path: Path, name: str) -> None:
+    columns = {"nested": [[["a"]]], "image": [b"\xff\xd8"], "objects": [{"x": 1}]}
+    pl.DataFrame({"item_id": [7], "title": ["a"], **columns}).write_parquet(tmp_path / "items.parquet")
+    said = rf"items.parquet: column {name} is [^;]*, which cannot be read as text; .* by items.columns: {{{name}: "
+    with pytest.raises(UserError, match=said):
+        read(section(tmp_path / "items.parquet", template=f"{{title}} {{{name}}}"))
+    with pytest.raises(UserError, match=said.replace(f"{{{{{name}", "{{item_id").replace(f"{{{name}: ", "{item_id: ")):
+        read(section(tmp_path / "items.parquet", columns={"item_id": name}))
+
+
+def test_json_keys_that_are_text_here_and_lists_there(tmp_path: Path) -> None:
+    lines = [
+        {"asin": 1, "title": "Alien", "brand": None, "rank": "7th", "price": 3.5, "more": ["a"]},
+        {
+            "asin": 2,
+            "title": ["Amélie,", "the", None, 2, True],
+            "brand": [],
+            "rank": 7,
+            "price": {"x": 1},
+            "more": None,
+        },
+        {"asin": 3, "title": [["x"]], "brand": "[REC]", "rank": ["8", "th"], "price": "?", "more": []},
+        *[{"asin": number, "title": "x"} for number in range(4, 1200)],
+        {"asin": 1200, "late": "new", "brand": ["a", "b"]},
+    ]
+    path = written(tmp_path, "meta.jsonl", "\n".join(json.dumps(line) for line in lines))
+    found = read(section(path))
+    assert found.columns == ["item_id", "asin", "title", "brand", "rank", "price", "more", "late"]
+    assert found.drop("asin").head(3).rows() == [
+        ("1", "Alien", None, "7th", "3.5", "a", None),
+        ("2", "Amélie, the 2 true", None, "7", None, None, None),
+        ("3", '["x"]', "[REC]", "8 th", "?", None, None),
+    ]
+    assert found.drop("asin").row(-1) == ("1200", None, "a b", None, None, None, "new")
+
+
 @pytest.mark.parametrize(
     ("name", "contents", "keys", "message"),
     [
@@ -81,6 +139,10 @@ def test_parquet_with_numbers_lists_and_structs(tmp_path: Path) -> None:
         ("items.csv", "item_id,title\n", {}, "items.csv: no rows; expected one per item"),
         ("items.csv", "item_id,title\n1,a\n2,b,c\n", {}, "items.csv: cannot be read: row 3 has 3 fields, expected 2"),
         ("items.jsonl", '{"asin": 1}\n{"asin": \n', {}, "items.jsonl: cannot be read: row 2 is not JSON"),
+        ("items.jsonl", '{"asin": 1}\n' * 2000 + "[]", {}, "items.jsonl: cannot be read: row 2001 is not a JSON object"),
+        ("items.jsonl", '{"asin": 1, "price": 1e999}', {}, "row 1 is not JSON .*: 1e999 is too large a number"),
+        ("items.jsonl", '{"asin": 1, "\\ud800": 1}', {"columns": {"title": "a"}}, "no column 'a' .*; got asin$"),
+        ("meta.json", "{'asin': {[]: 1}}\n", {}, "meta.json: row 1 is no Python literal .*; correct or remove it"),
         ("meta.json", "{'asin': 1}\n{'asin': \n", {}, "meta.json: row 2 is no Python literal .*; correct or remove it"),
         ("meta.json", "{'asin': 1}\n[1]\n", {}, "meta.json: row 2 is list, expected a dict; correct or remove it"),
         ("movies.dat", "1::a::x\n2::b\n", {}, "movies.dat: row 2 has 2 fields, expected 3; correct or remove it"),
