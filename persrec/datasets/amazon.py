@@ -20,7 +20,7 @@ import polars as pl
 from persrec.datasets import json_lines
 from persrec.datasets.files import first_line, one_file, scan_text, uneven
 from persrec.errors import UserError
-from persrec.interactions.schema import ITEM, RATING, TIME, USER, Say, check_columns, conform, log, reading
+from persrec.interactions.schema import ITEM, RATING, TIME, USER, Say, check_columns, check_twice, conform, log, reading
 
 PRODUCT = r"^[0-9A-Z]{10}$"
 FIELDS = ("1", "2", "3", "4")
@@ -56,8 +56,10 @@ def read(
         )
     if NEW[ITEM] in line.split(","):
         frame = pl.scan_csv(file, infer_schema=False, quote_char=None)
-        named = _named(frame, line.split(","), where, say)
-        return conform(named, first_row=2, why=uneven(file, ","), unit=_unit(line.split(",")), **common)
+        with reading(where, uneven(file, ",")):
+            names = frame.collect_schema().names()
+        named = _named(frame, names, where, say)
+        return conform(named, first_row=2, why=uneven(file, ","), unit=_unit(names), **common)
     frame = _without_header(file, columns, say)
     return conform(frame, unit="s", why=uneven(file, ","), **common)
 
@@ -71,6 +73,7 @@ def _named(frame: pl.LazyFrame, names: list[str], where: str, say: Say) -> pl.La
     old = OLD[USER] in names
     columns = OLD if old else NEW
     check_columns(names, where=where, required=list(columns.values()))
+    check_twice(columns, names, where=where)
     say(f"{where}: Amazon in the form of {'2014 and 2018' if old else '2023'}: an item is a {columns[ITEM]}.")
     return frame.select(pl.col(theirs).alias(ours) for ours, theirs in columns.items())
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from persrec.datasets.files import one_file, scan_parquet, uneven_row
-from persrec.interactions.schema import ITEM, ROW, TIME, USER, Say, check_columns, conform, log, reading
+from persrec.interactions.schema import ITEM, ROW, TIME, USER, Say, check_columns, check_twice, conform, log, reading
 
 NAMES = ("online_retail.parquet", "*.parquet", "*.csv")
 COLUMNS = {"CustomerID": USER, "StockCode": ITEM, "InvoiceDate": TIME}
@@ -31,7 +31,9 @@ def read(path: Path, *, bad_rows: str = "refuse", say: Say = log) -> pl.LazyFram
 
     with reading(str(file), why):
         lines = pl.scan_csv(file, infer_schema=False) if text else scan_parquet(file)
-        check_columns(lines.collect_schema().names(), where=str(file), required=(INVOICE, *COLUMNS))
+        names, required = lines.collect_schema().names(), (INVOICE, *COLUMNS)
+        check_columns(names, where=str(file), required=required)
+        check_twice({name: name for name in required}, names, where=str(file))
         without = pl.col("CustomerID").is_null()
         cancelled = pl.col(INVOICE).cast(pl.String).str.starts_with("C").fill_null(False)
         left_out = lines.select(without.sum().alias("without"), (cancelled & ~without).sum().alias("cancelled"))

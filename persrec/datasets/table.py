@@ -23,6 +23,7 @@ from persrec.interactions.schema import (
     Say,
     Why,
     check_columns,
+    check_twice,
     close_matches,
     conform,
     log,
@@ -120,19 +121,26 @@ def rename(
     """Our column names, from a mapping (ours: theirs), the same names, or the headers of RecTools and RecBole.
 
     Raises:
-        UserError: the mapping names what is not there, or user and item cannot be found.
+        UserError: the mapping names what is not there, user and item cannot be found, or a column stands there twice.
     """
     with reading(where, why):
         names = frame.collect_schema().names()
     _check_mapping(columns, names, where=where)
     found = {_plain(name): name for name in reversed(names)} | dict(columns)
+    single: dict[str, Any] = {"where": where, "meaning": _plain, "chosen": columns}
     if f"{ITEM}{histories.LIST}" in found:
         check_columns(list(dict.fromkeys([ITEM, *found])), where=where)
+        check_twice(
+            {name: found[name] for name in found if name.removesuffix(histories.LIST) in NAMED}, names, **single
+        )
         return histories.of_recbole(frame, found)
     wanted = (*COLUMNS, *keep) + (EVENT,) * events
     used = {ours: found[ours] for ours in wanted if ours in found}
     check_columns([*used, *(name for name in names if name not in used.values())], where=where)
-    _check_twice(used, names, where=where)
+    twice = sorted(theirs for theirs in set(used.values()) if list(used.values()).count(theirs) > 1)
+    if twice:
+        raise UserError(f"{where}: data.columns uses {', '.join(twice)} for more than one of our columns.")
+    check_twice(used, names, **single)
     renamed = [f"{theirs} is {ours}" for ours, theirs in used.items() if ours != theirs]
     if renamed:
         say(f"{where}: {', '.join(renamed)}.")
@@ -143,15 +151,6 @@ def rename(
     if near:
         say(f"{where}: no {TIME}; if {near[0]} holds the time, set data.columns: {{{TIME}: {near[0]}}}.")
     return frame.select(pl.col(theirs).alias(ours) for ours, theirs in used.items())
-
-
-def _check_twice(used: Mapping[str, str], names: list[str], *, where: str) -> None:
-    twice = sorted(theirs for theirs in set(used.values()) if list(used.values()).count(theirs) > 1)
-    if twice:
-        raise UserError(f"{where}: data.columns uses {', '.join(twice)} for more than one of our columns.")
-    repeated = [theirs for theirs in used.values() if f"{theirs}_duplicated_0" in names]  # the name Polars gives it
-    if repeated:
-        raise UserError(f"{where}: the header has {', '.join(repeated)} more than once; rename or remove one of them.")
 
 
 def _plain(name: str) -> str:

@@ -17,7 +17,7 @@ import polars as pl
 from persrec.constants import PAD
 from persrec.datasets.table import JSON_LINES, PARQUET, SEPARATORS, as_polars
 from persrec.errors import UserError
-from persrec.interactions.schema import ITEM, USER, reading
+from persrec.interactions.schema import ITEM, USER, check_twice, reading
 from persrec.prepared import Prepared
 from persrec.retrieval.seen import Seen
 from persrec.targets import Targets
@@ -56,6 +56,7 @@ def read(source: Any) -> pl.DataFrame:
                 f"expected {USER}, {ITEM}, {RANK} and, if there is one, {SCORE}: rename the columns"
             )
         wanted = [name for name in (USER, ITEM, RANK, SCORE) if name in names]
+        check_twice({name: name for name in wanted}, names, where=where)
         rows = frame.select(wanted).with_row_index(ROW, offset=first_row).collect()
     if rows.is_empty():
         raise UserError(f"{where}: no rows; expected one per recommended item")

@@ -13,7 +13,7 @@
 
 import difflib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -67,6 +67,36 @@ def check_columns(names: Sequence[str], *, where: str, required: Sequence[str] =
     near = [close_matches(name, names)[:1] or ["THEIRS"] for name in missing]
     named = ", ".join(f"{name}: {shown(one)}" for name, one in zip(missing, near, strict=True))
     raise UserError(f"{got}. Say which they are: --set 'data.columns={{{named}}}', or data.columns in a recipe.")
+
+
+def check_twice(
+    used: Mapping[str, str],
+    names: Sequence[str],
+    *,
+    where: str,
+    meaning: Callable[[str], str] = str,
+    chosen: Container[str] = (),
+    key: str = "data.columns",
+) -> None:
+    """Raise UserError where a column that is used stands there twice, or another one has the same meaning.
+
+    `used` maps our names to those of the file, `meaning` a name of the file to ours; of our names that are `chosen`, a
+    person has said which column it is.
+    """
+    for ours, theirs in used.items():
+        again = f"{theirs}_duplicated_0"  # the name that Polars gives it
+        if again in names:
+            numbers = " and ".join(str(names.index(name) + 1) for name in (theirs, again))
+            raise UserError(
+                f"{where}: the header has {shown([theirs])} more than once (columns {numbers}); rename or remove one "
+                "of them."
+            )
+        same = [name for name in names if meaning(name) == ours]
+        if len(same) > 1 and ours not in chosen:
+            raise UserError(
+                f"{where}: columns {shown(same)} all mean {ours}; say which one counts, as in {key}: "
+                f"{{{ours}: {shown(same[:1])}}}, or remove the others."
+            )
 
 
 def shown(names: Iterable[str]) -> str:

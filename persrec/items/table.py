@@ -25,7 +25,7 @@ from persrec.datasets.files import ending, opened, uneven_row
 from persrec.datasets.table import JSON_LINES, PARQUET
 from persrec.datasets.titles import titles
 from persrec.errors import UserError
-from persrec.interactions.schema import ITEM, close_matches, reading, shown
+from persrec.interactions.schema import ITEM, check_twice, close_matches, reading, shown
 from persrec.items.catalogue import fields_of
 
 SYNTHETIC: Final = "synthetic"  # in the place of a path
@@ -157,7 +157,7 @@ def _named(frame: pl.DataFrame, section: Any, where: str) -> pl.DataFrame:
     """Fields by our names, as text; those that are none are null, unless they are used."""
     found: dict[str, str] = {}
     for name in frame.columns:
-        found.setdefault(name.strip().partition(":")[0], name)
+        found.setdefault(_plain(name), name)
     alias = next((name for name in IDS if name in found), None)
     if alias and ITEM not in found:
         found[ITEM] = found[alias]
@@ -172,16 +172,29 @@ def _named(frame: pl.DataFrame, section: Any, where: str) -> pl.DataFrame:
             f"{where}: no column {ITEM}; got {shown(frame.columns)}; name it, as in items.columns: "
             f"{{{ITEM}: {shown(frame.columns[:1])}}}"
         )
+    used = {name: found[name] for name in (ITEM, *fields_of(section.template)) if name in found}
+    aliases = () if alias is None or found[ITEM] != found[alias] else IDS
+
+    def meaning(name: str) -> str:
+        bare = _plain(name)
+        return ITEM if bare in aliases else bare
+
+    check_twice(used, frame.columns, where=where, meaning=meaning, chosen=section.columns, key="items.columns")
     texts = {}
     for name in [ITEM, *(name for name in found if name != ITEM)]:
         text = _as_text(frame[found[name]])
-        if text is None and name in (ITEM, *fields_of(section.template)):
+        if text is None and name in used:
             raise UserError(
                 f"{where}: column {found[name]} is {frame.schema[found[name]]}, which cannot be read as text; write it "
                 f"as text, numbers or lists of them, or name another column by items.columns: {{{name}: ...}}"
             )
         texts[name] = pl.repeat(None, len(frame), dtype=pl.String, eager=True) if text is None else text
     return pl.DataFrame(texts)
+
+
+def _plain(name: str) -> str:
+    """A header without RecBole's `:type`."""
+    return name.strip().partition(":")[0]
 
 
 def _as_text(column: pl.Series) -> pl.Series | None:

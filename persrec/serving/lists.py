@@ -10,7 +10,7 @@ import polars as pl
 
 from persrec.datasets.table import JSON_LINES, PARQUET, SEPARATORS
 from persrec.errors import UserError
-from persrec.interactions.schema import ITEM, reading, shown
+from persrec.interactions.schema import ITEM, check_twice, reading, shown
 from persrec.serving.histories import Say, examples, plain_id
 
 Ints = npt.NDArray[np.int64]
@@ -73,6 +73,7 @@ def read(path: str | Path) -> list[str]:
         names = table.collect_schema().names()
         if ITEM not in names:
             raise UserError(f"{path}: missing column {ITEM}; got {shown(names)}; name one of the columns {ITEM}")
+        check_twice({ITEM: ITEM}, names, where=str(path))
         ids = table.select(pl.col(ITEM).cast(pl.String)).collect().to_series()
     if ids.null_count():
         row = int(ids.is_null().arg_true()[0]) + 1 + (path.suffix in SEPARATORS)

@@ -82,6 +82,12 @@ def test_ratings_of_2023(tmp_path, more, packed):
     assert datasets.read("amazon", tmp_path).collect().rows() == [("AGK", "B081TJ8YS3", 1_588_615_855_070, 4.0)]
 
 
+def test_a_header_of_2023_that_names_a_column_twice(tmp_path):
+    (tmp_path / "a.csv").write_text("user_id,parent_asin,rating,timestamp,rating\nA,B,1,1588615855070,5\n")
+    with pytest.raises(UserError, match=r"a.csv: the header has rating more than once \(columns 3 and 5\); rename"):
+        datasets.read("amazon", tmp_path)
+
+
 def test_metadata_are_no_reviews(tmp_path):
     (tmp_path / "meta_Beauty.jsonl").write_text('{"parent_asin": "B081TJ8YS3", "title": "Soap"}\n')
     with pytest.raises(UserError, match=r"missing columns user_id, rating, timestamp; got parent_asin, title"):

@@ -75,6 +75,7 @@ CASES: dict[str, list[Case]] = {
         Case("another separator", "log.csv", CSV.replace(b",", b";")),
         Case("another ending", "log.xlsx", CSV),
         Case("a column named twice", "log.csv", b"user_id,item_id,user_id\n1,2,3\n"),
+        Case("two columns that mean the same", "log.csv", b"user_id,item_id,timestamp,datetime\n1,2,3,4\n"),
         Case("a row cut off", "log.csv", CSV + b"u3,"),
         Case("a row with too many fields", "log.csv", CSV + b"u3,d,1500000120,3,9\n"),
         Case("a header in the middle", "log.csv", CSV + CSV),
@@ -178,6 +179,7 @@ CASES: dict[str, list[Case]] = {
     "amazon": [
         Case("users that look like items", "a.csv", b"1,2,5.0,1369699200\n"),
         Case("a header of somebody's", "a.csv", b"user,item,rating,time\n" + AMAZON),
+        Case("a column named twice", "a.csv", b"user_id,parent_asin,rating,timestamp,rating\nA,B,1,1588615855070,5\n"),
         Case("a row cut off", "a.csv", AMAZON + b"A3JM6GV9MNOF9X,B0000"),
         Case("a review cut off", "a.jsonl", REVIEW + REVIEW[:40]),
         Case("metadata in place of reviews", "a.jsonl", b'{"parent_asin": "B01", "title": "Soap"}\n'),

@@ -42,6 +42,13 @@ def test_other_columns_are_named(tmp_path):
         datasets.read("online-retail", tmp_path)
 
 
+@pytest.mark.parametrize("name", LINES.columns)
+def test_a_column_that_stands_there_twice(tmp_path, name):
+    (tmp_path / "a.csv").write_text(",".join([*LINES.columns, name]) + "\n1,2,2010-12-01 08:26,3,4\n")
+    with pytest.raises(UserError, match=rf"a.csv: the header has {name} more than once \(columns . and 5\)"):
+        datasets.read("online-retail", tmp_path)
+
+
 def test_real():
     frame = datasets.read("online-retail", real("online-retail")).collect()
     assert (len(frame), frame["user_id"].n_unique(), frame["item_id"].n_unique()) == (397_924, 4_339, 3_665)

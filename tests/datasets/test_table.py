@@ -71,8 +71,37 @@ def test_packed_text_cut_short(tmp_path):
 
 def test_a_header_that_names_a_column_twice(tmp_path):
     (tmp_path / "log.csv").write_text("user_id,item_id,user_id\n1,2,3\n")
-    with pytest.raises(UserError, match=r"log.csv: the header has user_id more than once; rename or remove"):
+    with pytest.raises(
+        UserError, match=r"log.csv: the header has user_id more than once \(columns 1 and 3\); rename or remove"
+    ):
         datasets.read("table", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "columns", "message"),
+    [
+        ("log.tsv", ["user_id:token", "item_id", "user_id"], {}, "user_id:token, user_id all mean user_id; "),
+        ("log.inter", ["user_id:token", "item_id:token", "item_id:float"], {}, "item_id:token, item_id:float all mean"),
+        ("log.tsv", ["user_id", "item_id", "timestamp", "datetime"], {}, "timestamp, datetime all mean timestamp"),
+        ("log.tsv", ["user_id", " user_id", "item_id"], {}, "columns user_id,  user_id all mean user_id"),
+        ("log.tsv", ["who", "item_id", "who"], {"user_id": "who"}, r"has who more than once \(columns 1 and 3\)"),
+        ("log.inter", ["user_id", "item_id_list", "item_id_list:token_seq"], {}, "all mean item_id_list; "),
+        ("log.jsonl", ["user_id", "item_id", "timestamp", "datetime"], {}, "timestamp, datetime all mean timestamp"),
+    ],
+)  # fmt: skip
+def test_columns_that_mean_the_same(tmp_path, name, header, columns, message):
+    row = (
+        json.dumps(dict.fromkeys(header, 1)) if name.endswith("jsonl") else "\t".join(header) + "\n" + "\t".join("123")
+    )
+    (tmp_path / name).write_text(row + "\n")
+    with pytest.raises(UserError, match=f"{name}: .*{message}"):
+        datasets.read("table", tmp_path, columns=columns)
+
+
+def test_a_column_that_is_named_counts_beside_others(tmp_path):
+    (tmp_path / "log.csv").write_text("user_id:token,user_id,item_id,timestamp,datetime,note,note\n1,2,3,4,5,6,7\n")
+    columns = {"user_id": "user_id", "timestamp": "datetime"}
+    assert datasets.read("table", tmp_path, columns=columns, unit="ms").collect().rows() == [(2, 3, 5)]
 
 
 def test_types_of_events_by_mapping(tmp_path):

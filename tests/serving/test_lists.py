@@ -105,6 +105,11 @@ def test_a_parquet_of_ids(tmp_path: Path) -> None:
         ("ids.xlsx", b"x", r"ids\.xlsx: unknown ending '\.xlsx'; expected one of \.txt, \.csv"),
         ("ids.csv", b"item\n1\n", r"ids\.csv: missing column item_id; got item"),
         ("ids.csv", b"item_id,b\n1,2\n,3\n", r"ids\.csv: 1 rows have no item_id, the first is row 3"),
+        (
+            "ids.csv",
+            b"item_id,b,item_id\n1,2,3\n",
+            r"ids\.csv: the header has item_id more than once \(columns 1 and 3\)",
+        ),
         ("ids.csv", b"", r"ids\.csv: the file is empty"),
         ("ids.parquet", b"no", r"ids\.parquet: cannot be read"),
     ],
