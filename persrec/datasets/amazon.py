@@ -48,7 +48,7 @@ def read(
     line, where = first_line(file), str(file)
     common: dict[str, Any] = {"where": where, "bad_rows": bad_rows, "say": say}
     if line.startswith("{"):
-        frame = json_lines.scan(file)
+        frame = json_lines.scan(file, {*OLD.values(), *NEW.values()})
         with reading(where):
             names = frame.collect_schema().names()
         return conform(

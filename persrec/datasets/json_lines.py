@@ -1,8 +1,9 @@
 """JSON lines: scanned as text and lists of text, and what is wrong with a line that is no object."""
 
+import codecs
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +14,8 @@ from persrec.datasets.files import opened
 from persrec.errors import UserError
 
 SAMPLE: Final = 1000  # lines whose keys are known from the beginning
+PART: Final = 1 << 22  # bytes that are searched at once for keys that have not been seen
+LINE: Final = "line"
 OBJECT: Final = r'^\{".*\}$'  # how a JSON object reads as text
 NESTED: Final = rf'{OBJECT}|^\[(["\[{{\d-].*)?\]$'  # and how a list does; [REC] is text
 
@@ -20,20 +23,54 @@ Seen = dict[str, set[bool]]
 """The keys of objects, and whether their values, null aside, are lists, others or both."""
 
 
-def scan(file: Path) -> pl.LazyFrame:
+def scan(file: Path, wanted: Collection[str]) -> pl.LazyFrame:
     """A scan of JSON lines: numbers and text as text, lists as lists of text, objects as null.
 
-    A key that does not occur in the first `SAMPLE` lines is left out. One that has lists in some of them and other
-    values in others is text, and the lists are null.
+    A key that is `wanted` is found wherever it first occurs, another one only in the first `SAMPLE` lines. One that is
+    not wanted, or has lists in some of these lines and other values in others, is text, and lists are null.
 
     Raises:
         UserError: one of these lines is not a JSON object.
     """
-    kinds = kinds_of(keys(islice(objects(file), SAMPLE)))
+    seen = keys(islice(objects(file), SAMPLE))
+    late = {key for key in wanted if not seen.get(key)}
+    seen |= {key: met for key, met in keys(_naming(file, late)).items() if key in late}
+    kinds = kinds_of({key: met if key in wanted else set() for key, met in seen.items()})
     texts = [pl.col(key) for key, kind in kinds.items() if kind == pl.String]
-    return pl.scan_ndjson(file, schema=kinds).with_columns(
-        pl.when(~text.str.contains(NESTED)).then(text) for text in texts
-    )
+    return frame(file, kinds).with_columns(pl.when(~text.str.contains(NESTED)).then(text) for text in texts)
+
+
+def frame(file: Path, kinds: Mapping[str, pl.DataType]) -> pl.LazyFrame:
+    """A scan of JSON lines with keys of these types; a byte order mark at the beginning is no part of them."""
+    with opened(file) as lines:
+        marked = lines.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
+    if not marked:
+        return pl.scan_ndjson(file, schema=dict(kinds))
+    whole: dict[str, Any] = {"has_header": False, "separator": "\x1f", "quote_char": None}  # every line is one field
+    texts = pl.scan_csv(file, new_columns=[LINE], infer_schema=False, **whole).filter(pl.col(LINE).str.contains(r"\S"))
+
+    def parsed(part: pl.DataFrame) -> pl.DataFrame:
+        text = "\n".join(part[LINE]).encode()
+        return pl.read_ndjson(text, schema=dict(kinds)) if text else pl.DataFrame(schema=dict(kinds))
+
+    through = dict.fromkeys(("predicate_pushdown", "projection_pushdown", "slice_pushdown"), False)
+    return texts.map_batches(parsed, schema=pl.Schema(kinds), streamable=True, **through)
+
+
+def _naming(file: Path, wanted: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """The objects with one of the keys, up to the part of the file in which the last of them is found.
+
+    Parts in which no key stands are not parsed.
+    """
+    missing = {key: {json.dumps(key).encode(), f'"{key}"'.encode(errors="ignore")} for key in wanted}
+    with opened(file) as lines:
+        while missing and (part := lines.read(PART) + lines.readline()):
+            names = {name for several in missing.values() for name in several if name in part}
+            for line in part.splitlines() if names else ():
+                found = _object(line) if any(name in line for name in names) else ""
+                if isinstance(found, dict):
+                    yield found
+                    missing = {key: names for key, names in missing.items() if found.get(key) is None}
 
 
 def keys(several: Iterable[dict[str, Any]]) -> Seen:
@@ -87,7 +124,7 @@ def _parsed(file: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
     with opened(file) as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
-                yield number, _object(line)
+                yield number, _object(line.removeprefix(codecs.BOM_UTF8) if number == 1 else line)
 
 
 def _object(line: bytes) -> dict[str, Any] | str:

@@ -65,7 +65,9 @@ def read(
         return _conformed(scan_parquet(file), columns, **common)
     first_line(file)
     if ending(file) in JSON_LINES:
-        return _conformed(json_lines.scan(file), columns, why=lambda: json_lines.fault(file, NAMED), **common)
+        wanted = {*NAMED, *ALIASES, *(columns or {}).values(), *(f"{name}{histories.LIST}" for name in NAMED)}
+        scanned = json_lines.scan(file, wanted)
+        return _conformed(scanned, columns, why=lambda: json_lines.fault(file, wanted), **common)
     separator = separator or _separator(file)
     quoted = ending(file) != RECBOLE
     frame = pl.scan_csv(file, separator=separator, infer_schema=False, quote_char='"' if quoted else None)

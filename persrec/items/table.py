@@ -70,8 +70,9 @@ def _objects(file: Path) -> pl.DataFrame:
     """JSON lines with every key of every line; of a key that has lists in some lines only, these are text too."""
     seen = json_lines.keys(json_lines.objects(file))
     with reading(str(file), lambda: json_lines.fault(file)):
-        frame = pl.scan_ndjson(file, schema=json_lines.kinds_of(seen)).collect()
-    mixed = [pl.Series(key, map(_joined, frame[key]), pl.String) for key, kinds in seen.items() if len(kinds) > 1]
+        frame = json_lines.frame(file, json_lines.kinds_of(seen)).collect()
+    several = [key for key in frame.columns if len(seen[key]) > 1]
+    mixed = [pl.Series(key, map(_joined, frame[key]), pl.String) for key in several]
     texts = pl.col(pl.String)
     return frame.with_columns(mixed).with_columns(pl.when(~texts.str.contains(json_lines.OBJECT)).then(texts))
 

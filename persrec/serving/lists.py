@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from persrec.datasets import json_lines
 from persrec.datasets.table import JSON_LINES, PARQUET, SEPARATORS
 from persrec.errors import UserError
 from persrec.interactions.schema import ITEM, check_twice, reading, shown
@@ -68,7 +69,7 @@ def read(path: str | Path) -> list[str]:
         except UnicodeDecodeError:
             raise UserError(f"{path}: is not UTF-8; save it as UTF-8, with one id per line") from None
         return [line.strip() for line in lines if line.strip()]
-    with reading(str(path)):
+    with reading(str(path), lambda: json_lines.fault(path, [ITEM]) if path.suffix in JSON_LINES else ""):
         table = _table(path)
         names = table.collect_schema().names()
         if ITEM not in names:
@@ -85,7 +86,7 @@ def _table(path: Path) -> pl.LazyFrame:
     if path.suffix in PARQUET:
         return pl.scan_parquet(path)
     if path.suffix in JSON_LINES:
-        return pl.scan_ndjson(path, infer_schema_length=None)
+        return json_lines.scan(path, [ITEM])
     if path.suffix in SEPARATORS:
         return pl.scan_csv(path, separator=SEPARATORS[path.suffix], infer_schema=False)
     known = ", ".join([TEXT, *SEPARATORS, *PARQUET, *JSON_LINES])
