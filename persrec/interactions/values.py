@@ -14,7 +14,9 @@ UNITS: Final = {"s": 1_000_000, "ms": 1_000, "us": 1, "ns": 0.001}  # microsecon
 TIME_FORMS: Final = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
 ZONED_FORMS: Final = ("%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f%#z")
 LATEST: Final = 7_258_118_399_999_999  # microseconds, the end of the year 2199: no log has later events
-CONTROL: Final = "unprintable (line breaks or zero bytes; is a quote not closed?)"
+CONTROL: Final = "unprintable (line breaks, zero bytes or byte order marks; is a quote not closed?)"
+NOTHING: Final = ("NaN", "nan", "null", "NULL", "None", r"\N")  # what programs write for an id that is missing
+WORD: Final = "null (a word for nothing such as NaN)"
 SHOWN: Final = 5  # rows named in a message
 PLAIN: Final = r"^(0|-?[1-9][0-9]{0,18})$"  # no leading zeros, signs or spaces, and hardly more than 64 bits
 EXACT: Final[dict[Any, int]] = {
@@ -161,7 +163,8 @@ def ids(column: pl.Series, faults: Faults, plain: Plain) -> pl.Series:
         return column
     if column.dtype == pl.String:
         column = _without_blanks(column)
-        faults.add(column, column.str.contains(r"[\x00-\x1f]"), CONTROL)
+        faults.add(column, column.str.contains(r"[\x00-\x1f\x{feff}]"), CONTROL)
+        faults.add(column, column.is_in(NOTHING), WORD)
     faults.add_nulls(column)
     if column.dtype == pl.String and plain.holds:
         column = column.cast(pl.Int64)

@@ -1,4 +1,5 @@
 import datetime as dt
+import re
 
 import numpy as np
 import polars as pl
@@ -52,6 +53,27 @@ def test_whole_numbers_become_integers(ids):
     column = conform(frame(item_id=ids), where="log").collect()["item_id"]
     assert column.dtype == pl.Int64
     assert column.to_list() == [int(value) for value in ids]
+
+
+@pytest.mark.parametrize("word", ["NaN", "nan", "null", "NULL", "None", r"\N"])
+@pytest.mark.parametrize("kind", [pl.String, pl.Categorical])
+def test_words_for_nothing_are_no_ids(word, kind):
+    log = frame(item_id=pl.Series(["10", word, "9", word, None]).cast(kind))
+    shown = re.escape(repr(word))
+    said = rf"item_id has 2 null \(a word for nothing .*\) values: row 2 \({shown}\), row 4 \({shown}\); .* row 5\."
+    with pytest.raises(UserError, match=said):
+        conform(log, where="log")
+    assert conform(log, where="log", bad_rows="skip").collect()["item_id"].to_list() == [10, 9]
+
+
+def test_like_words_for_nothing_but_ids():
+    ids = ["N/A", "NAN", "Null", "none", "nil", "0", "null "]
+    assert conform(frame(item_id=ids), where="log").collect()["item_id"].to_list() == ids
+
+
+def test_a_byte_order_mark_in_an_id():
+    with pytest.raises(UserError, match=r"user_id has 2 unprintable .*: row 1 \('\\ufeffu1'\), row 3 \('u\\ufeff'\)"):
+        conform(frame(user_id=["\ufeffu1", "u1", "u\ufeff"]), where="log")
 
 
 def test_integer_types_are_kept():
@@ -108,7 +130,7 @@ def test_order_numbers_are_taken_as_seconds():
         ({"item_id": ["a", "", " \t"]}, r"item_id has 2 null \(empty\) values: row 2, row 3"),
         (
             {"item_id": ["a", "b\nc", "\x00"]},
-            r"item_id has 2 unprintable \(line breaks or zero bytes.*row 2 \('b\\nc'\)",
+            r"item_id has 2 unprintable \(line breaks, zero bytes or byte order marks.*row 2 \('b\\nc'\)",
         ),
         ({"user_id": [3, -1]}, r"user_id has 1 negative \(-1 often marks a missing id.*: row 2 \(-1\)"),
         ({"user_id": ["3", "-1"]}, r"user_id has 1 negative .*: row 2 \(-1\)"),
