@@ -1,7 +1,8 @@
-"""What an event carries beside its item, as numbers that a model reads: rating, dwell time, type. NUMPY ONLY.
+"""What an event carries beside its item, as numbers that a model reads: rating, weight, dwell time, type. NUMPY ONLY.
 
 Every input is a bucket: 0 where it is not known, ratings in halves from 0 to 10, dwell times by doublings of a unit,
-types in the order in which the recipe's `data.events` lists them.
+weights by doublings from 2**-16 to 2**16 with a bucket for 0 ([0.5, 1), [1, 2) and [2, 4) are three of them), types in
+the order in which the recipe's `data.events` lists them.
 
 Shapes: E events of a log, B users, T columns, F inputs.
 """
@@ -12,16 +13,22 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-Input = Literal["rating", "dwell", "event"]
-FIELDS: Final[dict[str, str]] = {"rating": "ratings", "dwell": "dwells", "event": "events"}  # of prepared data
-RATINGS, DWELLS = 22, 34  # buckets, with the one for what is not known
+Input = Literal["rating", "weight", "dwell", "event"]
+FIELDS: Final[dict[str, str]] = {  # of prepared data
+    "rating": "ratings",
+    "weight": "weights",
+    "dwell": "dwells",
+    "event": "events",
+}
+RATINGS, WEIGHTS, DWELLS = 22, 34, 34  # buckets, with the one for what is not known
+LEAST, MOST = -16, 15  # doublings of a weight of 1
 
 Ints = npt.NDArray[np.int64]
 
 
 def size(name: str, types: int) -> int:
     """Buckets of an input; `types` are the types of events that count."""
-    return {"rating": RATINGS, "dwell": DWELLS, "event": types + 1}[name]
+    return {"rating": RATINGS, "weight": WEIGHTS, "dwell": DWELLS, "event": types + 1}[name]
 
 
 def bucket(name: str, values: np.ndarray) -> Ints:
@@ -32,6 +39,9 @@ def bucket(name: str, values: np.ndarray) -> Ints:
     plain = np.where(known, values, 0).astype(np.float64)
     if name == "rating":
         found = np.clip(np.round(2 * plain), 0, RATINGS - 2)
+    elif name == "weight":
+        doublings = np.clip(np.frexp(plain)[1] - 1, LEAST, MOST)
+        found = np.where(plain > 0, doublings - LEAST + 1, 0)
     else:
         found = np.minimum(np.floor(np.log2(1 + np.maximum(plain, 0))), DWELLS - 2)
     return np.where(known, found + 1, 0).astype(np.int64)

@@ -10,11 +10,14 @@ import polars as pl
 
 from persrec.errors import UserError
 from persrec.interactions.parts import Spool
-from persrec.interactions.schema import EVENT, ITEM, RATING, TIME, USER, Say, log
+from persrec.interactions.schema import DWELL, EVENT, ITEM, RATING, TIME, USER, WEIGHT, Say, log
 
 DEFAULTS: Final[dict[str, Any]] = {
     "events": None,
     "min_rating": None,
+    "max_rating": None,
+    "min_weight": None,
+    "min_dwell": None,
     "since": None,
     "until": None,
     "max_user_events": None,
@@ -23,13 +26,22 @@ DEFAULTS: Final[dict[str, Any]] = {
 }
 """The keys of a data section that filter, beside those of the k-core; null: everything stays."""
 
-NEEDED: Final = {"events": EVENT, "min_rating": RATING, "since": TIME, "until": TIME}
+CARRIED: Final = {
+    "events": EVENT,
+    "min_rating": RATING,
+    "max_rating": RATING,
+    "min_weight": WEIGHT,
+    "min_dwell": DWELL,
+}
+"""Those that look at what an event carries, and hold for later events too."""
+
+NEEDED: Final = {**CARRIED, "since": TIME, "until": TIME}
 
 Ints = npt.NDArray[np.int64]
 
 
 def by_value(frame: pl.LazyFrame, section: Mapping[str, Any], say: Say = log) -> pl.LazyFrame:
-    """The events of the types, ratings and times that a data section asks for; what goes is counted and said.
+    """The events of the types, amounts and times that a data section asks for; what goes is counted and said.
 
     Raises:
         UserError: the log has no such column, or nothing is left.
@@ -44,7 +56,7 @@ def by_value(frame: pl.LazyFrame, section: Mapping[str, Any], say: Say = log) ->
 
 
 def sieves_of(section: Mapping[str, Any], names: Sequence[str]) -> dict["Sieve", pl.Expr]:
-    """What a data section asks of types, ratings and times, in order.
+    """What a data section asks of types, ratings, weights, dwell times and times, in order.
 
     Raises:
         UserError: the log has no such column.
@@ -54,7 +66,10 @@ def sieves_of(section: Mapping[str, Any], names: Sequence[str]) -> dict["Sieve",
         if section[key] is None:
             continue
         if column not in names:
-            raise UserError(f"data.{key}: the log has no {column}; name its column by data.columns, or remove the key.")
+            kept = f"keep it by data.keep: [{column}], " * (column in (WEIGHT, DWELL))
+            raise UserError(
+                f"data.{key}: the log has no {column}; {kept}name its column by data.columns, or remove the key."
+            )
         found[Sieve(key, section[key])] = _condition(key, section[key])
     return found
 
@@ -62,8 +77,8 @@ def sieves_of(section: Mapping[str, Any], names: Sequence[str]) -> dict["Sieve",
 def _condition(key: str, value: Any) -> pl.Expr:
     if key == "events":
         return pl.col(EVENT).is_in([str(kind) for kind in value])
-    if key == "min_rating":
-        return pl.col(RATING) >= value
+    if key in CARRIED:
+        return pl.col(CARRIED[key]) >= value if key.startswith("min_") else pl.col(CARRIED[key]) <= value
     moment = int(datetime.fromisoformat(value).replace(tzinfo=UTC).timestamp() * 1000)
     return pl.col(TIME) >= moment if key == "since" else pl.col(TIME) < moment
 

@@ -185,6 +185,7 @@ def _carried_conflicts(recipe: Recipe) -> Iterator[Fault]:
     types = weight_by if isinstance(weight_by, dict) else {}
     wanted: list[tuple[str, str]] = [("model.inputs", name) for name in recipe.model.inputs]
     wanted += [("loss.weight_by", "event" if types else str(weight_by))] if weight_by is not None else []
+    wanted += [(f"data.min_{name}", name) for name in ("weight", "dwell") if getattr(data, f"min_{name}") is not None]
     for key, name in wanted:
         if name != "rating" and name not in data.keep:
             yield Fault((key, "data.keep"), f"reads {name}, expected it in data.keep, which is {list(data.keep)}")

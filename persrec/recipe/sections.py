@@ -75,6 +75,9 @@ class Data(Section):
     events: Annotated[tuple[str, ...], BeforeValidator(as_list), Field(min_length=1)] | None = None  # types that count
     keep: Annotated[tuple[Literal["weight", "dwell", "event"], ...], BeforeValidator(as_list)] = ()  # rating always is
     min_rating: float | None = None
+    max_rating: float | None = None
+    min_weight: float | None = None  # with data.keep: weight
+    min_dwell: float | None = None  # with data.keep: dwell
     since: str | None = None  # a date: events from then on, and before `until`
     until: str | None = None
     deduplicate: bool = True
@@ -169,7 +172,7 @@ class Model(Section):
     width: Count = 64
     heads: Count = 2
     dropout: float = Field(0.2, ge=0, lt=1)
-    inputs: Annotated[tuple[Literal["rating", "dwell", "event"], ...], BeforeValidator(as_list)] = ()  # beside the item
+    inputs: Annotated[tuple[Literal["rating", "weight", "dwell", "event"], ...], BeforeValidator(as_list)] = ()
     score: Literal["cosine", "dot"] = "cosine"
     temperature: float = Field(0.05, gt=0)
 

@@ -15,14 +15,14 @@ from persrec import datasets
 from persrec.datasets import table
 from persrec.errors import UserError
 from persrec.interactions import filters, sequences
-from persrec.interactions.schema import DWELL, EVENT, ITEM, RATING, TIME, USER
+from persrec.interactions.schema import DWELL, EVENT, ITEM, RATING, TIME, USER, WEIGHT
 from persrec.prepared import Prepared
 from persrec.recipe.file import LOG_SOURCES
 from persrec.recipe.recipe import Recipe
 
 Say = Callable[[str], None]
 Ints = npt.NDArray[np.int64]
-CARRIED = ("ratings", "dwells", "events")  # fields of what events carry
+CARRIED = ("ratings", "weights", "dwells", "events")  # fields of what events carry
 
 
 class Histories(NamedTuple):
@@ -33,6 +33,7 @@ class Histories(NamedTuple):
     items: npt.NDArray[np.int32]  # (E,) 1..V
     times: Ints | None  # (E,) ms
     ratings: npt.NDArray[np.float32] | None = None  # (E,) and the others, where the model reads them
+    weights: npt.NDArray[np.float32] | None = None
     dwells: npt.NDArray[np.float32] | None = None
     events: npt.NDArray[np.int16] | None = None
     inputs: tuple[str, ...] = ()  # what of an event the model reads beside the item
@@ -58,7 +59,7 @@ class Histories(NamedTuple):
 
 def of_log(data: Prepared, inputs: tuple[str, ...] = ()) -> Histories:
     """Histories of all users of a prepared log, all events included."""
-    carried = data.times, data.ratings, data.dwells, data.events
+    carried = data.times, data.ratings, data.weights, data.dwells, data.events
     return Histories(pl.Series(USER, data.user_ids()), data.offsets, data.items, *carried, inputs)
 
 
@@ -110,7 +111,8 @@ def read(source: Any, recipe: Recipe, what: str, say: Say) -> pl.LazyFrame:
     data = recipe.data
     options: dict[str, Any] = {"columns": columns_of(recipe), "unit": data.unit, "say": say}
     options |= {"events": bool(data.events), "bad_rows": data.bad_rows}
-    options |= {"keep": [DWELL]} if DWELL in recipe.model.inputs else {}
+    asked = [*recipe.model.inputs, *(name for key, name in filters.CARRIED.items() if getattr(data, key) is not None)]
+    options |= {"keep": [name for name in (WEIGHT, DWELL) if name in asked]}
     if not isinstance(source, str | Path):
         events = table.read_frame(source, **options)
     elif Path(source).is_file():
@@ -126,15 +128,15 @@ def read(source: Any, recipe: Recipe, what: str, say: Say) -> pl.LazyFrame:
             f"{what}: no timestamp column, but this model was trained with `time: {recipe.time}`; add the times of the "
             "events"
         )
-    asked = {EVENT: "events", RATING: "min_rating"}  # of the keys that filter, these hold for later events too
-    there = [asked[name] for name in events.collect_schema().names() if name in asked]
-    section = {**filters.DEFAULTS, **{key: getattr(data, key) for key in there}}
+    names = events.collect_schema().names()
+    held = {key: getattr(data, key) for key, name in filters.CARRIED.items() if name in names}
+    section = {**filters.DEFAULTS, **held}
     read = filters.by_value(events, section, say)
     if RATING in recipe.model.inputs and RATING not in read.collect_schema().names():
         raise UserError(f"{what}: no rating column, but this model reads ratings (model.inputs); add one")
     if EVENT in recipe.model.inputs:
         read = sequences.coded(read, data.events or ())
-    return sequences.ordered(read.drop({EVENT, RATING} - set(recipe.model.inputs), strict=False))
+    return sequences.ordered(read.drop({EVENT, RATING, WEIGHT, DWELL} - set(recipe.model.inputs), strict=False))
 
 
 def columns_of(recipe: Recipe) -> dict[str, str]:

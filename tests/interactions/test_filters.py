@@ -89,9 +89,14 @@ def test_nothing_left():
         k_core(parted(log([(1, 2, 3), (2, 2, 3)]), 1), min_user_events=3)
 
 
-WHOLE = ("user_id", "item_id", "timestamp", "rating", "event")
+WHOLE = ("user_id", "item_id", "timestamp", "rating", "weight", "dwell", "event")
 DAY = 86_400_000
-ROWS = [(1, 7, 0, 5.0, "buy"), (1, 8, DAY, 4.0, "view"), (2, 8, 2 * DAY, 3.5, "buy"), (3, 9, 3 * DAY, 1.0, "like")]
+ROWS = [
+    (1, 7, 0, 5.0, 0.5, 90.0, "buy"),
+    (1, 8, DAY, 4.0, 2.0, 3.0, "view"),
+    (2, 8, 2 * DAY, 3.5, 0.1, 30.0, "buy"),
+    (3, 9, 3 * DAY, 1.0, 0.0, 0.0, "like"),
+]
 
 
 @pytest.mark.parametrize(
@@ -100,6 +105,10 @@ ROWS = [(1, 7, 0, 5.0, "buy"), (1, 8, DAY, 4.0, "view"), (2, 8, 2 * DAY, 3.5, "b
         ({"events": ["buy"]}, [0, 2], "data.events: [buy] leaves 2 of 4 events; 1 users and 1 items have none."),
         ({"events": ("like", "view")}, [1, 3], "data.events: [like, view] leaves 2 of 4"),
         ({"min_rating": 3.5}, [0, 1, 2], "data.min_rating: 3.5 leaves 3 of 4 events; 1 users and 1 items have none."),
+        ({"max_rating": 4}, [1, 2, 3], "data.max_rating: 4 leaves 3 of 4 events; 0 users and 1 items have none."),
+        ({"min_rating": 3.5, "max_rating": 4}, [1, 2], "data.max_rating: 4 leaves 2 of 3 events"),
+        ({"min_weight": 0.1}, [0, 1, 2], "data.min_weight: 0.1 leaves 3 of 4 events; 1 users and 1 items have none."),
+        ({"min_dwell": 30}, [0, 2], "data.min_dwell: 30 leaves 2 of 4 events; 1 users and 1 items have none."),
         ({"since": "1970-01-02 00:00:00"}, [1, 2, 3], "data.since: 1970-01-02 00:00:00 leaves 3 of 4 events"),
         ({"until": "1970-01-02 00:00:00"}, [0], "data.until: 1970-01-02 00:00:00 leaves 1 of 4 events"),
         ({"since": "1970-01-02", "until": "1970-01-03"}, [1], "data.until: 1970-01-03 leaves 1 of 3 events"),
@@ -118,6 +127,9 @@ def test_by_value(section, left, sentence):
     [
         ({"events": ["bye"]}, r"data.events: \[bye\] leaves none of the 4 events \(there are buy, like, view\)"),
         ({"min_rating": 6}, r"data.min_rating: 6 leaves none of the 4 events \(there are 1.0 to 5.0\); change it"),
+        ({"max_rating": 0.5}, r"data.max_rating: 0.5 leaves none of the 4 events \(there are 1.0 to 5.0\); change it"),
+        ({"min_weight": 3}, r"data.min_weight: 3 leaves none of the 4 events \(there are 0.0 to 2.0\); change it"),
+        ({"min_dwell": 100}, r"data.min_dwell: 100 leaves none of the 4 events \(there are 0.0 to 90.0\); change it"),
         ({"since": "2024-01-01"}, r"data.since: 2024-01-01 leaves none .*there are 1970-01-01 00:00:00 to 1970-01-04"),
     ],
 )
@@ -126,8 +138,15 @@ def test_values_that_leave_nothing_show_what_there_is(section, message):
         by_value(log(ROWS, WHOLE), DEFAULTS | section)
 
 
+@pytest.mark.parametrize("column", ["weight", "dwell"])
+def test_amounts_that_are_not_kept(column):
+    with pytest.raises(UserError, match=rf"the log has no {column}; keep it by data.keep: \[{column}\], name"):
+        by_value(log([(1, 2)], ("user_id", "item_id")), DEFAULTS | {f"min_{column}": 1})
+
+
 @pytest.mark.parametrize(
-    ("key", "value", "column"), [("min_rating", 3, "rating"), ("since", "2024-01-01", "timestamp")]
+    ("key", "value", "column"),
+    [("max_rating", 3, "rating"), ("min_rating", 3, "rating"), ("since", "2024-01-01", "timestamp")],
 )
 def test_values_that_the_log_has_not(key, value, column):
     with pytest.raises(UserError, match=rf"data.{key}: the log has no {column}; name its column by data.columns"):

@@ -424,6 +424,24 @@ def test_events_that_the_recipe_leaves_out_stay_out(tmp_path: Path) -> None:
         same(kept.recommend(None, 30), Recommender.load(tmp_path / "run").recommend(None, 30))
 
 
+@pytest.mark.parametrize(
+    ("column", "section"),
+    [
+        ("rating", {"max_rating": 4.5}),
+        ("weight", {"min_weight": 4.5, "keep": ["weight"]}),
+        ("dwell", {"min_dwell": 4.5, "keep": ["dwell"]}),
+    ],
+)
+def test_filters_by_what_events_carry_hold_for_later_events(tmp_path: Path, column: str, section: Any) -> None:
+    carried = MIXED.with_columns(pl.Series(column, [float(5 - index % 2) for index in range(len(MIXED))]))
+    data = {"source": "table", "path": str(tmp_path / "log.csv"), **section}
+    with store_of(tmp_path, run_of(tmp_path, carried, data=data), carried.head(LATER)) as kept:
+        later = carried.tail(-LATER)
+        stays = later[column] < 4.5 if "max_rating" in section else later[column] > 4.5
+        assert 0 < kept.update(later).applied == stays.sum() < len(later)
+        same(kept.recommend(None, 30), Recommender.load(tmp_path / "run").recommend(None, 30))
+
+
 def test_seen_items_as_a_filter(tmp_path: Path) -> None:
     """A rate so low that nothing is taken for seen gives what ids give; a high one hides items that were never had."""
     run = run_of(tmp_path, MIXED)

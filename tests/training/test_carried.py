@@ -16,7 +16,7 @@ from hypothesis import strategies as some
 from persrec import cells
 from persrec.batches import History, collate, evaluation_windows
 from persrec.errors import UserError
-from persrec.event_inputs import bucket, target_weights
+from persrec.event_inputs import bucket, size, target_weights
 from persrec.interactions.prepare import prepare
 from persrec.models.build import build
 from persrec.models.model import Model
@@ -30,7 +30,7 @@ from tests.small import events, model_of, recipe_of
 
 TYPES = ["view", "cart", "buy"]
 DATA = {"source": "table", "events": TYPES, "keep": ["weight", "dwell", "event"]}
-INPUTS = ["rating", "dwell", "event"]
+INPUTS = ["rating", "weight", "dwell", "event"]
 
 
 def carrying(seed: int = 0) -> pl.DataFrame:
@@ -95,6 +95,10 @@ def test_columns_that_are_not_there_or_negative_are_refused(tmp_path: Path) -> N
 def test_recipes_name_what_must_be_kept() -> None:
     with pytest.raises(UserError) as told:
         load("quickstart", ["model.inputs=[dwell, event]", "loss.weight_by={buy: 2}", "data.keep=[event]"])
+    with pytest.raises(UserError) as more:
+        load("quickstart", ["model.inputs=[weight]", "data.min_weight=0.5", "data.min_dwell=30", "data.keep=[weight]"])
+    assert "data.min_dwell: reads dwell, expected it in data.keep, which is ['weight']" in str(more.value)
+    assert "weight, expected" not in str(more.value)
     for sentence in (
         "model.inputs: reads dwell, expected it in data.keep, which is ['event']",
         "data.keep: keeps event, expected data.events to list the types that count",
@@ -108,8 +112,18 @@ def test_recipes_name_what_must_be_kept() -> None:
 def test_buckets_by_hand() -> None:
     ratings = np.array([np.nan, 0, 0.5, 5, 10, 99, -1], dtype=np.float32)
     assert bucket("rating", ratings).tolist() == [0, 1, 2, 11, 21, 21, 1]
+    weights = np.array([np.nan, 0, 1e-9, 2**-16, 0.5, 0.99, 1, 1.99, 2, 100, 2**15, 1e30], dtype=np.float32)
+    assert bucket("weight", weights).tolist() == [0, 1, 2, 2, 17, 17, 18, 18, 19, 24, 33, 33]
     dwells = np.array([np.nan, 0, 1, 2.9, 3, 1e30, -5], dtype=np.float32)
     assert bucket("dwell", dwells).tolist() == [0, 1, 2, 2, 3, 33, 1]
+
+
+@given(some.floats(0, 2**20, width=32))
+def test_every_input_has_a_bucket(value: float) -> None:
+    for name in INPUTS[:3]:
+        found = bucket(name, np.array([value, 2 * value], dtype=np.float32))
+        assert 1 <= found[0] <= found[1] < size(name, 0)
+        assert name != "weight" or found[1] == (found[0] if value == 0 else min(found[0] + (value >= 2**-16), 33))
 
 
 def test_targets_count_as_their_own_event_says(tmp_path: Path) -> None:
@@ -177,11 +191,13 @@ def test_no_row_sees_the_inputs_of_its_target_or_later(
     at = changed % int(ends[0])
     place = data.offsets[longest[0]] + at
     assert data.ratings is not None
+    assert data.weights is not None
     assert data.dwells is not None
     assert data.events is not None
-    ratings, dwells, kinds = data.ratings.copy(), data.dwells.copy(), data.events.copy()
-    ratings[place], dwells[place], kinds[place] = 9.5, 5000.0, kinds[place] % 3 + 1
-    twin = replace(data, ratings=ratings, dwells=dwells, events=kinds)
+    ratings, weights, dwells = data.ratings.copy(), data.weights.copy(), data.dwells.copy()
+    kinds = data.events.copy()
+    ratings[place], weights[place], dwells[place], kinds[place] = 9.5, 100.0, 5000.0, kinds[place] % 3 + 1
+    twin = replace(data, ratings=ratings, weights=weights, dwells=dwells, events=kinds)
 
     def rows(log: Prepared) -> tuple[torch.Tensor, torch.Tensor]:
         """Hidden rows, and the positions of their events."""
@@ -221,12 +237,12 @@ def test_histories_given_at_serving_are_answered_as_the_log_is(tmp_path: Path, h
     key = ["user_id", "rank"]
     assert found.sort(key)["item_id"].to_list() == expected.sort(key)["item_id"].to_list()
     assert found.sort(key)["score"].to_list() == pytest.approx(expected.sort(key)["score"].to_list(), abs=1e-5)
-    other = given_ones.with_columns(rating=pl.lit(0.5), event=pl.lit("buy"))
-    changed = recommender.recommend(histories=other, k=5).sort(key)["score"].to_list()
-    assert changed != pytest.approx(expected.sort(key)["score"].to_list(), abs=1e-3), "they are read"
+    for other in ({"rating": pl.lit(0.5)}, {"weight": pl.lit(64.0)}, {"dwell": pl.lit(0.0)}, {"event": pl.lit("buy")}):
+        changed = recommender.recommend(histories=given_ones.with_columns(**other), k=5).sort(key)["score"].to_list()
+        assert changed != pytest.approx(expected.sort(key)["score"].to_list(), abs=1e-4), f"{other} is read"
     with pytest.raises(UserError, match="histories: no rating column, but this model reads ratings"):
         recommender.recommend(histories=given_ones.drop("rating"), k=5)
-    with pytest.raises(UserError, match=r"a store keeps items and times .* also reads rating, dwell, event"):
+    with pytest.raises(UserError, match=r"a store keeps items and times .* also reads rating, weight, dwell, event"):
         Recommender.load(run, tmp_path / "store")
 
 
