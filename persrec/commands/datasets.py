@@ -20,8 +20,8 @@ def list_data_sets() -> None:
 
     root = catalogue.root()
     for data in catalogue.DATA_SETS:
-        path = data.path(root)
-        if path.exists():
+        path, table = data.path(root), data.table(root)
+        if data.is_there(root):
             state = "there"
         else:
             state = f"`persrec datasets get {data.name}`" if data.url else f"by hand: {data.by_hand}"
@@ -30,6 +30,8 @@ def list_data_sets() -> None:
         click.echo(f"    {data.size}; terms: {data.terms}")
         click.echo(f"    from {data.page}")
         click.echo(f"    data.source {data.source}, {path}: {state}")
+        if table is not None:
+            click.echo(f"    data.source table, {table}: there")
 
 
 @datasets.command("get")

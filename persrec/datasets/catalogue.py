@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from persrec import datasets
 from persrec.errors import UserError
 from persrec.recipe.faults import suggestion
 from persrec.recipe.sections import DATASETS_VARIABLE, expand
@@ -38,10 +39,26 @@ class DataSet:
     members: tuple[str, ...] = ()  # of the zip that are kept
     checksum: str | None = None  # URL of the publisher's MD5
     by_hand: str = ""  # what to do where there is no url
+    other: str = ""  # a file beside it, the same log as a table, which some recipes read
 
     def path(self, root: Path) -> Path:
         """What is read, below the folder of all data sets."""
         return root / (self.folder or self.name) / self.file
+
+    def is_there(self, root: Path) -> bool:
+        """Whether there is something to read."""
+        path = self.path(root)
+        if self.file:
+            return path.is_file()
+        try:
+            return path.is_dir() and bool(datasets.files(self.source, path))
+        except UserError:
+            return False
+
+    def table(self, root: Path) -> Path | None:
+        """The same log as a table, where that is there."""
+        path = root / (self.folder or self.name) / self.other
+        return path if self.other and path.is_file() else None
 
     @property
     def size(self) -> str:
@@ -84,12 +101,16 @@ def _amazon_2014(name: str, category: str, users: int, items: int, events: int) 
         users=users,
         items=items,
         events=events,
+        other="interactions.csv",
     )
 
 
 DATA_SETS: Final[tuple[DataSet, ...]] = (
     _movielens("ml-100k", "100K", "u.data", titles="u.item", users=943, items=1_682, events=100_000),
-    _movielens("ml-1m", "1M", "ratings.dat", titles="movies.dat", users=6_040, items=3_706, events=1_000_209),
+    _movielens(
+        "ml-1m", "1M", "ratings.dat", titles="movies.dat", users=6_040, items=3_706, events=1_000_209,
+        other="interactions.parquet",
+    ),
     DataSet(
         name="ml-1m-sasrec",
         about="MovieLens 1M as the SASRec benchmark file: order only, items with five ratings or more",

@@ -42,7 +42,7 @@ def get(data: DataSet, root: Path, *, say: Say = log, progress: Progress = lambd
             counts are others than expected.
     """
     path = data.path(root)
-    if _there(data, path):
+    if data.is_there(root):
         say(f"{path}: there already.")
     elif data.url is None:
         raise UserError(
@@ -63,16 +63,6 @@ def get(data: DataSet, root: Path, *, say: Say = log, progress: Progress = lambd
             ) from None
     verify(data, path, say=say)
     return path
-
-
-def _there(data: DataSet, path: Path) -> bool:
-    """Whether there is something to read."""
-    if data.file:
-        return path.is_file()
-    try:
-        return path.is_dir() and bool(datasets.files(data.source, path))
-    except UserError:
-        return False
 
 
 def verify(data: DataSet, path: Path, *, say: Say = log) -> None:

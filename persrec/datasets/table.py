@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import polars as pl
 
-from persrec.datasets import histories, json_lines
+from persrec.datasets import histories, json_lines, movielens
 from persrec.datasets.files import PACKED, ending, first_line, one_file, scan_parquet, uneven_row
 from persrec.errors import UserError
 from persrec.interactions.schema import (
@@ -63,7 +63,11 @@ def read(
     common["say"] = say
     if file.suffix in PARQUET:
         return _conformed(scan_parquet(file), columns, **common)
-    first_line(file)
+    if first_line(file) == movielens.HEADER and not columns:
+        raise UserError(
+            f"{file}: the columns are those of MovieLens ({movielens.HEADER}); read it with --set "
+            "data.source=movielens, or call them user_id, item_id, rating, timestamp."
+        )
     if ending(file) in JSON_LINES:
         wanted = {*NAMED, *ALIASES, *(columns or {}).values(), *(f"{name}{histories.LIST}" for name in NAMED)}
         scanned = json_lines.scan(file, wanted)

@@ -73,6 +73,7 @@ CASES: dict[str, list[Case]] = {
         Case("a header only", "log.csv", b"user_id,item_id\n"),
         Case("no header", "log.csv", CSV.split(b"\n", 1)[1]),
         Case("another separator", "log.csv", CSV.replace(b",", b";")),
+        Case("ratings of MovieLens", "ratings.csv", b"userId,movieId,rating,timestamp\n1,1193,5.0,978300760\n"),
         Case("another ending", "log.xlsx", CSV),
         Case("a column named twice", "log.csv", b"user_id,item_id,user_id\n1,2,3\n"),
         Case("two columns that mean the same", "log.csv", b"user_id,item_id,timestamp,datetime\n1,2,3,4\n"),

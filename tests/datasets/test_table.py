@@ -40,6 +40,18 @@ def test_separator_and_columns(tmp_path):
     assert "who is user_id, what is item_id, when is timestamp" in said[0]
 
 
+def test_ratings_of_movielens_are_recognised(tmp_path):
+    path = tmp_path / "ratings.csv"
+    path.write_bytes(b"\xef\xbb\xbfuserId,movieId,rating,timestamp\r\n1,7,5.0,1500000000\r\n")
+    with pytest.raises(
+        UserError, match=r"ratings.csv: the columns are those of MovieLens .*--set data.source=movielens,"
+    ):
+        datasets.read("table", path)
+    assert datasets.read("movielens", path).collect().rows() == [(1, 7, 1_500_000_000_000, 5.0)]
+    columns = {"user_id": "userId", "item_id": "movieId"}
+    assert datasets.read("table", path, columns=columns).collect().rows() == [(1, 7, 1_500_000_000_000, 5.0)]
+
+
 def test_recbole_header(tmp_path):
     (tmp_path / "a.inter").write_text(
         "user_id:token\titem_id:token\trating:float\ttimestamp:float\n1\t7\t4\t1500000000.0\n"
