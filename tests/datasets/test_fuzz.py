@@ -1,6 +1,7 @@
 """Damaged files: every reader of text answers with a log that is sound, or with one sentence that names the file."""
 
 import gzip
+import re
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
@@ -70,6 +71,28 @@ def written(form: Form, lines: list[str]) -> bytes:
 
 
 @st.composite
+def damaged_header(draw: st.DrawFn, form: Form) -> str:
+    """The header of a form, at times with a name that is another one."""
+    names = form.header.rstrip("\n").split(form.between)
+    if draw(st.integers(0, 3)):
+        return form.header
+    place, other = (draw(st.integers(0, len(names) - 1)) for _ in range(2))
+    name = names[place]
+    changed = [
+        names[other],
+        name.upper(),
+        f" {name}",
+        f"{name}:token",
+        "",
+        "datetime",
+        f"{name}_duplicated_0",
+        "\ufeff",
+    ]
+    names[place : place + draw(st.integers(0, 1))] = [draw(st.sampled_from(changed))]
+    return form.between.join(names) + "\n"
+
+
+@st.composite
 def damaged(draw: st.DrawFn, form: Form) -> bytes:
     """The bytes of a file of this form with one to three faults."""
     lines = list(form.rows) * draw(st.integers(1, 3))
@@ -85,7 +108,7 @@ def damaged(draw: st.DrawFn, form: Form) -> bytes:
         elif kind == "fewer":
             del fields[place]
         lines[at] = "" if kind == "blank" else form.between.join(fields)
-    header = form.header * draw(st.sampled_from([0, 1, 1, 1, 2])) if form.header else ""
+    header = draw(damaged_header(form)) * draw(st.sampled_from([0, 1, 1, 1, 2])) if form.header else ""
     text = written(form._replace(header=header), lines)
     text = text.replace(b"\n", draw(st.sampled_from([b"\n", b"\n", b"\r\n"])))
     if draw(st.booleans()):
@@ -114,17 +137,20 @@ def check_sound(frame: pl.DataFrame) -> None:
         assert frame["rating"].is_finite().all()
 
 
-def answer(form: Form, contents: bytes, **options: str) -> str:
-    """What a file of these contents gets: a message, or nothing where the log is sound."""
+def answer(form: Form, contents: bytes, **options: str) -> tuple[str, int]:
+    """What a file of these contents gets: a message, or nothing where the log is sound, and how many rows were read or
+    skipped."""
+    said: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / form.name
         path.write_bytes(contents)
         try:
-            frame = datasets.read(form.source, path, say=lambda sentence: None, **options).collect()
+            frame = datasets.read(form.source, path, say=said.append, **options).collect()
         except UserError as error:
-            return str(error).replace(f"{folder}/", "FOLDER/")
-        check_sound(frame)
-        return ""
+            return str(error).replace(f"{folder}/", "FOLDER/"), 0
+    check_sound(frame)
+    skipped = [found for sentence in said if (found := re.search(r": ([\d,]+) of [\d,]+ rows skipped", sentence))]
+    return "", frame.height + sum(int(found[1].replace(",", "")) for found in skipped)
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -142,6 +168,25 @@ def test_damaged_files_end_in_a_sound_log_or_one_sentence(name: str, data: st.Da
     form = FORMS[name]
     contents = data.draw(damaged(form))
     for bad_rows in ("refuse", "skip"):
-        message = answer(form, contents, bad_rows=bad_rows)
+        message, _ = answer(form, contents, bad_rows=bad_rows)
         assert not message or f"FOLDER/{form.name}" in message
         assert message.isprintable()
+
+
+@pytest.mark.parametrize("name", [name for name in FORMS if name not in ("inter lists", "retail")])
+@given(data=st.data())
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+def test_every_row_is_read_or_said_to_be_skipped(name: str, data: st.DataObject) -> None:
+    form = FORMS[name]
+    lines = list(form.rows) * 2
+    for _ in range(data.draw(st.integers(0, 2))):
+        at = data.draw(st.integers(0, len(lines) - 1))
+        fields = lines[at].split(form.between)
+        fields[data.draw(st.integers(0, len(fields) - 1))] = data.draw(VALUES.filter(lambda value: '"' not in value))
+        lines[at] = form.between.join(fields)
+    header = data.draw(damaged_header(form)) if form.header else ""
+    contents = written(form._replace(header=header), lines)
+    contents = gzip.compress(contents) if form.name.endswith(".gz") else contents
+    for bad_rows in ("refuse", "skip"):
+        message, rows = answer(form, contents, bad_rows=bad_rows)
+        assert message or rows == len(lines)
