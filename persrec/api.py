@@ -217,6 +217,8 @@ def compare(
         found += [report.sides_sheet(title, sides, means, metric), report.pairs_sheet(f"Pairs, {title}", pairs)]
         sentences += report.retention_sentences(kept, title)
         rows += report.comparison_rows({"group": name, "metric": metric}, sides, means, pairs, kept)
+    if by == comparison.SHORT["consumption"]:
+        sentences += comparison.recent_notes(sides)
     sentences += comparison.time_notes(sides) + comparison.seed_notes(sides)
     if json_file is not None:
         _write_json(Path(json_file), rows)

@@ -113,6 +113,22 @@ def time_notes(sides: list[Side]) -> list[str]:
     return [f"time differs: {told}. Such figures do not compare: who is told more is not a better model."]
 
 
+def recent_notes(sides: list[Side]) -> list[str]:
+    """By whose number of recent events the targets are grouped by their last consumption, where models differ in it."""
+    found: dict[int, list[str]] = {}
+    for side in sides:
+        if side.history in ORDER:
+            found.setdefault(side.recipe["memory"]["recent"], []).append(side.name)
+    if len(found) < 2:
+        return []
+    told = "; ".join(f"{recent} ({', '.join(names)})" for recent, names in found.items())
+    first = sides[0].recipe["memory"]["recent"]
+    return [
+        f"memory.recent differs: {told}. By last consumption targets are grouped at {first} events, that of "
+        f"{sides[0].name}; what is older is not what the others have lost."
+    ]
+
+
 def seed_notes(sides: list[Side]) -> list[str]:
     """What intervals of models with one seed do not cover."""
     alone = [side.name for side in sides if side.history in ORDER and len(side.tables) == 1]

@@ -102,7 +102,8 @@ def groups(material: Material, gallery: Gallery) -> str:
             f"than {FEW} targets are only in the table.",
         )
         parts.append(drawn + folded("The same as a table", verdicts.group_sheet(by, names, counts, values)))
-    return f'<h2>Where the targets are easy and where hard</h2>\n<div class="pair">{boxes(parts)}</div>'
+    said = "".join(map(note, comparison.recent_notes(shown)))
+    return f'<h2>Where the targets are easy and where hard</h2>\n<div class="pair">{boxes(parts)}</div>{said}'
 
 
 def _shown_groups(

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,20 @@ def test_cold_targets_by_their_short_name(items: Path) -> None:
     assert pair(*sides, "mrr@10", parts["1-9"]).ratio.mean == 1.0
     shown = api.compare(folders, metric="mrr@10", by="cold", form="markdown")
     assert "**mrr@10, training events of the item 0 (cold)**" in str(shown)
+
+
+def test_models_with_other_recent_events_are_told(items: Path) -> None:
+    """The first side's number names the groups; a baseline reads no recent events, and one number is no difference."""
+    short = {"recipe": {"memory": {"recent": 20}}}
+    folders = [save(items, "full", 1.0), save(items, "recent", 2.0, name="two", **short)]
+    (said,) = comparison.recent_notes(load(folders))
+    assert said.startswith("memory.recent differs: 40 (one full); 20 (two recent). By last consumption")
+    assert "grouped at 40 events, that of one full" in said
+    assert said in str(api.compare(folders, by="consumption", form="markdown"))
+    assert said not in str(api.compare(folders, by="length", form="markdown"))
+    full, recent = load(folders)
+    assert comparison.recent_notes([full, replace(recent, history="popular")]) == []
+    assert comparison.recent_notes([full, full]) == []
 
 
 def test_retention(items: Path) -> None:

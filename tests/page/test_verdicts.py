@@ -83,6 +83,16 @@ def test_an_index_stands_beside_exact_search(tmp_path: Path, monkeypatch: pytest
     assert "recent" not in said
 
 
+def test_groups_of_models_with_other_recent_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chapters.comparison, "all_groups", lambda side: {})
+    sides = [side("full", 1), side("recent", 1)]
+    for one, recent in zip(sides, (20, 40), strict=True):
+        one.recipe["memory"] = {"recent": recent}
+    said = chapters.groups(Material(sides, [], "ndcg@10", {}, [], None), Gallery(tmp_path))
+    assert "memory.recent differs: 20 (full); 40 (recent)." in said
+    assert "differs" not in chapters.groups(Material(sides[:1], [], "ndcg@10", {}, [], None), Gallery(tmp_path))
+
+
 def test_runs_of_other_searches_and_times_are_told_apart() -> None:
     counts = dict.fromkeys(("users", "queries", "targets", "targets_seen_before", "cold_targets"), 1234)
     same = {**counts, "split": "last-10", "ranked": "all", "exclude_seen": True, "ties": "count half"}
