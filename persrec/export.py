@@ -83,7 +83,8 @@ def export(folder: str | Path, out: str | Path, *, length: int | None = None, sa
     weights = run.weights()
     data = replace(runs.open_log(run.data, recipe.split.name), inputs=recipe.model.inputs)
     taken = _length(recipe, data, length)
-    model = restored(recipe, weights, items=data.items_count).eval()
+    item_ids = run.item_ids()
+    model = restored(recipe, weights, items=len(item_ids)).eval()
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     (out / READ).unlink(missing_ok=True)
@@ -91,7 +92,7 @@ def export(folder: str | Path, out: str | Path, *, length: int | None = None, sa
     notes = [_product(recipe), *([] if missing is None else [missing])]
     about: dict[str, Any] = {"run": str(folder), "score": recipe.model.score, "time": recipe.time, "notes": notes}
     with torch.no_grad():
-        _write(out / ITEMS, "item_id", run.item_ids(), model.vectors()[1:].numpy())
+        _write(out / ITEMS, "item_id", item_ids, model.vectors()[1:].numpy())
         _write(out / USERS, "user_id", data.user_ids(), queries(model, data, recipe))
         if missing is None:
             program, inputs = read_program(model, recipe, taken.events)
@@ -103,7 +104,7 @@ def export(folder: str | Path, out: str | Path, *, length: int | None = None, sa
             }
     (out / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     read = "" if missing else f", and the read step on the last {taken.events:,} events ({taken.why})"
-    say(f"{out}: {data.items_count:,} item vectors, {data.users:,} user queries{read}.")
+    say(f"{out}: {len(item_ids):,} item vectors, {data.users:,} user queries{read}.")
     for note in notes:
         say(note)
     return out

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from persrec import Recommender, api
 from persrec.commands.items import items as command
 from persrec.errors import UserError
+from persrec.export import export
 from persrec.items.add import add
 from persrec.items.load import VECTORS
 from tests.items.models import saved_model
@@ -50,6 +51,18 @@ def test_new_items_are_recommended_and_the_old_ones_score_as_before(place: Path,
     assert len(both) == len(before)
     assert np.allclose(both["score"], both["score_right"], atol=1e-6)
     assert len(api.evaluate("run").rows) == 1
+
+
+def test_new_items_are_exported_with_the_others(place: Path) -> None:
+    fitted("items.use=text")
+    add("run", "new.csv", say=print)
+    recommender = Recommender.load("run")
+    export("run", "out", say=print)
+    items, users = (pl.read_parquet(place / "out" / f"{name}.parquet") for name in ("items", "users"))
+    assert items["item_id"].to_list() == recommender.item_ids.to_list()
+    query = users.filter(pl.col("user_id") == "ü-0")["vector"].to_numpy()[0]
+    vector = items.filter(pl.col("item_id") == "new 1")["vector"].to_numpy()[0]
+    assert float(query @ vector) == pytest.approx(recommender.score(["ü-0"], ["new 1"])["score"][0], abs=1e-5)
 
 
 def test_an_item_added_with_the_text_of_another_is_that_one_without_its_id(place: Path) -> None:
