@@ -104,6 +104,12 @@ def shown(names: Iterable[str]) -> str:
     return ", ".join(name if name.isprintable() else ascii(name) for name in names)[:200] or "none"
 
 
+def _line(error: Exception) -> str:
+    """The first line of what Polars says, which quotes the file, with signs that cannot be printed escaped."""
+    line = str(error).strip().splitlines()[0]
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line)
+
+
 @contextmanager
 def reading(where: str, why: Why = str) -> Iterator[None]:
     """Turn what Polars cannot read into a UserError that names the file.
@@ -115,16 +121,16 @@ def reading(where: str, why: Why = str) -> Iterator[None]:
     except pl.exceptions.NoDataError:
         raise UserError(f"{where}: the file is empty; expected a log with one event per row.") from None
     except pl.exceptions.DuplicateError as error:
-        raise UserError(f"{where}: cannot be read: {error}; rename or remove one of them.") from None
+        raise UserError(f"{where}: cannot be read: {_line(error)}; rename or remove one of them.") from None
     except (pl.exceptions.SchemaError, pl.exceptions.InvalidOperationError) as error:
         reason = why() or (
-            f"{str(error).strip().splitlines()[0]}. A column is of another type than expected; ids and times are plain "
+            f"{_line(error)}. A column is of another type than expected; ids and times are plain "
             "values, or lists of them."
         )
         raise UserError(f"{where}: cannot be read: {reason}") from None
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         reason = why() or (
-            f"{str(error).strip().splitlines()[0]}. The file may be truncated, damaged, of another format, not UTF-8, "
+            f"{_line(error)}. The file may be truncated, damaged, of another format, not UTF-8, "
             "or have a quote that is not closed; write or download it again."
         )
         raise UserError(f"{where}: cannot be read: {reason}") from None

@@ -67,3 +67,7 @@ def test_damaged_lists_end_in_ids_or_one_sentence(name: str, data: st.DataObject
     form = LISTS[name]
     found = answer(form, data.draw(damaged(form)), lists.read)
     assert found is None or all(isinstance(one, str) for one in found)
+
+
+def test_a_message_that_quotes_the_file_stays_on_one_line() -> None:
+    assert answer(LISTS["tsv"], b'note\titem_id\n1\t"\ta\nx\tb\n', lists.read) is None
