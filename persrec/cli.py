@@ -206,6 +206,7 @@ def report_page(runs: tuple[Path, ...], out: Path, titles: Path | None) -> None:
 @click.argument("users", nargs=-1)
 @click.option("--store", type=click.Path(path_type=Path), help="Users of this store.")
 @click.option("--histories", type=click.Path(path_type=Path), help="A log of users who may be new, instead of USERS.")
+@click.option("--all", "everybody", is_flag=True, help="Everybody of the log or store, instead of USERS.")
 @click.option("--k", default=10, show_default=True, type=click.IntRange(min=1), help="Items per user.")
 @click.option("--at", metavar="TIME", help="When they are asked: ISO 8601 or ms.  [default: the user's last event]")
 @click.option("--allow", type=click.Path(path_type=Path), help="Only items of this file: .txt, or a table's item_id.")
@@ -221,6 +222,7 @@ def recommend(
     run: Path,
     users: tuple[str, ...],
     histories: Path | None,
+    everybody: bool,
     store: Path | None,
     k: int,
     at: str | None,
@@ -232,8 +234,9 @@ def recommend(
 ) -> None:
     """Recommend items to USERS (ids of the log that RUN was fitted on, or of a store; of a store all, if none is named)
     or to the users of a file of histories."""
-    if (users and histories is not None) or not (users or histories is not None or store is not None):
-        raise UserError("recommend: expected either user ids or --histories FILE, and one of them (or --store)")
+    asked_for = bool(users) + (histories is not None) + everybody
+    if asked_for > 1 or (asked_for == 0 and store is None):
+        raise UserError("recommend: expected user ids, --histories FILE or --all, and one of them (of --store all)")
     if out is not None:
         check_format(out)
     moment = None if at is None else milliseconds(at)

@@ -596,6 +596,15 @@ def test_bad_input_of_other_commands(
     assert "Traceback" not in error
 
 
+def test_everybody_of_the_log_is_asked_for_in_a_word(here: Path, tmp_path: Path) -> None:
+    result = process(here, "recommend", "runs/tiny/full-seed0", "--all", "--k", "2", "--out", str(tmp_path / "all.csv"))
+    assert result.returncode == 0, result.stderr
+    found = pl.read_csv(tmp_path / "all.csv")
+    assert found["user_id"].n_unique() == 50
+    expected = persrec.Recommender.load("runs/tiny/full-seed0").recommend(None, k=2)
+    assert found.select("user_id", "item_id", "rank").rows() == expected.select("user_id", "item_id", "rank").rows()
+
+
 def test_recommendations_as_files_in_the_users_own_ids(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = "runs/tiny/compressed-seed0"
     assert call(monkeypatch, "recommend", run, "user-0002", "user-0001", "--k", "2", "--out", "best.parquet") == 0

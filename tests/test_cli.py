@@ -138,8 +138,9 @@ def test_nothing_half_written_is_left(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["recommend", "r"], "persrec: recommend: expected either user ids or --histories FILE, and one of them"),
-        (["recommend", "r", "u", "--histories", "f"], "expected either user ids or --histories FILE"),
+        (["recommend", "r"], "persrec: recommend: expected user ids, --histories FILE or --all, and one of them"),
+        (["recommend", "r", "u", "--histories", "f"], "expected user ids, --histories FILE or --all, and one of them"),
+        (["recommend", "r", "u", "--all"], "expected user ids, --histories FILE or --all, and one of them"),
         (
             ["recommend", "r", "u", "--out", "x.xlsx"],
             "--out x.xlsx: got the ending '.xlsx', expected one of .csv, .parquet, .jsonl",
