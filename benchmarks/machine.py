@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import math
 import os
 import platform
 import subprocess
@@ -32,15 +33,20 @@ def rows_of(path: str | None) -> list[dict[str, Any]]:
 def write(path: str | None, rows: list[dict[str, Any]], *, keep: list[dict[str, Any]] | None = None) -> None:
     """Write flat rows to a JSON file, each with the description of this machine; print them where no file is given.
 
-    Rows to `keep`, which have theirs, stand before them.
+    Rows to `keep`, which have theirs, stand before them. Figures that are not finite, as ratios to nothing, are null.
     """
     about = describe()
     every = [*(keep or []), *(row | about for row in rows)]
-    text = "[\n" + ",\n".join(map(json.dumps, every)) + "\n]\n"
+    text = "[\n" + ",\n".join(json.dumps(_finite(row), allow_nan=False) for row in every) + "\n]\n"
     if path is None:
         print(text)
     else:
         Path(path).write_text(text, encoding="utf-8")
+
+
+def _finite(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with null for figures that are not finite, which JSON has not."""
+    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
 
 
 def peak_kib() -> int:

@@ -4,6 +4,7 @@ What needs torch is imported where it is used, so that preparing a log does not 
 """
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -337,15 +338,24 @@ def _recipe(recipe: Any, overrides: Sequence[str], frame: Any) -> tuple[Recipe, 
 
 
 def _write_json(path: Path, rows: list[dict[str, Any]]) -> None:
-    """The rows as a file, whole or not at all."""
+    """The rows as a file, whole or not at all; null where a figure is not finite, as a ratio to nothing."""
     temporary = path.with_name(f".{path.name}.partial")
     try:
-        temporary.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(_finite(rows), indent=2, allow_nan=False) + "\n", encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
         raise UserError(f"--json {path}: cannot be written ({error.strerror}); make room or choose another") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _finite(value: Any) -> Any:
+    """Numbers, lists and dicts with None for what JSON has no numbers for."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _facts_shown(name: str, facts: Facts) -> Group:

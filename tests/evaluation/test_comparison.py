@@ -165,6 +165,15 @@ def test_text_and_json_of_a_comparison(items: Path) -> None:
     assert kept["my_own-1"] is None
 
 
+def test_a_ratio_to_nothing_is_null_in_json(items: Path) -> None:
+    """NaN and Infinity are no JSON, and most programs refuse a file that has them."""
+    file = items.parent / "rows.json"
+    api.compare([save(items, "full", 1.0), save(items, "recent", np.inf)], metric="mrr@10", json_file=file)
+    rows = json.loads(file.read_text(), parse_constant=pytest.fail)
+    (found,) = [row for row in rows if "pair" in row]
+    assert None in found.values()
+
+
 def test_where_history_brings_nothing_there_is_nothing_to_retain(items: Path) -> None:
     random = np.random.default_rng(0)
     ranks = [random.integers(1, 5, 60) for _ in range(3)]
