@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 from rich.console import Console, Group
 from rich.text import Text
@@ -258,6 +259,7 @@ def probe(
 ) -> Table:
     """What events older than the last R are worth to a linear model, before any training; see `persrec.probe`.
 
+    What the test of the recipe's split asks for, and what follows it, is left out.
     `gap_hours` is what counts as a break; `json_file` receives the rows, `figure` (.png or .svg) both kinds of picture.
     """
     from persrec.probe import report as probe_report
@@ -269,7 +271,13 @@ def probe(
         probe_report.check_format(Path(figure))
     loaded, frame = _recipe(recipe, overrides, frame)
     log = logs.load(preparing.data_section(loaded.data), frame=frame, say=say)
-    found = probing.probe(_histories(log), name=loaded.name, gap_hours=gap_hours, say=say)
+    histories = _histories(log, preparing.before_test(log, loaded.split))
+    left_out = len(log.columns["items"]) - len(histories.items)
+    say(
+        f"Left out: the first event of each user that the test asks for and what follows, {left_out:,} events "
+        f"(split {loaded.split.name})."
+    )
+    found = probing.probe(histories, name=loaded.name, gap_hours=gap_hours, say=say)
     if json_file is not None:
         _write_json(Path(json_file), found.as_rows())
     if figure is not None:
@@ -277,12 +285,15 @@ def probe(
     return Table(found.as_rows(), probe_report.shown(found), Path())
 
 
-def _histories(log: logs.Log) -> "Histories":
-    """The log as arrays."""
+def _histories(log: logs.Log, events: npt.NDArray[np.int64]) -> "Histories":
+    """The first events of each user, (U,) of them, as arrays."""
     from persrec.probe.ridge import Histories
 
-    items = log.columns["items"].astype(np.int64) - 1
-    return Histories(log.offsets, items, log.columns.get("times"), log.items.height)
+    place = np.arange(len(log.columns["items"])) - np.repeat(log.offsets[:-1], np.diff(log.offsets))
+    kept = place < np.repeat(events, np.diff(log.offsets))
+    items, times = log.columns["items"][kept].astype(np.int64) - 1, log.columns.get("times")
+    offsets = np.concatenate([[0], np.cumsum(events)])
+    return Histories(offsets, items, None if times is None else times[kept], log.items.height)
 
 
 def _check_folder(option: str, path: str | Path | None) -> None:

@@ -26,8 +26,8 @@ from persrec.interactions.cold import Part, cold
 from persrec.interactions.facts import Facts
 from persrec.interactions.log import Columns, Ints, Log, histories, load
 from persrec.interactions.schema import EVENT, Say
+from persrec.interactions.split import END, with_moments
 from persrec.interactions.split import split as split_of
-from persrec.interactions.split import with_moments
 from persrec.recipe.sections import MADE, Split
 
 LEAVE_ONE_OUT: Final = Split()
@@ -248,16 +248,25 @@ def _write_log(log: Log, folder: Path) -> None:
     write_batch(log.items, folder / prepared.ITEMS)
 
 
+def before_test(log: Log, split: Split) -> Ints:
+    """(U,) events of each user before the first that the test of a split asks for; all where it asks for none.
+
+    Raises:
+        UserError: the split asks for times and the log has none.
+    """
+    found = np.diff(log.offsets)
+    for _, (_, _, test) in _cuts(log.offsets, log.columns, split):
+        first = test.group_by("user").agg(pl.col(END).min())
+        found[first["user"].to_numpy()] = first[END].to_numpy()
+    return found
+
+
 def _write_split(offsets: Ints, columns: Columns, folder: Path, split: Split, say: Say) -> dict[str, Any]:
     """Write the files of a split; what it asks of users and items that training never saw, by its name."""
-    settings = split.model_dump(exclude_none=True)
-    if split.kind == "global-time" and "times" in columns:
-        settings = with_moments(settings, columns["times"])
     frames: tuple[list[pl.DataFrame], ...] = [], [], []
 
     def cut() -> Iterator[Part]:
-        for events in histories(offsets, columns):
-            found = pl.collect_all(list(split_of(events.lazy(), settings)))
+        for events, found in _cuts(offsets, columns, split):
             for several, frame in zip(frames, found, strict=True):
                 several.append(frame)
             bounds, _, test = found
@@ -268,6 +277,15 @@ def _write_split(offsets: Ints, columns: Columns, folder: Path, split: Split, sa
         write_batch(pl.concat(several), folder / name)
     say(f"split {split.name}: {found}.")
     return {split.name: found.as_dict()}
+
+
+def _cuts(offsets: Ints, columns: Columns, split: Split) -> Iterator[tuple[pl.DataFrame, list[pl.DataFrame]]]:
+    """The log in frames of users who come after each other, with the bounds, validation and test of each."""
+    settings = split.model_dump(exclude_none=True)
+    if split.kind == "global-time" and "times" in columns:
+        settings = with_moments(settings, columns["times"])
+    for events in histories(offsets, columns):
+        yield events, pl.collect_all(list(split_of(events.lazy(), settings)))
 
 
 def write_batch(frame: pl.DataFrame, path: Path) -> None:

@@ -180,8 +180,9 @@ def _bounded(histories: Histories, seed: int, say: Say) -> tuple[Histories, int 
     sizes = np.diff(histories.offsets)
     if not (sizes >= 2 * LAST).any():
         raise UserError(
-            f"probe: the longest of {len(sizes):,} histories has {sizes.max(initial=0)} events; expected users with "
-            f"{2 * LAST} or more, as the last {LAST} are asked for. There is nothing to compress in this log."
+            f"probe: the longest of {len(sizes):,} histories has {sizes.max(initial=0)} events (without what a test "
+            f"asks for); expected users with {2 * LAST} or more, as the last {LAST} are asked for. There is nothing to "
+            "compress in this log."
         )
     if sizes.sum() <= EVENTS:
         return histories, None

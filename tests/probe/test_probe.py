@@ -8,10 +8,13 @@ import pytest
 
 from persrec import api
 from persrec.errors import UserError
+from persrec.interactions import log as logs
+from persrec.interactions import prepare as preparing
 from persrec.probe import report as probe_report
 from persrec.probe import study as probing
 from persrec.probe.ridge import Histories
 from persrec.probe.study import Advice, advise, ages, probe
+from persrec.recipe.sections import Split
 
 HOUR = 3_600_000
 GENRES, PER_GENRE, PUBLIC = 10, 3, 200
@@ -82,7 +85,7 @@ def test_random_events_need_no_memory():
 
 def test_too_short_histories():
     with pytest.raises(
-        UserError, match=r"probe: the longest of 3 histories has 19 events; expected users with 20 or more"
+        UserError, match=r"probe: the longest of 3 histories has 19 events .*; expected users with 20 or more"
     ):
         probe(Histories(np.arange(4) * 19, np.zeros(57, dtype=np.int64), None, 1), name="short")
 
@@ -148,6 +151,35 @@ def test_from_a_file_to_json_and_figure(tmp_path):
     assert "<svg" in (tmp_path / "probe.svg").read_text()
     assert "next event: NDCG@10 by events before it" in str(table)
     assert "older adds" in str(table)
+
+
+@pytest.mark.parametrize(
+    ("split", "left"),
+    [
+        ({"kind": "leave-one-out"}, [207] * 5),
+        ({"kind": "last", "n": 10}, [198] * 5),
+        ({"kind": "global-time", "validation": 0.1, "test": 0.25}, [208, 208, 208, 156, 1]),  # they live in turn
+        ({"kind": "after-break", "gap_hours": 12, "validation": 0.1, "test": 0.35}, [149] * 5),  # the break after 135
+        ({"kind": "next-basket", "gap_hours": 12, "validation": 0.1, "test": 0.35}, [149] * 5),
+    ],
+)
+def test_events_before_the_test(split, left):
+    log = genres(users=5, timed=True)
+    user = np.repeat(np.arange(5), 208)
+    frame = pl.DataFrame({"user_id": user, "item_id": log.items, "timestamp": log.times.ravel() + 10**12})
+    loaded = logs.load(preparing.data_section({"source": "table"}), frame=frame)
+    assert preparing.before_test(loaded, Split(**split)).tolist() == left
+
+
+def test_what_the_test_asks_for_is_not_looked_at():
+    log = genres(users=60, events=120)
+    user = np.repeat(np.arange(60), 120)
+    whole = pl.DataFrame({"user_id": user, "item_id": log.items})
+    place = pl.int_range(pl.len()).over("user_id")
+    other = whole.with_columns(pl.when(place >= 110).then(pl.lit(0)).otherwise("item_id").alias("item_id"))
+    found = [api.probe("quickstart", ["split={kind: last, n: 10}"], frame=frame).rows for frame in (whole, other)]
+    assert found[0] == found[1]
+    assert found[0][0]["events"] == 60 * 110
 
 
 def test_a_figure_without_repeats(tmp_path, found):
