@@ -53,6 +53,7 @@ def encode(
         "format": FORMAT,
         "encoder": pretrained.fingerprint(folder),
         "pooling": section.pooling,
+        "precision": section.precision,
         "max_tokens": section.max_tokens,
         "dtype": section.dtype,
         "width": _width(folder),
@@ -61,6 +62,22 @@ def encode(
         missing = cache.missing(texts)
         counts = _encode_missing(missing, cache, section, device or torch.device("cpu"), say, on_texts)
         return Encoded(cache.vectors(texts), {"new texts": len(missing), "cut texts": cache.cut(texts), **counts})
+
+
+def text_model(section: Any) -> tuple[Any, Any, int]:
+    """Text model and tokenizer of an `items` section, and the most tokens that a text may have.
+
+    Raises:
+        UserError: see `pretrained.load`; or the first row is asked for and nothing stands first.
+    """
+    precision = getattr(torch, section.precision)
+    model, tokenizer = pretrained.load(section.encoder, remote_code=section.remote_code, dtype=precision)
+    if section.pooling == "first" and tokenizer.cls_token_id is None:
+        raise UserError(
+            f"items.pooling: got first, but the tokenizer of {section.encoder} puts no [CLS] before a text; expected "
+            "mean, last or token"
+        )
+    return model, tokenizer, limit_of(model, tokenizer, section.max_tokens, section.pooling)
 
 
 def _width(folder: Path) -> int:
@@ -83,8 +100,7 @@ def _encode_missing(
     """Encode and keep texts, the longest first, so that a memory that does not do shows at once."""
     if not texts:
         return {}
-    model, tokenizer = pretrained.load(section.encoder, remote_code=section.remote_code)
-    limit = limit_of(model, tokenizer, section.max_tokens, section.pooling)
+    model, tokenizer, limit = text_model(section)
     encoder = TextEncoder(model, pooling=section.pooling, batch_tokens=section.batch_tokens).eval().to(device)
     started = time.monotonic()
     tokens = tokenize(texts, tokenizer, limit)

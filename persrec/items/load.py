@@ -17,7 +17,7 @@ from persrec.items import encode, table, whitening
 from persrec.items.catalogue import Catalogue, catalogue
 from persrec.models import pretrained
 from persrec.models.item_encoders import Live, Texts
-from persrec.models.text import TextEncoder, Tokens, limit_of, tokenize, with_adapters
+from persrec.models.text import TextEncoder, Tokens, tokenize, with_adapters
 from persrec.prepared import ROOT, Prepared
 
 VECTORS: Final = ROOT / "texts"  # where the vectors of texts are kept
@@ -84,8 +84,8 @@ def encoded(
 
 def live_encoder(section: Any, texts: list[str]) -> tuple[TextEncoder, Tokens]:
     """The text model of a section, to be trained, and the tokens of texts."""
-    model, tokenizer = pretrained.load(section.encoder, remote_code=section.remote_code)
-    tokens = tokenize(texts, tokenizer, limit_of(model, tokenizer, section.max_tokens, section.pooling))
+    model, tokenizer, limit = encode.text_model(section)
+    tokens = tokenize(texts, tokenizer, limit)
     try:
         model = with_adapters(model, section.lora_rank) if section.train == "lora" else model
         model.activation_checkpointing_enable({"use_reentrant": False})

@@ -168,8 +168,10 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def load(name: str, *, remote_code: str | None = None, key: str = KEY) -> tuple[Any, Any]:
-    """Model and tokenizer, in float32; `remote_code` is the name once more where its own code may run.
+def load(
+    name: str, *, remote_code: str | None = None, key: str = KEY, dtype: torch.dtype = torch.float32
+) -> tuple[Any, Any]:
+    """Model, in `dtype`, and tokenizer; `remote_code` is the name once more where its own code may run.
 
     Raises:
         UserError: see `locate`; or it asks for code of its own, or is of a kind that cannot be used.
@@ -184,7 +186,7 @@ def load(name: str, *, remote_code: str | None = None, key: str = KEY) -> tuple[
         )
     try:
         with memory_for(f"loading {folder}", lower="choose a smaller model"):
-            model, tokenizer = _loaded(folder, key, code=bool(code))
+            model, tokenizer = _loaded(folder, key, dtype, code=bool(code))
     except UserError:
         raise
     except Exception as error:
@@ -204,7 +206,7 @@ def load(name: str, *, remote_code: str | None = None, key: str = KEY) -> tuple[
     return model, tokenizer
 
 
-def _loaded(folder: Path, key: str, *, code: bool) -> tuple[Any, Any]:
+def _loaded(folder: Path, key: str, dtype: torch.dtype, *, code: bool) -> tuple[Any, Any]:
     """Model and tokenizer, by the `code` in their folder where they have some; nothing is fetched or said."""
     try:
         from transformers import AutoModel, AutoTokenizer
@@ -216,7 +218,7 @@ def _loaded(folder: Path, key: str, *, code: bool) -> tuple[Any, Any]:
     logging.set_verbosity_error()
     given: dict[str, Any] = {"trust_remote_code": code, "local_files_only": True}
     try:
-        model = AutoModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32, **given)
+        model = AutoModel.from_pretrained(folder, use_safetensors=True, dtype=dtype, **given)
         return model, AutoTokenizer.from_pretrained(folder, **given)
     finally:
         logging.set_verbosity(logging_level)

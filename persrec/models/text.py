@@ -80,7 +80,7 @@ def padded_tokens(lengths: Tensor, budget: int) -> int:
 
 
 class TextEncoder(nn.Module):
-    """A text model with its pooling: `mean` of a text's rows, its `last` row, or that of a learned `token` at its end.
+    """A text model with its pooling: `mean` of a text's rows, its `first` or `last`, or a learned `token` at its end.
 
     (The learned item token: HLLM, arXiv 2409.12740.)
     """
@@ -116,9 +116,11 @@ class TextEncoder(nn.Module):
         there = column < lengths[:, None]  # (T, L)
         ids = tokens.ids[(tokens.offsets[texts][:, None] + column).where(there, 0)].where(there, 0)
         if self.token is None:
-            hidden = self.model(input_ids=ids, attention_mask=there.long()).last_hidden_state
+            hidden = self.model(input_ids=ids, attention_mask=there.long()).last_hidden_state.float()
             if self.pooling == "mean":
                 return (hidden * there[:, :, None]).sum(dim=1) / lengths[:, None]
+            if self.pooling == "first":
+                return hidden[:, 0]
             return hidden[torch.arange(len(texts), device=texts.device), lengths - 1]
         row = torch.arange(len(texts), device=texts.device)
         given = nn.functional.pad(self.model.get_input_embeddings()(ids), (0, 0, 0, 1))

@@ -207,8 +207,11 @@ def _item_conflicts(recipe: Recipe) -> Iterator[Fault]:
         if getattr(items, key) is None:
             yield Fault((f"items.{key}", "items.use"), f"got null, expected {what}, as items.use is {items.use}")
     if items.train == "frozen" and items.pooling == "token":
-        text = "got token, expected mean or last: a token is learned, and items.train is frozen"
+        text = "got token, expected mean, first or last: a token is learned, and items.train is frozen"
         yield Fault(("items.pooling", "items.train"), text)
+    if items.train != "frozen" and items.precision != "float32":
+        text = f"got {items.precision}, expected float32, as items.train is {items.train}; see training.precision"
+        yield Fault(("items.precision", "items.train"), text)
     if items.train != "frozen" and items.whiten:
         text = f"got true, expected false: whitened are vectors that stay, and items.train is {items.train}"
         yield Fault(("items.whiten", "items.train"), text)

@@ -255,9 +255,10 @@ class Items(Section):
     template: str = "{title}"
     encoder: str | None = None  # folder of a text model, `package:NAME/FOLDER` of an installed one, or a hub name
     remote_code: str | None = None  # the encoder once more, to run the code that comes with it
-    pooling: Literal["mean", "last", "token"] = "mean"  # of a text's rows; token: a learned one that ends every text
+    pooling: Literal["mean", "first", "last", "token"] = "mean"  # of a text's rows; first: [CLS]; token: learned, last
     max_tokens: Count = 128  # of a text; what is longer loses its end
     batch_tokens: Count = 8192  # that are encoded together
+    precision: Literal["float32", "bfloat16"] = "float32"  # in which a frozen text model computes
     dtype: Literal["float16", "float32"] = "float16"  # of the vectors that are kept
     whiten: bool = False
     train: Literal["frozen", "lora", "full"] = "frozen"  # of the text model

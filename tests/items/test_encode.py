@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("transformers")
 
 import torch
+from tokenizers.processors import TemplateProcessing
 
 from persrec.errors import UserError
 from persrec.items import encode as encoding
@@ -104,10 +105,36 @@ def test_new_texts_are_appended_and_another_encoder_has_its_own(tmp_path: Path) 
     encoded(TEXTS[:4], folder, tmp_path)
     assert encoded(TEXTS[:6], folder, tmp_path)[0].counts["new texts"] == 2
     other = saved_model(tmp_path / "other", seed=1)
-    for keys in ({"pooling": "last"}, {"dtype": "float32"}, {"max_tokens": 9}):
+    for keys in ({"pooling": "last"}, {"dtype": "float32"}, {"max_tokens": 9}, {"precision": "bfloat16"}):
         assert encoded(TEXTS[:6], folder, tmp_path, **keys)[0].counts["new texts"] == 6
     assert encoded(TEXTS[:6], other, tmp_path)[0].counts["new texts"] == 6
     assert encoded([], folder, tmp_path)[0].vectors.shape == (0, 16)
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_half_the_precision_gives_nearly_the_same_vectors(tmp_path: Path, kind: str) -> None:
+    folder = saved_model(tmp_path / "model", kind)
+    whole, _ = encoded(TEXTS, folder, tmp_path)
+    half, _ = encoded(TEXTS, folder, tmp_path, precision="bfloat16")
+    assert not np.array_equal(half.vectors, whole.vectors)
+    assert np.allclose(half.vectors, whole.vectors, atol=0.05)
+    assert half.vectors.dtype == np.float16
+
+
+def test_the_first_row_is_that_of_the_sign_before_each_text(tmp_path: Path) -> None:
+    folder = saved_model(tmp_path / "model")
+    with pytest.raises(UserError, match=r"items\.pooling: got first, but the tokenizer of .* puts no \[CLS\] before"):
+        encoded(TEXTS, folder, tmp_path, pooling="first")
+    _, tokenizer = pretrained.load(str(folder))
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="[UNK] $A", special_tokens=[("[UNK]", 1)])
+    tokenizer.cls_token = "[UNK]"
+    tokenizer.save_pretrained(folder)
+    found, _ = encoded(TEXTS, folder, tmp_path, pooling="first", dtype="float32")
+    model, tokenizer = pretrained.load(str(folder))
+    for text, vector in zip(TEXTS, found.vectors, strict=True):
+        ids = torch.tensor([tokenizer(text)["input_ids"]])
+        assert ids[0, 0] == tokenizer.cls_token_id
+        assert np.allclose(vector, model(input_ids=ids).last_hidden_state[0, 0].detach().numpy(), atol=1e-5)
 
 
 def test_numbers_that_do_not_fit_are_refused(tmp_path: Path) -> None:

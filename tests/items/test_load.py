@@ -151,7 +151,11 @@ def test_a_decoder_of_a_folder_brings_its_weights_and_a_run_keeps_its_own(place:
         ),
         (
             ["items.pooling=token"],
-            ["items.pooling: got token, expected mean or last: a token is learned, and items.train is frozen"],
+            ["items.pooling: got token, expected mean, first or last: a token is learned, and items.train is frozen"],
+        ),
+        (
+            ["items.train=lora", "items.precision=bfloat16", "loss.kind=info_nce"],
+            ["items.precision: got bfloat16, expected float32, as items.train is lora; see training.precision"],
         ),
         (
             ["items.train=lora", "items.whiten=true", "loss.kind=full"],

@@ -39,7 +39,7 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return pretrained.load(str(folder))
 
 
-@pytest.mark.parametrize("pooling", ["mean", "last", "token"])
+@pytest.mark.parametrize("pooling", ["mean", "first", "last", "token"])
 def test_vectors_are_those_of_each_text_alone(loaded: tuple[Any, Any], pooling: str) -> None:
     model, tokenizer = loaded
     tokens = tokenize(TEXTS, tokenizer, limit_of(model, tokenizer, 32, pooling))
@@ -49,7 +49,8 @@ def test_vectors_are_those_of_each_text_alone(loaded: tuple[Any, Any], pooling: 
         rows = model.get_input_embeddings()(torch.tensor(tokenizer(text)["input_ids"]))
         rows = rows if encoder.token is None else torch.cat([rows, encoder.token[None]])
         hidden = model(inputs_embeds=rows[None]).last_hidden_state[0]
-        assert torch.allclose(vector, hidden.mean(dim=0) if pooling == "mean" else hidden[-1], atol=1e-5)
+        expected = {"mean": hidden.mean(dim=0), "first": hidden[0]}.get(pooling, hidden[-1])
+        assert torch.allclose(vector, expected, atol=1e-5)
 
 
 def test_the_end_of_a_long_text_is_cut_and_counted(tmp_path: Path) -> None:
