@@ -5,7 +5,7 @@ What needs torch is imported where it is used, so that preparing a log does not 
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -325,6 +325,22 @@ def recommend(
     options: dict[str, Any] = {"allow": allow, "block": block, "unknown": unknown, "slots": slots}
     with Recommender.load(run, store) as recommender:
         return recommender.recommend(users, k, histories=histories, at=at, **options, say=say)
+
+
+def score_candidates(
+    run: str | Path,
+    candidates: str | Path | Mapping[Any, Sequence[Any]],
+    *,
+    at: int | None = None,
+    store: str | Path | None = None,
+) -> pl.DataFrame:
+    """The scores of each user's candidates, by user or a file of pairs, in its order; see `Recommender.score`."""
+    from persrec.serving import lists
+    from persrec.serving.recommender import Recommender
+
+    by_user = lists.read_candidates(candidates) if isinstance(candidates, str | Path) else candidates
+    with Recommender.load(run, store) as recommender:
+        return recommender.score(None, by_user, at=at, say=say)
 
 
 def similar(run: str | Path, items: Sequence[Any], *, k: int = 10) -> pl.DataFrame:

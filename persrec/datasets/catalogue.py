@@ -131,6 +131,7 @@ DATA_SETS: Final[tuple[DataSet, ...]] = (
     _movielens("ml-20m", "20M", "ratings.csv", titles="movies.csv", users=138_493, items=26_744, events=20_000_263),
     _movielens("ml-25m", "25M", "ratings.csv", titles="movies.csv", users=162_541, items=59_047, events=25_000_095),
     _movielens("ml-32m", "32M", "ratings.csv", titles="movies.csv", users=200_948, events=32_000_204),
+    _movielens("ml-latest", "latest", "ratings.csv", titles="movies.csv"),  # grows
     _movielens(
         "ml-latest-small", "latest", "ratings.csv", titles="movies.csv", users=610, items=9_724, events=100_836
     ),

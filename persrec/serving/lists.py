@@ -1,4 +1,4 @@
-"""Lists of items that may, or may not, be recommended."""
+"""Lists of items that may, or may not, be recommended, and of those that are to be scored."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ import polars as pl
 from persrec.datasets import json_lines
 from persrec.datasets.table import JSON_LINES, PARQUET, SEPARATORS
 from persrec.errors import UserError
-from persrec.interactions.schema import ITEM, check_twice, reading, shown
+from persrec.interactions.schema import ITEM, USER, check_twice, reading, shown
 from persrec.serving.histories import Say, examples, plain_id
 
 Ints = npt.NDArray[np.int64]
@@ -69,25 +69,50 @@ def read(path: str | Path) -> list[str]:
         except UnicodeDecodeError:
             raise UserError(f"{path}: is not UTF-8; save it as UTF-8, with one id per line") from None
         return [line.strip() for line in lines if line.strip()]
-    with reading(str(path), lambda: json_lines.fault(path, [ITEM]) if path.suffix in JSON_LINES else ""):
-        table = _table(path)
+    return _columns(path, [ITEM], known=[TEXT])[ITEM].to_list()
+
+
+def read_candidates(path: str | Path) -> dict[str, list[str]]:
+    """The items of each user, in the order of a table with a row for each pair of `user_id` and `item_id`.
+
+    Raises:
+        UserError: there is no such file, it cannot be read, lacks a column, has no row, or a row without an id.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; expected a table with {USER} and {ITEM}, a row for each pair to score")
+    pairs = _columns(path, [USER, ITEM])
+    if pairs.is_empty():
+        raise UserError(f"{path}: no rows; expected one for each pair of user and item to score")
+    return dict(pairs.group_by(USER, maintain_order=True).agg(ITEM).iter_rows())
+
+
+def _columns(path: Path, wanted: list[str], *, known: Sequence[str] = ()) -> pl.DataFrame:
+    """Columns of ids of a table, as text; `known` are endings that are read elsewhere."""
+    with reading(str(path), lambda: json_lines.fault(path, wanted) if path.suffix in JSON_LINES else ""):
+        table = _table(path, wanted, known)
         names = table.collect_schema().names()
-        if ITEM not in names:
-            raise UserError(f"{path}: missing column {ITEM}; got {shown(names)}; name one of the columns {ITEM}")
-        check_twice({ITEM: ITEM}, names, where=str(path))
-        ids = table.select(pl.col(ITEM).cast(pl.String)).collect().to_series()
-    if ids.null_count():
-        row = int(ids.is_null().arg_true()[0]) + 1 + (path.suffix in SEPARATORS)
-        raise UserError(f"{path}: {ids.null_count():,} rows have no {ITEM}, the first is row {row}; remove them")
-    return ids.to_list()
+        missing = [name for name in wanted if name not in names]
+        if missing:
+            absent = f"missing column{'s' * (len(missing) > 1)} {', '.join(missing)}"
+            raise UserError(f"{path}: {absent}; got {shown(names)}; name the columns {', '.join(wanted)}")
+        check_twice({name: name for name in wanted}, names, where=str(path))
+        ids = table.select(pl.col(wanted).cast(pl.String)).collect()
+    for name in wanted:
+        if ids[name].null_count():
+            row = int(ids[name].is_null().arg_true()[0]) + 1 + (path.suffix in SEPARATORS)
+            raise UserError(
+                f"{path}: {ids[name].null_count():,} rows have no {name}, the first is row {row}; remove them"
+            )
+    return ids
 
 
-def _table(path: Path) -> pl.LazyFrame:
+def _table(path: Path, wanted: list[str], known: Sequence[str]) -> pl.LazyFrame:
     if path.suffix in PARQUET:
         return pl.scan_parquet(path)
     if path.suffix in JSON_LINES:
-        return json_lines.scan(path, [ITEM])
+        return json_lines.scan(path, wanted)
     if path.suffix in SEPARATORS:
         return pl.scan_csv(path, separator=SEPARATORS[path.suffix], infer_schema=False)
-    known = ", ".join([TEXT, *SEPARATORS, *PARQUET, *JSON_LINES])
-    raise UserError(f"{path}: unknown ending {path.suffix!r}; expected one of {known}")
+    endings = ", ".join([*known, *SEPARATORS, *PARQUET, *JSON_LINES])
+    raise UserError(f"{path}: unknown ending {path.suffix!r}; expected one of {endings}")

@@ -103,7 +103,7 @@ def test_a_parquet_of_ids(tmp_path: Path) -> None:
         ("none.txt", None, r"none\.txt: no such file; expected ids of items"),
         ("ids.txt", b"\xff\xfe", r"ids\.txt: is not UTF-8"),
         ("ids.xlsx", b"x", r"ids\.xlsx: unknown ending '\.xlsx'; expected one of \.txt, \.csv"),
-        ("ids.csv", b"item\n1\n", r"ids\.csv: missing column item_id; got item"),
+        ("ids.csv", b"item\n1\n", r"ids\.csv: missing column item_id; got item; name the columns item_id"),
         ("ids.csv", b"item_id,b\n1,2\n,3\n", r"ids\.csv: 1 rows have no item_id, the first is row 3"),
         (
             "ids.csv",
@@ -119,6 +119,44 @@ def test_files_that_cannot_be(tmp_path: Path, name: str, content: bytes | None, 
         (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message):
         lists.read(tmp_path / name)
+
+
+def test_a_file_of_pairs_is_scored_as_by_the_recommender(
+    run: Path, recommender: Recommender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    pairs = [("ü-3", "чай 4"), ("ü-0", "чай 1"), ("ü-3", "чай 1")]
+    frame = pl.DataFrame(pairs, schema=["user_id", "item_id"], orient="row").with_columns(note=pl.lit("x"))
+    frame.write_csv(tmp_path / "pairs.csv")
+    expected = recommender.score(None, {"ü-3": ["чай 4", "чай 1"], "ü-0": ["чай 1"]})
+    for more in ([], ["--out", str(tmp_path / "scores.parquet")]):
+        monkeypatch.setattr(sys, "argv", ["persrec", "score", str(run), str(tmp_path / "pairs.csv"), *more])
+        with pytest.raises(SystemExit) as done:
+            cli.main()
+        assert done.value.code == 0
+    assert pl.read_csv(capsys.readouterr().out.encode())["item_id"].to_list() == ["чай 4", "чай 1", "чай 1"]
+    assert close(pl.read_parquet(tmp_path / "scores.parquet").with_columns(rank=0), expected.with_columns(rank=0))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("none.csv", None, r"none\.csv: no such file; expected a table with user_id and item_id"),
+        ("pairs.txt", "a", r"pairs\.txt: unknown ending '\.txt'; expected one of \.csv"),
+        ("pairs.csv", "user_id,item\n1,2\n", r"pairs\.csv: missing column item_id; got user_id, item"),
+        (
+            "pairs.csv",
+            "a\n1\n",
+            r"pairs\.csv: missing columns user_id, item_id; got a; name the columns user_id, item_id",
+        ),
+        ("pairs.csv", "user_id,item_id\n", r"pairs\.csv: no rows; expected one for each pair"),
+        ("pairs.csv", "user_id,item_id\n1,2\n,3\n", r"pairs\.csv: 1 rows have no user_id, the first is row 3"),
+    ],
+)
+def test_pairs_that_cannot_be(tmp_path: Path, name: str, content: str | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=message):
+        lists.read_candidates(tmp_path / name)
 
 
 def test_unknown_users_get_what_is_popular_where_asked_for(recommender: Recommender) -> None:
