@@ -39,15 +39,16 @@ COMMANDS = [line for block in blocks("sh") for line in block.strip().splitlines(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working directory with the two files that the README speaks of."""
+    """A working directory with the files that the README speaks of."""
     place = tmp_path_factory.mktemp("newcomer")
     random = np.random.default_rng(0)
-    user = np.repeat(np.arange(60), 20)
+    user = np.repeat(np.arange(60), 25)
     frame = {"user_id": user, "item_id": random.integers(0, 100, len(user)), "timestamp": 10**9 + np.arange(len(user))}
     pl.DataFrame(frame).write_csv(place / "ratings.csv")
     lists = pl.DataFrame(frame).select("user_id", "item_id").unique(maintain_order=True)
     rank = pl.int_range(1, pl.len() + 1).over("user_id").alias("rank")
     lists.with_columns(rank).write_csv(place / "lists.csv")
+    pl.DataFrame(frame).select("user_id", "item_id").head(30).write_csv(place / "pairs.csv")
     pl.DataFrame(frame).head(20).with_columns(user_id=pl.lit("somebody new")).write_csv(place / "new.csv")
     return place
 
@@ -94,6 +95,7 @@ def test_the_commands_run_one_after_the_other(folder: Path, monkeypatch: pytest.
     assert "users with m >= 1" in printed["persrec prepare ratings.csv --check"]
     assert len(printed["persrec recommend runs/ratings 17 42 --k 5"].splitlines()) == 11
     assert pl.read_csv("best.csv")["user_id"].to_list() == ["somebody new"] * 5
+    assert pl.read_csv("scores.csv").columns == ["user_id", "item_id", "score"]
     assert Path("ratings.json").exists()
     assert Path("three.html").exists()
 
