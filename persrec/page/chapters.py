@@ -97,13 +97,15 @@ def groups(material: Material, gallery: Gallery) -> str:
             by.replace(" ", "-"),
             f"{material.metric} {heading}",
             figures.groups(*_shown_groups(names, counts, values), material.looks, what=what, label=material.metric),
-            "Marks are means over the n targets of a group, lines 95% intervals over users (and seeds). Groups hold "
-            "different users and targets: compare runs within a group, not groups with each other. Those with fewer "
-            f"than {FEW} targets are only in the table.",
         )
         parts.append(drawn + folded("The same as a table", verdicts.group_sheet(by, names, counts, values)))
+    how = note(
+        "Marks are means over the n targets of a group, lines 95% intervals over users (and seeds). Groups hold "
+        "different users and targets: compare runs within a group, not groups with each other. Those with fewer than "
+        f"{FEW} targets are only in the table."
+    )
     said = "".join(map(note, comparison.recent_notes(shown)))
-    return f'<h2>Where the targets are easy and where hard</h2>\n<div class="pair">{boxes(parts)}</div>{said}'
+    return f'<h2>Where the targets are easy and where hard</h2>\n{how}<div class="pair">{boxes(parts)}</div>{said}'
 
 
 def _shown_groups(

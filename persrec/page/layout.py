@@ -36,7 +36,7 @@ figure svg text{font-family:inherit!important}
 figcaption,.note{color:var(--pale);font-size:.9rem}
 details{margin:.7rem 0}summary{cursor:pointer}
 pre{background:var(--box);padding:.7rem;overflow-x:auto;font-size:.8rem}
-.user{background:var(--box);padding:.8rem 1rem;border-radius:.4rem}
+.user{background:var(--box);padding:.8rem 1rem;border-radius:.4rem;margin:.5rem 0}
 .user ol{padding-left:1.6rem;margin:.3rem 0}.hit{color:var(--hit);font-weight:600}.had{color:var(--pale)}
 """
 
@@ -47,12 +47,12 @@ class Gallery:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def __call__(self, name: str, heading: str, figure: Figure, sentence: str) -> str:
-        """The figure with its heading and what it shows."""
+    def __call__(self, name: str, heading: str, figure: Figure, sentence: str = "") -> str:
+        """The figure with its heading and what it shows, where the chapter has not said so."""
         self.folder.mkdir(exist_ok=True)
         figures.save(figure, self.folder / name)
         drawn = figures.inline(figure, name, html.escape(heading))
-        caption = f"<figcaption>{html.escape(sentence)}</figcaption>"
+        caption = f"<figcaption>{html.escape(sentence)}</figcaption>" if sentence else ""
         return f"<figure>\n<h3>{html.escape(heading)}</h3>\n{drawn}{caption}\n</figure>\n"
 
 
