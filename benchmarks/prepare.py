@@ -2,10 +2,10 @@
 
     python benchmarks/prepare.py --json benchmarks/results/prepare.json
 
-The file is ../shared/datasets/globo-news/clicks.parquet (2.99 million clicks; another folder: PERSREC_DATASETS). Each
-round runs both, in turn, each in a process of its own: from its start to its end, imports included, for persrec also
-the SHA-256 of the source and of what is written. The first round only warms the file cache. Seconds are medians with
-the extremes beside them, peak memory is the largest resident size of the process.
+The file is globo-news/clicks.parquet (2.99 million clicks) in data/raw, or where PERSREC_DATASETS points. Each round
+runs both, in turn, each in a process of its own: from its start to its end, imports included, for persrec also the
+SHA-256 of the source and of what is written. The first round only warms the file cache. Seconds are medians with the
+extremes beside them, peak memory is the largest resident size of the process.
 """
 
 import argparse
@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import machine
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-DATASETS = Path(os.environ.get("PERSREC_DATASETS", CHECKOUT.parent / "shared" / "datasets"))
+DATASETS = Path(os.environ.get("PERSREC_DATASETS", CHECKOUT / "data" / "raw"))
 SOURCE = DATASETS / "globo-news" / "clicks.parquet"
 COLUMNS = {"item_id": "click_article_id", "timestamp": "click_timestamp"}
 

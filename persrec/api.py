@@ -1,6 +1,7 @@
-"""What the commands do, from Python: prepare, probe, fit, evaluate, recommend.
+"""What the commands do, from Python.
 
-What needs torch is imported where it is used, so that preparing a log does not wait for it.
+`score` is `persrec evaluate --recommendations`, `score_candidates` is `persrec score`. What needs torch is imported
+where it is used, so that preparing a log does not wait for it.
 """
 
 import json
@@ -102,6 +103,7 @@ def fit(
         data = open_prepared(prepare(loaded, frame=frame), loaded.split.name)
     _check_fits(data, loaded)
     _warn_of_short_histories(data, loaded)
+    _warn_of_unused_gpu(loaded)
     rows = []
     for cell in grid:
         place = places[cells.name_of(cell)]
@@ -411,6 +413,14 @@ def _check_fits(data: Prepared, recipe: Recipe) -> None:
                 f"the log of {recipe.name}: the split {recipe.split.name} leaves no {part} target of its "
                 f"{data.users:,} users; expected longer histories (3 events under leave-one-out), or another split"
             )
+
+
+def _warn_of_unused_gpu(recipe: Recipe) -> None:
+    """Say so where a machine has a GPU and the recipe trains without it."""
+    import torch
+
+    if recipe.histories and recipe.training.accelerator == "cpu" and torch.cuda.is_available():
+        say("Note: there is a GPU, and training.accelerator is cpu; --set training.accelerator=gpu trains on it.")
 
 
 def _warn_of_short_histories(data: Prepared, recipe: Recipe) -> None:

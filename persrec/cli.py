@@ -96,7 +96,11 @@ def prepare(recipe: str, overrides: tuple[str, ...], check: bool) -> None:
 @click.argument("log")
 @overrides
 @click.option(
-    "--gap-hours", default=12.0, show_default=True, type=click.FloatRange(min=0, min_open=True), help="A break."
+    "--gap-hours",
+    default=12.0,
+    show_default=True,
+    type=click.FloatRange(min=0, min_open=True),
+    help="Hours without an event that make a break.",
 )
 @click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Also write the rows here.")
 @click.option(

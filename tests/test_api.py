@@ -420,6 +420,18 @@ def test_short_histories_are_said_before_the_training(
     )
 
 
+def test_a_gpu_that_is_not_used_is_said(
+    empty: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    interrupt(monkeypatch)
+    events().write_csv("log.csv")
+    call(monkeypatch, "fit", "log.csv", "--set", "evaluation.k=[10]")
+    assert "there is a GPU" not in capsys.readouterr().err
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    call(monkeypatch, "fit", "log.csv", "--set", "evaluation.k=[10]")
+    assert "Note: there is a GPU, and training.accelerator is cpu; --set" in capsys.readouterr().err
+
+
 # ---- bad input -------------------------------------------------------------------------------------------------------
 
 GOOD = "user_id,item_id,timestamp\n" + "".join(f"u{n % 3},i{n % 7},{1000 + n}\n" for n in range(60))

@@ -19,7 +19,7 @@ import click
 def serve(
     run: Path, store: Path, host: str, port: int, waiting: int, timeout: float, together: int, threads: int
 ) -> None:
-    """Answer recommend, score and update over HTTP, from a run and its store of users; for others to measure, too.
+    """Answer recommend, score and update over HTTP, from a run and its store of users, with /metrics for Prometheus.
 
     It asks nobody who they are: it listens to this machine only unless --host says otherwise.
     """

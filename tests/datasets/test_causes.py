@@ -1,4 +1,4 @@
-"""The log of causes and its oracles. Seeds: 100 to 109; 1000 to 1009 are for final runs and stand in no test."""
+"""The log of causes and its oracles. Seeds: 100 to 109; 1001 to 1009 are for final runs and stand in no test."""
 
 import time
 
