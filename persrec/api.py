@@ -4,8 +4,6 @@
 where it is used, so that preparing a log does not wait for it.
 """
 
-import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +14,7 @@ import polars as pl
 from rich.console import Console, Group
 from rich.text import Text
 
-from persrec import report
+from persrec import figures_json, report
 from persrec.errors import UserError
 from persrec.evaluation import sheets
 from persrec.interactions import log as logs
@@ -24,7 +22,7 @@ from persrec.interactions import prepare as preparing
 from persrec.interactions.facts import Facts
 from persrec.prepared import ROOT, Prepared, open_prepared
 from persrec.recipe import recipe as recipes
-from persrec.recipe.file import override
+from persrec.recipe.file import override, read_yaml
 from persrec.recipe.recipe import Recipe
 from persrec.results import Table, results, shown
 from persrec.training import ranks
@@ -95,12 +93,13 @@ def fit(
     places = {cells.name_of(cell): folder / cells.name_of(cell) if several else folder for cell in grid}
     if folder.exists() and not folder.is_dir():
         raise UserError(f"run folder {folder}: is a file; choose another --out")
+    _check_apart(folder, several=several)
     for place in places.values():
         if not resume:
             runs.check_free(place, overwrite=overwrite)
     ranks.check(loaded.training.devices, loaded.training.nodes)
     with ranks.first_rank_first():
-        data = open_prepared(prepare(loaded, frame=frame), loaded.split.name)
+        data = open_prepared(prepare(loaded, frame=frame), loaded.split.name, verify=False)  # `prepare` has looked
     _check_fits(data, loaded)
     _warn_of_short_histories(data, loaded)
     _warn_of_unused_gpu(loaded)
@@ -131,6 +130,7 @@ def evaluate(run: str | Path, overrides: Sequence[str] = (), *, json_file: str |
     folder = Path(run)
     _check_folder("--json", json_file)
     places = _runs_below(folder)
+    _check_one_grid(folder, places)
     rows = []
     for place in places:
         saved, cell, summary = cells.evaluate_again(place, overrides)
@@ -188,6 +188,34 @@ def _runs_below(folder: Path) -> list[Path]:
     if unfinished:
         say(f"{folder}: left out, as their fit was interrupted: {', '.join(unfinished)}; finish it with --resume")
     return sorted(path.parent for path in folder.glob(f"*/{runs.MANIFEST}")) or [folder]
+
+
+def _check_apart(folder: Path, *, several: bool) -> None:
+    """Raise UserError where a single run and a grid would stand in one folder, in which one hides the other."""
+    from persrec import run as runs
+
+    if several and (folder / runs.MANIFEST).exists():
+        raise UserError(
+            f"run folder {folder}: holds a single run, and several were asked for; choose another --out, or remove it"
+        )
+    below = sorted(path.parent.name for path in folder.glob(f"*/{runs.MANIFEST}"))
+    if not several and below:
+        raise UserError(
+            f"run folder {folder}: holds {len(below)} runs of a grid ({', '.join(below[:3])}), and a single one was "
+            "asked for; choose another --out, or remove them"
+        )
+
+
+def _check_one_grid(folder: Path, places: Sequence[Path]) -> None:
+    """Raise UserError where runs of several recipes stand in a folder, whose figures must not be averaged."""
+    from persrec import run as runs
+
+    names = {str(read_yaml(place / runs.RECIPE)["name"]) for place in places if (place / runs.RECIPE).exists()}
+    if len(names) > 1:
+        raise UserError(
+            f"{folder}: holds runs of {len(names)} recipes ({', '.join(sorted(names))}), expected one run or the grid "
+            "of one recipe; name one of its folders, or hold them against each other: persrec compare"
+        )
 
 
 def compare(
@@ -370,21 +398,12 @@ def _write_json(path: Path, rows: list[dict[str, Any]]) -> None:
     """The rows as a file, whole or not at all; null where a figure is not finite, as a ratio to nothing."""
     temporary = path.with_name(f".{path.name}.partial")
     try:
-        temporary.write_text(json.dumps(_finite(rows), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(figures_json.dumps(rows) + "\n", encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
         raise UserError(f"--json {path}: cannot be written ({error.strerror}); make room or choose another") from error
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _finite(value: Any) -> Any:
-    """Numbers, lists and dicts with None for what JSON has no numbers for."""
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _facts_shown(name: str, facts: Facts) -> Group:

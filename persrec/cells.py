@@ -33,7 +33,7 @@ from persrec.models.build import build, kept_weights
 from persrec.models.model import Model
 from persrec.prepared import ITEMS, Prepared
 from persrec.recipe.file import override
-from persrec.recipe.recipe import Recipe, flat, parse
+from persrec.recipe.recipe import WITHOUT_EFFECT, Recipe, flat, parse
 from persrec.serving.recommender import Recommender
 from persrec.targets import targets_of
 from persrec.training import module as training
@@ -142,6 +142,8 @@ def fresh(cell: Recipe, data: Prepared, say: Say = log) -> tuple[Model, dict[str
 def _fit_baseline(cell: Recipe, data: Prepared, folder: Path, *, overwrite: bool) -> dict[str, Any]:
     """Fit and evaluate a baseline; its run holds no weights, as it is fitted again where it is needed."""
     started = time.monotonic()
+    if overwrite:
+        _clear(folder)
     found = evaluate_fitted(cell, data)
     metrics = {
         "history": cell.baselines[0].name,
@@ -219,13 +221,17 @@ def _start(checkpoints: Path, cell: Recipe, data: Prepared, start: str | Path | 
 
     What `--overwrite` replaces stops being a run here, so that `--resume` goes on with the new one.
     """
-    shutil.rmtree(checkpoints, ignore_errors=True)
-    for name in ("training.csv", "clear_events.csv", runs.MANIFEST):
-        (checkpoints.parent / name).unlink(missing_ok=True)
-    for name in FOLDERS:
-        shutil.rmtree(checkpoints.parent / name, ignore_errors=True)
+    _clear(checkpoints.parent)
     checkpoints.mkdir(parents=True)
     (checkpoints / STARTED).write_text(json.dumps(_identity(cell, data, start)), encoding="utf-8")
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier fit left in a run folder beside the run itself, which is none without its manifest."""
+    for name in (runs.CHECKPOINTS, *FOLDERS):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in ("training.csv", "clear_events.csv", runs.MANIFEST):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _identity(cell: Recipe, data: Prepared, start: str | Path | None) -> dict[str, Any]:
@@ -255,9 +261,10 @@ def _same_run(run: runs.Run, cell: Recipe, data: Prepared) -> runs.Run:
 
 
 def _refuse_difference(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
-    """Refuse another recipe; keys that were not there yet have had their defaults."""
+    """Refuse another recipe; keys that were not there yet have had their defaults. Data are compared by content."""
     old, new = (flat(json.loads(json.dumps(parse(tree, f"of {folder}").dump()))) for tree in (before, now))
-    changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    keys = sorted(key for key in old.keys() | new.keys() if not key.startswith("data.") and key not in WITHOUT_EFFECT)
+    changed = [key for key in keys if old.get(key) != new.get(key)]
     if changed:
         listed = "; ".join(f"{key}: {old.get(key)!r} then, {new.get(key)!r} now" for key in changed)
         raise UserError(

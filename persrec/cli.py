@@ -51,7 +51,9 @@ def main() -> NoReturn:
         _fail(str(error))
     except OSError as error:
         if error.errno not in FULL:
-            raise
+            if not error.filename:
+                raise
+            _fail(f"{error.filename}: {error.strerror}; expected a place that can be read and written here")
         _fail(f"the disk is full{f' ({error.filename})' if error.filename else ''}; make room and repeat the command")
     except (KeyboardInterrupt, click.Abort):
         _interrupted()

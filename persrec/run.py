@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from persrec import __version__
+from persrec import __version__, figures_json
 from persrec.errors import UserError
 from persrec.prepared import ROOT, Prepared, open_prepared
 from persrec.recipe.file import read_yaml
@@ -54,8 +54,8 @@ class Run:
         """The model's state; raises UserError where there is none, as in the run of a baseline."""
         if not (self.folder / WEIGHTS).exists():
             raise UserError(
-                f"run folder {self.folder}: is that of the baseline {self.metrics.get('history')} and holds no model; "
-                "expected the run of a history (full, recent or compressed)"
+                f"run folder {self.folder}: {self.metrics.get('history')} holds no model, as it is a baseline or lists "
+                "made elsewhere; expected the run of a history (full, recent or compressed)"
             )
         return load_file(self.folder / WEIGHTS)
 
@@ -140,7 +140,7 @@ def load(folder: str | Path) -> Run:
         folder=folder,
         recipe=read_yaml(folder / RECIPE),
         data=manifest["data"],
-        metrics=json.loads((folder / METRICS).read_text(encoding="utf-8")),
+        metrics=figures_json.loads((folder / METRICS).read_text(encoding="utf-8")),
         versions=manifest["versions"],
     )
 
@@ -191,7 +191,7 @@ def _write(
         copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
         save_file(copies, folder / WEIGHTS)
     shutil.copyfile(items, folder / ITEMS)
-    (folder / METRICS).write_text(json.dumps(metrics, indent=2), encoding="utf-8")
+    (folder / METRICS).write_text(figures_json.dumps(metrics), encoding="utf-8")
     manifest = {
         "format": FORMAT,
         "versions": _versions(),
@@ -203,7 +203,8 @@ def _write(
 
 def _move(source: Path, folder: Path) -> None:
     """Put the files in place; without its manifest, which goes first and comes last, a folder counts as incomplete."""
-    (folder / MANIFEST).unlink(missing_ok=True)
+    for name in (MANIFEST, WEIGHTS):  # of another model, where a run is replaced by one of a baseline
+        (folder / name).unlink(missing_ok=True)
     for path in sorted(source.iterdir(), key=lambda path: path.name == MANIFEST):
         path.replace(folder / path.name)
 

@@ -20,7 +20,7 @@ from persrec.errors import UserError
 from persrec.evaluation import intervals
 from persrec.evaluation.intervals import Interval
 from persrec.prepared import Queries
-from persrec.recipe.recipe import Recipe, flat
+from persrec.recipe.recipe import WITHOUT_EFFECT, Recipe, flat
 from persrec.targets import Targets
 
 PERMUTATIONS = 10_000
@@ -28,7 +28,7 @@ ORDER = ("full", "recent", "compressed")  # models first, baselines after them
 ALL_PAIRS = 4  # sides up to which each is compared with each
 SAME = ("user", "end", "item")  # columns by which two runs ask for the same
 RULES = {"split": None, "part": "test", "exclude_seen": None, "seen_odds": None}  # and what they are where unsaid
-FREE = ("about", "baselines", "data", "history", "primary", "seeds", "training.threads")  # data are compared by content
+FREE = (*WITHOUT_EFFECT, "baselines", "data", "history", "primary", "seeds", "training.threads")  # data: by content
 SHORT = {  # names for groups of the targets
     "length": "history length",
     "hours": "hours since the last event",

@@ -167,7 +167,7 @@ def evaluate(
     found = read_users(model, data, windows, settings.time, on_queries=on_queries)
     check_finite(found.queries, found.additions, lambda row: data.user_ids()[int(data.test.user[row])].as_py())
     found = _discounted(found, data.test, model, data, settings)
-    index = settings.index(item_vectors(model)[: data.items_count + 1])  # without items that were added since
+    index = index_of(model, data, settings)
     rank, lists = _ranks(index, found, targets, data, settings), _lists(index, found, data, settings)
     exact = settings.retrieval == "flat"
     search = None if exact else measure(index, found.queries[:MEASURED], min(LIST, data.items_count))
@@ -180,19 +180,22 @@ def ranks(
     settings: EvaluationSettings,
     targets: Targets,
     *,
+    index: Index | None = None,
     recall: Recall | None = None,
     open_block: int | None = None,
     on_queries: Callable[[int], None] = lambda count: None,
 ) -> npt.NDArray[np.float64]:
     """Ranks (T,) of targets of the test alone, for a look at what the memory does.
 
-    `recall` takes the place of the memories that are read; `open_block` moves the boundary, for users who have one, so
+    `index` is that of the model's items, where it has been made; `recall` takes the place of the memories that are
+    read; `open_block` moves the boundary, for users who have one, so
     that so many events are clear.
     """
     windows = _windows(model, targets.queries, settings.length, open_block)
     found = read_users(model, data, windows, settings.time, recall=recall, on_queries=on_queries)
     found = _discounted(found, targets.queries, model, data, settings)
-    return _ranks(settings.index(item_vectors(model)[: data.items_count + 1]), found, targets, data, settings)
+    index = index_of(model, data, settings) if index is None else index
+    return _ranks(index, found, targets, data, settings)
 
 
 def evaluate_baseline(
@@ -297,6 +300,11 @@ def _windows(model: Model, queries: Queries, length: int | None, open_block: int
     return windows._replace(shift=np.where(windows.columns >= segment + recent, shift, 0))
 
 
+def index_of(model: Model, data: Prepared, settings: EvaluationSettings) -> Index:
+    """What finds the items of a log, without those that were added since."""
+    return settings.index(item_vectors(model)[: data.items_count + 1])
+
+
 def item_vectors(model: Model) -> npt.NDArray[np.float32]:
     """What queries are matched against: (V+1, D), row 0 being PAD."""
     with torch.no_grad():
@@ -388,6 +396,8 @@ def _batches(
 
 
 def _sorted(pairs: list[Additions]) -> Additions:
+    if not pairs:
+        return Additions(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
     query, item, value = (np.concatenate(fields) for fields in zip(*pairs, strict=True))
     order = np.argsort(query, kind="stable")
     return Additions(query[order], item[order], value[order])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from persrec.evaluation import intervals
-from persrec.evaluation.evaluate import Evaluation, EvaluationSettings, ranks
+from persrec.evaluation.evaluate import Evaluation, EvaluationSettings, index_of, ranks
 from persrec.models import memory as memories
 from persrec.models.interfaces import Memory
 from persrec.models.model import Model
@@ -76,9 +76,10 @@ def memory_tests(
     }
     for clear in sorted({recent, recent + segment // 2, recent + segment - 1}):
         tests[f"{clear} clear events"] = {"open_block": clear}
+    index = index_of(model, data, settings)
     rows: list[dict[str, Any]] = []
     for name, changes in tests.items():
-        rank = ranks(model, data, settings, targets, on_queries=on_queries, **changes)
+        rank = ranks(model, data, settings, targets, index=index, on_queries=on_queries, **changes)
         values = replace(found, targets=targets, rank=rank).values(metric)
         rows.append(
             {

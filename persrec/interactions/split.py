@@ -75,13 +75,14 @@ def global_time(events: pl.LazyFrame, settings: Mapping[str, Any]) -> Split:
 
     `validation` and `test` are the shares of all events that lie there, or the dates at which they begin; beside a date
     of the test the share of the validation is one of the events before it. Of each user the first n events of either
-    part are asked for, each by itself.
+    part are asked for, each by itself; without n all are.
     """
     if "begins" not in settings:
         settings = with_moments(settings, events.select(TIME).collect().to_series().to_numpy())
     validation, test = ((pl.col(TIME) < moment).sum().over(USER).cast(pl.Int64) for moment in settings["begins"])
     place = pl.col(INDEX) - pl.when(pl.col(INDEX) >= test).then(test).otherwise(validation)
-    return _cut(events, validation, test, asked=place < settings["n"])
+    asked = place < settings["n"] if "n" in settings else pl.lit(True)
+    return _cut(events, validation, test, asked=asked)
 
 
 def with_moments(settings: Mapping[str, Any], times: Ints) -> dict[str, Any]:

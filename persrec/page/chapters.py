@@ -238,21 +238,21 @@ def users(material: Material, gallery: Gallery) -> str:
 
 
 def _user(example: Example, names: Sequence[str]) -> str:
-    name = [html.escape(one) for one in names]
+    def name(item: int) -> str:
+        return html.escape(names[item])
+
     older = example.events - len(example.last)
-    history = " · ".join(name[item] for item in example.last)
+    history = " · ".join(map(name, example.last))
     before = f"{older:,} older events, then " if older else ""
     memory = f" The oldest {example.remembered:,} are read from memory." if example.remembered else ""
     listed = "".join(
-        f"<li{' class=hit' if place.hit else ''}>{name[place.item]}{' ✓ hit' if place.hit else ''}"
+        f"<li{' class=hit' if place.hit else ''}>{name(place.item)}{' ✓ hit' if place.hit else ''}"
         f"{' <span class=had>had before</span>' if place.had else ''}</li>"
         for place in example.best
     )
     hit = any(place.hit for place in example.best)
-    asked = " · ".join(name[item] for item in example.targets[:10])
-    ranks = "; ".join(
-        f"{html.escape(side)} {', '.join(map(_rank, found[:10]))}" for side, found in example.ranks.items()
-    )
+    asked = " · ".join(map(name, example.targets[:10]))
+    ranks = "; ".join(f"{side} {', '.join(map(_rank, found[:10]))}" for side, found in example.ranks.items())
     return (
         f'<div class="user"><h3>User {html.escape(example.user)}: {"hit" if hit else "miss"}</h3>\n'
         f"<p><b>History</b>, {example.events:,} events: {before}{history}.{memory}</p>\n"

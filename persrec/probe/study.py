@@ -91,7 +91,7 @@ def probe(
     """The probe of a log.
 
     Raises:
-        UserError: no user has the 20 events that it takes.
+        UserError: no user has the 20 events that it takes, or there is a single item.
     """
     histories, sampled = _bounded(histories, seed, say)
     age = ages(histories)
@@ -184,6 +184,8 @@ def _bounded(histories: Histories, seed: int, say: Say) -> tuple[Histories, int 
             f"asks for); expected users with {2 * LAST} or more, as the last {LAST} are asked for. There is nothing to "
             "compress in this log."
         )
+    if histories.catalogue < 2:
+        raise UserError("probe: the log has a single item; expected two or more, as there is nothing to rank")
     if sizes.sum() <= EVENTS:
         return histories, None
     order = np.random.default_rng(seed).permutation(len(sizes))

@@ -81,6 +81,8 @@ def _put(tree: Mapping[str, Any], path: list[str], value: Any) -> dict[str, Any]
     if len(path) == 1:
         return {**tree, path[0]: value}
     below = tree.get(path[0])
+    if isinstance(below, str):  # a section that stands as its kind alone
+        below = {"kind": below}
     return {**tree, path[0]: _put(below if isinstance(below, dict) else {}, path[1:], value)}
 
 

@@ -7,7 +7,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -257,6 +257,16 @@ def _data_conflicts(data: Data) -> Iterator[Fault]:
         if getattr(data, key) and data.source not in readers:
             text = f"is read only where data.source is {' or '.join(readers)}, and it is {data.source}; remove the key"
             yield Fault((f"data.{key}", "data.source"), text)
+
+
+WITHOUT_EFFECT: Final = (
+    "about",
+    "evaluation.users_per_chunk",
+    "training.checkpoint_minutes",
+    "training.logger",
+    "training.workers",
+)
+"""Keys that change no figure of a run."""
 
 
 def flat(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -114,7 +114,7 @@ class Data(Section):
 
 class Split(Section):
     kind: Literal["leave-one-out", "last", "global-time", "after-break", "next-basket"] = "leave-one-out"
-    n: Count | None = None  # targets of a user: the last n; under global-time at most the first n of either part
+    n: Count | None = None  # targets of a user: the last n; under global-time the first n of either part; null: all
     gap_hours: float | None = Field(None, gt=0)  # what counts as a break
     validation: Any = None  # share of the events; under global-time also the date at which it begins
     test: Any = None
@@ -141,6 +141,9 @@ class Split(Section):
     def _of_its_kind(self) -> Self:
         given = [key for key in SPLIT_KEYS if getattr(self, key) is not None]
         _refuse_foreign(self.kind, given, {kind: tuple(keys) for kind, keys in SPLIT_DEFAULTS.items()})
+        absent = [key for key in SPLIT_DEFAULTS[self.kind] if getattr(self, key) is None]
+        if absent and (self.kind, *absent) != ("global-time", "n"):
+            raise ValueError(f"got null for {', '.join(absent)} with kind {self.kind}, expected a value")
         shares = [part for part in (self.validation, self.test) if part is not None]
         if self.kind != "global-time" and any(isinstance(part, str) for part in shares):
             raise ValueError(f"got a date with kind {self.kind}, expected a share between 0 and 1")
@@ -415,7 +418,7 @@ class Training(Section):
     learning_rate: float = Field(0.002, gt=0)
     warmup_steps: int = Field(300, ge=0)
     weight_decay: float = Field(0.01, ge=0)
-    clip: float = Field(1.0, gt=0)
+    clip: float | None = Field(1.0, gt=0)  # most that a step's gradient may be long; null: as long as it is
     ema: float | None = Field(0.999, gt=0, lt=1)
     patience: Count | None = 10
     validate_every: Count = 1

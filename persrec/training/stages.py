@@ -39,6 +39,11 @@ class LateStopping(EarlyStopping):
         """The same in checkpoints as that of Lightning's own."""
         return f"EarlyStopping{{'monitor': {self.monitor!r}, 'mode': {self.mode!r}}}"
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A fit that had stopped before it was interrupted stays so: Lightning forgets it."""
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Look, if it is time to."""
         if trainer.current_epoch >= self.first:

@@ -66,6 +66,13 @@ def test_global_time_by_shares():
     assert [end for _, end, _ in test] == [7, 8, 9]
 
 
+def test_global_time_without_a_number_asks_for_all():
+    bounds, validation, test = parts(counted(10), kind="global-time", validation=0.2, test=0.3)
+    assert bounds == parts(counted(10), kind="global-time", validation=0.2, test=0.3, n=10)[0]
+    assert len(validation) + len(test) == 5
+    assert Split(kind="global-time", n=None).name == "global-time-0.1-0.1"
+
+
 def test_global_time_before_a_date_by_share():
     """8 of 10 events lie before the test, and a quarter of them are two, not the last two of all."""
     bounds, validation, test = parts(counted(10), kind="global-time", validation=0.25, test="1970-01-01 08:00", n=10)
@@ -128,6 +135,8 @@ def test_dates_the_wrong_way_round():
         ({"n": 3}, "got n with kind leave-one-out, expected no further key"),
         ({"kind": "after-break", "test": "2024-01-01"}, "got a date with kind after-break"),
         ({"kind": "next-basket", "test": 0.7, "validation": 0.3}, "expected less than 1 together"),
+        ({"kind": "last", "n": None}, "got null for n with kind last, expected a value"),
+        ({"kind": "after-break", "gap_hours": None, "test": None}, "got null for gap_hours, test with kind"),
         ({"kind": "global-time", "test": 2}, "got 2, expected a share between 0 and 1, or a date"),
     ],
 )

@@ -109,6 +109,10 @@ def test_overrides_go_in_as_yaml() -> None:
     assert recipe.data.synthetic.events == load("quickstart").data.synthetic.events
 
 
+def test_a_section_that_is_its_kind_alone_takes_keys() -> None:
+    assert load("quickstart", ["split=last", "split.n=5"]).split.name == "last-5"
+
+
 @pytest.mark.parametrize(("given", "kept"), [("all", "all"), ("none", "none"), ("0.25", 0.25), ("1", 1.0)])
 def test_reads(given: str, kept: str | float) -> None:
     assert load("quickstart", [f"memory.reads={given}"]).memory.reads == kept
