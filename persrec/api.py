@@ -15,7 +15,7 @@ from rich.console import Console, Group
 from rich.text import Text
 
 from persrec import figures_json, report
-from persrec.errors import UserError
+from persrec.errors import UserError, whole
 from persrec.evaluation import sheets
 from persrec.interactions import log as logs
 from persrec.interactions import prepare as preparing
@@ -396,14 +396,8 @@ def _recipe(recipe: Any, overrides: Sequence[str], frame: Any) -> tuple[Recipe, 
 
 def _write_json(path: Path, rows: list[dict[str, Any]]) -> None:
     """The rows as a file, whole or not at all; null where a figure is not finite, as a ratio to nothing."""
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        temporary.write_text(figures_json.dumps(rows) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"--json {path}: cannot be written ({error.strerror}); make room or choose another") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole(path, "--json") as place:
+        place.write_text(figures_json.dumps(rows) + "\n", encoding="utf-8")
 
 
 def _facts_shown(name: str, facts: Facts) -> Group:

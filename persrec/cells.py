@@ -20,9 +20,9 @@ from persrec.evaluation import recommendations as lists
 from persrec.evaluation.evaluate import (
     LIST,
     Evaluation,
-    EvaluationSettings,
     evaluate_baseline,
     list_metrics,
+    protocol,
     seen_share,
 )
 from persrec.evaluation.evaluate import evaluate as evaluate_model
@@ -325,19 +325,6 @@ def evaluate(model: Model, data: Prepared, cell: Recipe) -> tuple[Evaluation, di
 
 def _summary(found: Evaluation, data: Prepared) -> dict[str, Any]:
     return {**found.summary(), "lists": list_metrics(found, data)}
-
-
-def protocol(cell: Recipe) -> EvaluationSettings:
-    """How a recipe evaluates."""
-    return EvaluationSettings(
-        split=cell.split.name,
-        time=cell.time,
-        length=cell.length,
-        recent=cell.memory.recent,
-        retrieval=cell.retrieval.kind,
-        retrieval_options=cell.retrieval.options,
-        **cell.evaluation.model_dump(),
-    )
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from persrec.commands.items import items
 from persrec.commands.serve import serve
 from persrec.commands.store import adopt, compress, stores, update
 from persrec.commands.training import export, tune
-from persrec.errors import UserError
+from persrec.errors import UserError, whole
 
 if TYPE_CHECKING:
     import polars as pl
@@ -337,14 +337,8 @@ def write(frame: "pl.DataFrame", out: Path | None) -> None:
     if out is None:
         click.echo(frame.write_csv(), nl=False)
         return
-    temporary = out.with_name(f".{out.name}.partial")
-    try:
-        getattr(frame, WRITERS[out.suffix])(temporary)
-        temporary.replace(out)
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be written ({error.strerror}); make room or choose another") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole(out, "--out") as place:
+        getattr(frame, WRITERS[out.suffix])(place)
 
 
 def _print(result: Any) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 NO_MEMORY: Final = ("out of memory", "not enough memory", "can't allocate memory", "_alloc_failed")  # of torch, CUDA
@@ -26,3 +27,21 @@ def memory_for(doing: str, *, lower: str) -> Iterator[None]:
             raise
         reason = said.strip().partition("\n")[0] or type(error).__name__
         raise UserError(f"out of memory while {doing} ({reason}); {lower}") from error
+
+
+@contextmanager
+def whole(path: Path, option: str) -> Iterator[Path]:
+    """A name under which to write a file, which takes its place at the end: it is there whole or not at all.
+
+    Raises:
+        UserError: it cannot be written; names the option that asked for it.
+    """
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        why = f"cannot be written ({error.strerror}); make room or choose another"
+        raise UserError(f"{option} {path}: {why}") from error
+    finally:
+        temporary.unlink(missing_ok=True)

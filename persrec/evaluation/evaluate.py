@@ -24,6 +24,7 @@ from persrec.models.compressor import Recall
 from persrec.models.encodings import memory_bytes
 from persrec.models.model import Model
 from persrec.prepared import Prepared, Queries
+from persrec.recipe.recipe import Recipe
 from persrec.retrieval.indexes import INDEXES, Index, Quality, measure
 from persrec.retrieval.rescoring import Additions, check_finite, discounted, rescored_ranks, rescored_top_k
 from persrec.retrieval.search import rank_targets, top_k
@@ -57,6 +58,19 @@ class EvaluationSettings:
     def index(self, vectors: npt.NDArray[np.float32]) -> Index:
         """What searches item vectors (V+1, D)."""
         return INDEXES[self.retrieval](vectors, **self.retrieval_options)
+
+
+def protocol(cell: Recipe) -> EvaluationSettings:
+    """How a recipe evaluates."""
+    return EvaluationSettings(
+        split=cell.split.name,
+        time=cell.time,
+        length=cell.length,
+        recent=cell.memory.recent,
+        retrieval=cell.retrieval.kind,
+        retrieval_options=cell.retrieval.options,
+        **cell.evaluation.model_dump(),
+    )
 
 
 @dataclass(frozen=True)
@@ -168,7 +182,7 @@ def evaluate(
     check_finite(found.queries, found.additions, lambda row: data.user_ids()[int(data.test.user[row])].as_py())
     found = _discounted(found, data.test, model, data, settings)
     index = index_of(model, data, settings)
-    rank, lists = _ranks(index, found, targets, data, settings), _lists(index, found, data, settings)
+    rank, lists = _ranks(index, found, targets, data, settings), _lists(index, found, data.test, data, settings)
     exact = settings.retrieval == "flat"
     search = None if exact else measure(index, found.queries[:MEASURED], min(LIST, data.items_count))
     return Evaluation(targets, rank, lists, seen_share(data, lists), found.bytes_per_user, settings, search)
@@ -245,12 +259,21 @@ def seen_share(data: Prepared, lists: npt.NDArray[np.int64]) -> float:
     return float(known.sum() / max((lists > 0).sum(), 1))
 
 
-def _lists(index: Index, read: Read, data: Prepared, settings: EvaluationSettings) -> npt.NDArray[np.int64]:
-    """The list (Q, 10) of each test query."""
+def lists_of(model: Model, data: Prepared, queries: Queries, settings: EvaluationSettings) -> npt.NDArray[np.int64]:
+    """The list (Q, 10) of each query, PAD where there are fewer items."""
+    found = read_users(model, data, _windows(model, queries, settings.length, None), settings.time)
+    found = _discounted(found, queries, model, data, settings)
+    return _lists(index_of(model, data, settings), found, queries, data, settings)
+
+
+def _lists(
+    index: Index, read: Read, queries: Queries, data: Prepared, settings: EvaluationSettings
+) -> npt.NDArray[np.int64]:
+    """The list (Q, 10) of what is known of each query."""
     k, chunk = min(LIST, data.items_count), settings.users_per_chunk
     if read.additions is not None:
         return rescored_top_k(index, read.queries, read.additions, k, users_per_chunk=chunk)[0]
-    seen = _seen(data, data.test.user, data.test.end, settings)
+    seen = _seen(data, queries.user, queries.end, settings)
     return top_k(index, read.queries, seen, k, users_per_chunk=chunk)[0]
 
 

@@ -11,10 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from persrec.batches import evaluation_windows
 from persrec.errors import UserError
 from persrec.evaluation.comparison import Side
-from persrec.evaluation.evaluate import LIST, item_vectors, read_users
+from persrec.evaluation.evaluate import lists_of, protocol
 from persrec.interactions.schema import ITEM, Say
 from persrec.items import table
 from persrec.items.catalogue import catalogue
@@ -22,10 +21,6 @@ from persrec.models.model import Model
 from persrec.prepared import Prepared, Queries
 from persrec.recipe.recipe import Recipe
 from persrec.recipe.sections import Items
-from persrec.retrieval.indexes import INDEXES
-from persrec.retrieval.rescoring import discounted, rescored_top_k
-from persrec.retrieval.search import top_k
-from persrec.retrieval.seen import Seen
 
 TITLE: Final = "title"
 COUNT = 3
@@ -66,7 +61,7 @@ def choose(queries: Queries, least: int) -> Queries:
 
 def examples(model: Model, data: Prepared, cell: Recipe, queries: Queries, sides: Sequence[Side]) -> list[Example]:
     """The queries as the model answers them, beside the ranks that the first run of each side gave the targets."""
-    lists = best(model, data, cell, queries)
+    lists = lists_of(model, data, queries, protocol(cell))
     ids = data.user_ids()
     found = []
     for user, end, items in zip(queries.user, queries.end, lists, strict=True):
@@ -84,22 +79,6 @@ def examples(model: Model, data: Prepared, cell: Recipe, queries: Queries, sides
         last = [int(item) for item in history[-LAST_SHOWN:]]
         found.append(Example(str(ids[int(user)].as_py()), len(history), closed, last, targets, listed, ranks))
     return found
-
-
-def best(model: Model, data: Prepared, cell: Recipe, queries: Queries) -> Ints:
-    """The list (Q, 10) of each query, found as in the evaluation."""
-    windows = evaluation_windows(queries.user, queries.end, length=cell.length)
-    read = read_users(model, data, windows, cell.time)
-    retrieval, k = cell.retrieval, min(LIST, data.items_count)
-    index = INDEXES[retrieval.kind](item_vectors(model)[: data.items_count + 1], **retrieval.options)
-    first = data.offsets[queries.user]
-    seen, odds = Seen.from_ranges(data.items, first, first + queries.end), cell.evaluation.seen_odds
-    if odds is not None:
-        less = discounted(read.additions, seen, odds=odds, temperature=model.fixed_temperature)
-        read = read._replace(additions=less)
-    if read.additions is not None:
-        return rescored_top_k(index, read.queries, read.additions, k)[0]
-    return top_k(index, read.queries, seen, k, exclude_seen=cell.evaluation.exclude_seen)[0]
 
 
 def titles(path: str | Path) -> dict[str, str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from persrec import run as runs
-from persrec.errors import UserError
+from persrec.errors import UserError, whole
 from persrec.evaluation import comparison
 from persrec.evaluation.comparison import ORDER
 from persrec.page import chapters, figures, verdicts
@@ -31,15 +31,9 @@ def write(
     """
     known = None if titles_file is None else titles(titles_file)
     material = _material(folders, known, say)
-    temporary = out.with_name(f".{out.name}.partial")
-    try:
+    with whole(out, "--out") as place:
         text = page(material, Gallery(out.with_name(f"{out.stem}-figures")))
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(out)
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be written ({error.strerror}); make room or choose another") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        place.write_text(text, encoding="utf-8")
     return out
 
 
