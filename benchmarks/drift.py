@@ -298,7 +298,7 @@ def main() -> None:
         command.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
         command.add_argument("--jobs", type=int, default=2)
         command.add_argument("--out", type=Path, help="runs/drift/<name> unless given")
-        command.add_argument("--json", help="file for the rows")
+        command.add_argument("--json", type=machine.file_for_rows, help="file for the rows")
         command.add_argument("--append", action="store_true", help="keep what the file has of other data sets")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS), help="raw and recent among them")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, help="runs/equal_bytes/<name> unless given")
-    parser.add_argument("--json", help="file for the rows")
+    parser.add_argument("--json", type=machine.file_for_rows, help="file for the rows")
     parser.add_argument("--append", action="store_true", help="keep what the file has of other data sets")
     parser.add_argument("--exploratory", action="store_true", help="the settings were not named before the test")
     arguments = parser.parse_args()

@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("--window", type=int, metavar="R", help="clear events of recent history as dear as a memory")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, help="runs/evidence/<name>-<split>-<repeat> unless given")
-    parser.add_argument("--json", help="file for the rows")
+    parser.add_argument("--json", type=machine.file_for_rows, help="file for the rows")
     parser.add_argument("--append", action="store_true", help="keep what the file has of other settings")
     parser.add_argument("--exploratory", action="store_true", help="the recipe was not named before the test")
     arguments = parser.parse_args()

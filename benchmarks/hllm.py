@@ -34,7 +34,7 @@ from persrec import Recommender, api, metrics, run
 from persrec.batches import Batch, History
 from persrec.cells import name_of
 from persrec.evaluation import intervals
-from persrec.interactions.schema import ITEM, USER
+from persrec.interactions.schema import ITEM, TIME, USER
 from persrec.items import load as item_texts
 from persrec.items.add import add
 from persrec.models.build import build
@@ -170,7 +170,9 @@ def log_of(chosen: Recipe) -> pl.DataFrame:
     users = np.repeat(np.arange(data.users), np.diff(data.offsets))
     ids = {USER: pl.Series(USER, data.user_ids()), ITEM: pl.Series(ITEM, data.item_ids())}
     frame = {USER: ids[USER].gather(users), ITEM: ids[ITEM].gather(data.items - 1)}
-    return pl.DataFrame(frame if data.times is None else {**frame, "timestamp": data.times})
+    if data.times is not None:  # as moments, which are no numbers in the recipe's unit
+        frame[TIME] = pl.Series(TIME, data.times).cast(pl.Datetime("ms", "UTC"))
+    return pl.DataFrame(frame)
 
 
 @torch.no_grad()
@@ -244,7 +246,7 @@ def main() -> None:
     parser.add_argument("--encode", action="store_true", help="measure how items are read, and nothing else")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("runs/hllm"))
-    parser.add_argument("--json", help="file for the rows")
+    parser.add_argument("--json", type=machine.file_for_rows, help="file for the rows")
     parser.add_argument("--append", action="store_true", help="keep what the file has of other data sets and kinds")
     parser.add_argument("--exploratory", action="store_true", help="the recipe was not named before the test")
     arguments = parser.parse_args()

@@ -25,7 +25,7 @@ USERS, EVENTS, ROWS = 200, 20_000, 100
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", help="file for the row")
+    parser.add_argument("--json", type=machine.file_for_rows, help="file for the row")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

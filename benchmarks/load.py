@@ -146,7 +146,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--connections", type=int, default=32)
-    parser.add_argument("--json", help="file for the row")
+    parser.add_argument("--json", type=machine.file_for_rows, help="file for the row")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         process, port = started(*stored(Path(folder)))

@@ -1,28 +1,53 @@
 """What every benchmark writes beside its figures: command, commit, hardware, versions, date."""
 
+import argparse
 import datetime
 import json
 import math
 import os
 import platform
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 PACKAGES = ("torch", "lightning", "polars", "pyarrow", "numpy", "faiss-cpu")
+
+
+def _commit() -> str:
+    """Of this checkout, wherever the process runs."""
+    if shutil.which("git") is None:
+        return "unknown"
+    command, root = ["git", "describe", "--always", "--dirty"], Path(__file__).resolve().parent.parent
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
+    return result.stdout.strip() or "unknown"
+
+
+COMMIT = _commit()  # of the code that was loaded; the checkout may be another one when the figures are there
 
 
 def describe() -> dict[str, Any]:
     """Where and with what this process runs."""
     return {
         "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *map(_portable, sys.argv[1:])]),
-        "commit": _commit(),
+        "commit": COMMIT,
         "hardware": f"{_processor()}, {len(os.sched_getaffinity(0))} cores, no GPU used",
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
         "date": datetime.date.today().isoformat(),
     }
+
+
+def file_for_rows(text: str) -> str:
+    """The type of `--json`: refuses at once, not after hours, a file that cannot be written."""
+    path = Path(text)
+    if not path.absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"got {text}, but {path.parent} is no folder; make it or name another file")
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"got {text}, which is a folder; name a file")
+    return text
 
 
 def rows_of(path: str | None) -> list[dict[str, Any]]:
@@ -41,7 +66,15 @@ def write(path: str | None, rows: list[dict[str, Any]], *, keep: list[dict[str, 
     if path is None:
         print(text)
     else:
-        Path(path).write_text(text, encoding="utf-8")
+        whole(Path(path), lambda file: file.write(text.encode()))
+
+
+def whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Write a file, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.partial")
+    with temporary.open("wb") as file:
+        write(file)
+    temporary.replace(path)
 
 
 def _finite(row: dict[str, Any]) -> dict[str, Any]:
@@ -69,11 +102,6 @@ def _status(key: str, process: int | str = "self") -> int:
         if line.startswith(key + ":"):
             return int(line.split()[1])
     raise RuntimeError(f"/proc/{process}/status has no {key}; this benchmark needs Linux")
-
-
-def _commit() -> str:
-    result = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    return result.stdout.strip() or "unknown"
 
 
 def _processor() -> str:

@@ -170,7 +170,7 @@ def main() -> None:
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="of persrec")
     parser.add_argument("--hosts", type=Path, default=Path(".venv-hosts"), help="environment with RecTools")
     parser.add_argument("--out", type=Path, default=Path("runs/peers"))
-    parser.add_argument("--json", help="file for the rows")
+    parser.add_argument("--json", type=machine.file_for_rows, help="file for the rows")
     parser.add_argument("--append", action="store_true", help="keep what the file has of other data sets")
     parser.add_argument("--exploratory", action="store_true", help="the settings were not named before the test")
     arguments = parser.parse_args()

@@ -162,9 +162,7 @@ def lists_of(user: npt.ArrayLike, rank: npt.ArrayLike, item: npt.ArrayLike, quer
 def keep(path: Path, settings: Settings, lists: Ints, about: dict[str, Any]) -> None:
     """Leave a cell: the lists (Q, 10) of the test, and what they cost; whole or not at all."""
     every = {"settings": asdict(settings), "peak_mb": machine.peak_kib() / 1024, **about}
-    temporary = path.with_suffix(".partial.npz")
-    np.savez(temporary, lists=lists, about=json.dumps(every))
-    temporary.replace(path)
+    machine.whole(path, lambda file: np.savez(file, lists=lists, about=json.dumps(every)))
 
 
 def found(path: Path) -> tuple[Ints, dict[str, Any]]:

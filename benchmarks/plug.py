@@ -10,7 +10,8 @@ same host and segments with nothing remembered; `compressed`, trained jointly; `
 trained for some more epochs. Of the epochs the best on validation is chosen (the first event after those that are
 trained on), and training ends where it has not been bettered for `--patience` epochs; each epoch of tuning has a row
 of its own besides. Seconds of answers are measured apart, models of one epoch taking turns. Cells and seconds that are
-in `--out` already are not made again; `--append` keeps the rows of other logs and hosts.
+in `--out` already are not made again, and are refused where they were made with other settings; `--append` keeps the
+rows of other logs and hosts.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import sys
 import time
 from collections.abc import Iterator
 from copy import deepcopy
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ PAIRS = (
     ("tuned", "full"),
 )
 HOUR = 3_600_000
+SETTINGS = "settings"  # of what is kept: under this name beside its values
 
 
 def export(folder: Path, split: str, out: Path, *, seen: bool, sample: int | None) -> None:
@@ -91,11 +94,31 @@ def ndcg(log: Any, asked: Any, best: npt.NDArray[np.int64]) -> Values:
 
 
 class Cells:
-    """Cells by (history, epoch, seed), epoch 0 being the chosen one: values of the queries, and seconds of training."""
+    """Cells by (history, epoch, seed), epoch 0 being the chosen one: values of the queries, and seconds of training.
 
-    def __init__(self, folder: Path, host: Any, log: Any, *, epochs: int, patience: int) -> None:
+    `settings` is what they depend on, by name; a folder with files of other settings is refused (SystemExit).
+    """
+
+    def __init__(
+        self, folder: Path, host: Any, log: Any, *, epochs: int, patience: int, settings: dict[str, Any]
+    ) -> None:
         self.folder, self.host, self.log, self.epochs, self.patience = folder, host, log, epochs, patience
+        self._timings, self._timed = folder / "timings.json", settings
+        self._trained = {name: value for name, value in settings.items() if name != "timed_users"}
         folder.mkdir(parents=True, exist_ok=True)
+        self._check()
+
+    def _check(self) -> None:
+        """Refuse what was made with other settings, and say how many files do not tell theirs."""
+        kept = {path: _settings_of(path) for path in sorted(self.folder.glob("*.npz"))}
+        for path, before in kept.items():
+            _refuse_difference(path, before, self._trained)
+        if self._timings.exists():
+            kept[self._timings] = json.loads(self._timings.read_text(encoding="utf-8")).get(SETTINGS)
+            _refuse_difference(self._timings, kept[self._timings], self._timed)
+        untold = sum(before is None for before in kept.values())
+        if untold:
+            print(f"{self.folder}: {untold} of {len(kept)} files do not tell their settings; taken for those of now")
 
     def train(self, histories: list[str], seed: int, tuned: int) -> None:
         """Everything of one seed that is not there yet; tuning starts from the full model."""
@@ -128,7 +151,8 @@ class Cells:
 
     def _keep(self, history: str, epoch: int, seed: int, model: Any, about: dict[str, float]) -> None:
         values = ndcg(self.log, self.log.test, self.host.best(model, self.log.test))
-        np.savez(self.path(history, epoch, seed), values=values, about=json.dumps(about))
+        stored: dict[str, Any] = {"values": values, "about": json.dumps(about), SETTINGS: json.dumps(self._trained)}
+        machine.whole(self.path(history, epoch, seed), lambda file: np.savez(file, **stored))
         print(f"{time.strftime('%H:%M:%S')} {history} {epoch or ''} seed {seed}: {values.mean():.4f}", flush=True)
 
     def path(self, history: str, epoch: int, seed: int) -> Path:
@@ -142,9 +166,9 @@ class Cells:
         """
         import torch
 
-        kept = self.folder / "timings.json"
         forms = [history for history in histories if history != "tuned"]
-        found: dict[str, dict[str, float]] = json.loads(kept.read_text()) if kept.exists() else {}
+        kept = json.loads(self._timings.read_text(encoding="utf-8")) if self._timings.exists() else {}
+        found: dict[str, dict[str, float]] = {name: value for name, value in kept.items() if name != SETTINGS}
         if set(forms) - found.keys():
             acts = {}
             for history in forms:
@@ -159,7 +183,8 @@ class Cells:
                         with torch.no_grad():
                             act()
                         found[history][name] = min(found[history][name], time.perf_counter() - start)
-            kept.write_text(json.dumps(found))
+            text = json.dumps({SETTINGS: self._timed, **found})
+            machine.whole(self._timings, lambda file: file.write(text.encode()))
         return found | ({"tuned": found["compressed"]} if "compressed" in found else {})
 
     def epochs_of(self, history: str, seed: int) -> list[int]:
@@ -170,6 +195,23 @@ class Cells:
         """Values (Q,) of a cell, and its seconds."""
         with np.load(self.path(history, epoch, seed)) as found:
             return found["values"], json.loads(str(found["about"]))
+
+
+def _settings_of(cell: Path) -> dict[str, Any] | None:
+    """What a cell was made with; None where it does not tell."""
+    with np.load(cell) as found:
+        return json.loads(str(found[SETTINGS])) if SETTINGS in found else None
+
+
+def _refuse_difference(path: Path, before: dict[str, Any] | None, now: dict[str, Any]) -> None:
+    if before is None:
+        return
+    changed = sorted(name for name in now if before.get(name) != now[name])
+    if changed:
+        then, wanted = (", ".join(f"{name} {one.get(name)}" for name in changed) for one in (before, now))
+        raise SystemExit(
+            f"{path}: was made with other settings, got {then}, expected {wanted}; remove it or choose another --out"
+        )
 
 
 def rows(cells: Cells, histories: list[str], seeds: list[int], common: dict[str, Any]) -> Iterator[dict]:
@@ -246,9 +288,9 @@ def run(arguments: argparse.Namespace) -> None:
         timed_users=arguments.timed_users,
     )
     host = (Llama if arguments.host == "llama" else RecTools)(log, settings)
-    cells = Cells(
-        arguments.out / f"{log.name}-{arguments.host}", host, log, epochs=settings.epochs, patience=arguments.patience
-    )
+    folder, patience = arguments.out / f"{log.name}-{arguments.host}", arguments.patience
+    about = {"protocol": str(log.protocol), "queries": len(log.user), "patience": patience, "tune": arguments.tune}
+    cells = Cells(folder, host, log, epochs=settings.epochs, patience=patience, settings=asdict(settings) | about)
     for seed in arguments.seeds:
         cells.train(arguments.histories, seed, arguments.tune)
     common = {
@@ -303,7 +345,7 @@ def main() -> None:
     second.add_argument("--tune", type=int, default=20, help="most epochs of tuning")
     second.add_argument("--timed-users", type=int, default=600)
     second.add_argument("--out", type=Path, default=Path("runs/plug"))
-    second.add_argument("--json", help="file for the rows")
+    second.add_argument("--json", type=machine.file_for_rows, help="file for the rows")
     second.add_argument(
         "--append", action="store_true", help="keep what the file has of other logs, hosts and shares of reads"
     )

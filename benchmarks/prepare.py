@@ -75,7 +75,7 @@ def measure(what: str, through: str) -> tuple[float, float]:
 def main() -> None:
     """Run all rounds and write one row for each of the two."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", help="file for the rows")
+    parser.add_argument("--json", type=machine.file_for_rows, help="file for the rows")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--through", choices=("command", "function"), default="command", help="what of persrec is run")
     arguments = parser.parse_args()

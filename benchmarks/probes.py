@@ -33,7 +33,7 @@ LOGS: dict[str, tuple[str, list[str]]] = {  # recipe, and what is set in it
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("logs", nargs="*", default=list(LOGS), choices=list(LOGS))
-    parser.add_argument("--json", help="file for the rows")
+    parser.add_argument("--json", type=machine.file_for_rows, help="file for the rows")
     parser.add_argument("--append", action="store_true", help="keep what the file has of other logs")
     arguments = parser.parse_args()
     rows = []

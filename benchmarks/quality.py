@@ -60,8 +60,9 @@ def train(name: str, cells: list[Recipe], overrides: list[str], out: Path, jobs:
 def cell_row(done: run.Run, named: bool) -> dict[str, Any]:
     """The flat row of a cell."""
     chosen, found = done.recipe, done.metrics
+    validation = found.get("validation_ndcg@10")  # a baseline has none
     return common(done, named) | {
-        "model": chosen["model"]["kind"],
+        "model": chosen["model"]["kind"] if chosen["history"] else None,
         "history": found["history"],
         "seed": found["seed"],
         "recall10": round(found["metrics"]["recall@10"]["mean"], 6),
@@ -74,7 +75,7 @@ def cell_row(done: run.Run, named: bool) -> dict[str, Any]:
         "bytes_per_user": round(found["bytes_per_user"], 1),
         "seconds": round(found["seconds"], 1),
         "epochs": found["epochs"],
-        "validation_ndcg10": round(found["validation_ndcg@10"], 6),
+        "validation_ndcg10": None if validation is None else round(validation, 6),
     }
 
 
@@ -134,7 +135,7 @@ def main() -> None:
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("runs/quality"))
-    parser.add_argument("--json", help="file for the rows")
+    parser.add_argument("--json", type=machine.file_for_rows, help="file for the rows")
     parser.add_argument("--exploratory", action="store_true", help="the recipe was not named before the test")
     arguments = parser.parse_args()
     chosen = recipe.load(arguments.recipe, arguments.overrides)

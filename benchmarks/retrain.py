@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("new", type=Path)
     parser.add_argument("--learn", type=int, default=500, help="users that the map is learned from")
     parser.add_argument("--what", default="from scratch", help="how the new model came about")
-    parser.add_argument("--json", help="file for the row")
+    parser.add_argument("--json", type=machine.file_for_rows, help="file for the row")
     parser.add_argument("--append", action="store_true", help="keep what the file has")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("events", type=int, nargs="+")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="where the logs are made")
     parser.add_argument("--stage", choices=STAGES, help="only this one, in this process, without measuring")
-    parser.add_argument("--json", help="file for the rows")
+    parser.add_argument("--json", type=machine.file_for_rows, help="file for the rows")
     arguments = parser.parse_args()
     if arguments.stage:
         STAGES[arguments.stage](arguments.folder, arguments.events[0])

@@ -228,7 +228,7 @@ def main() -> None:
     parser.add_argument("--distinct", type=int, default=200)
     parser.add_argument("--events", type=int, nargs="+", default=[256, 2048, 16384])
     parser.add_argument("--many", type=int, default=1_000_000, help="users of the store whose size is asked for")
-    parser.add_argument("--json", help="file for the rows")
+    parser.add_argument("--json", type=machine.file_for_rows, help="file for the rows")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)

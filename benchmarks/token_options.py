@@ -89,11 +89,12 @@ def slot_rows(folders: list[Path], about: dict[str, Any]) -> Iterator[dict[str, 
 def last_events(one: Recommender) -> tuple[list[Any], pl.DataFrame, pl.DataFrame]:
     """Users, the events of each before the last one, and that one's item."""
     data, ids = one.prepared(), pl.Series("user_id", one.prepared().user_ids())
+    times = np.arange(len(data.items)) if data.times is None else data.times
     frame = pl.DataFrame(
         {
             "user_id": ids.gather(np.repeat(np.arange(data.users), np.diff(data.offsets))),
             "item_id": one.item_ids.gather(data.items - 1),
-            "timestamp": np.arange(len(data.items)) if data.times is None else data.times,
+            "timestamp": pl.Series(times).cast(pl.Datetime("ms", "UTC")),  # no numbers in the recipe's unit
         }
     )
     last = pl.int_range(pl.len()).over("user_id") == pl.len().over("user_id") - 1
@@ -115,7 +116,7 @@ def main() -> None:
     parser.add_argument("--options", nargs="+", default=list(OPTIONS), choices=list(OPTIONS))
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("runs/token_options"))
-    parser.add_argument("--json", help="file for the rows")
+    parser.add_argument("--json", type=machine.file_for_rows, help="file for the rows")
     arguments = parser.parse_args()
     found = list(rows(arguments.recipe, arguments.overrides, arguments.options, arguments.out, arguments.jobs))
     machine.write(arguments.json, found)

@@ -29,6 +29,7 @@ from persrec.training.settings import carrying, loss_settings, training_settings
 
 TRIALS, BEST = "trials.csv", "best.yaml"
 FIXED = ("name", "data", "split", "seeds", "evaluation", "primary", "baselines")  # what trials must share to compare
+FUTILE = 50  # draws of which none makes a recipe, or trials of which none comes to a validation, before giving up
 FORMS = "loguniform(a,b), uniform(a,b), int(a,b) or choice(a,b,...)"
 SMOOTH = 0.9  # share of the past in a smoothed loss
 WORSE = 1.25  # times the least smoothed loss, from where on a sweep has seen enough
@@ -53,7 +54,7 @@ class Space(NamedTuple):
     def of(self, trial: Any) -> Any:
         """A trial's value."""
         if self.form == "choice":
-            return trial.suggest_categorical(self.key, list(self.bounds))
+            return self.bounds[trial.suggest_categorical(self.key, list(range(len(self.bounds))))]
         if self.form == "int":
             return trial.suggest_int(self.key, *self.bounds)
         return trial.suggest_float(self.key, *self.bounds, log=self.form == "loguniform")
@@ -140,7 +141,10 @@ def spaces(texts: Sequence[str]) -> list[Space]:
 
 
 def _bounds(text: str) -> tuple[Any, ...]:
-    values = yaml.safe_load(f"[{text}]")
+    try:
+        values = yaml.safe_load(f"[{text}]")
+    except yaml.YAMLError:
+        return ()
     return tuple(_number(value) for value in values)
 
 
@@ -173,19 +177,20 @@ def search(
 ) -> list[Trial]:
     """Trials until the time is up, the last one cut short; the best ones first, then those without a validation.
 
-    Raises UserError where Optuna is missing, where `out` holds a search already (unless `overwrite`), and where no
-    trial came to a validation.
+    Raises UserError where Optuna is missing, where `out` holds a search already (unless `overwrite`), where no values
+    of the spaces make a recipe, and where no trial came to a validation, of which FUTILE are enough.
     """
     if find_spec("optuna") is None:
         raise UserError("tune --search needs the package optuna: run `pip install 'persrec[tune]'`")
     import optuna
 
-    _make_free(out, overwrite=overwrite)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    _check(recipe, wanted, optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)))
+    _make_free(out, overwrite=overwrite)
     deadline = time.monotonic() + 60 * minutes
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=recipe.seeds[0]))
     done: list[Trial] = []
-    while time.monotonic() < deadline and (trials is None or len(done) < trials):
+    while time.monotonic() < deadline and (trials is None or len(done) < trials) and not _futile(done):
         asked = study.ask()
         values = {space.key: space.of(asked) for space in wanted}
         trial = _tried(recipe, data, values, out / "trial", number=len(done), deadline=deadline)
@@ -201,6 +206,25 @@ def search(
         reason = f"; the first one: {ranked[0].fault}" if ranked else ""
         raise UserError(f"tune: none of {len(done)} trials came to a validation in {minutes:g} minutes{reason}")
     return ranked
+
+
+def _check(recipe: Recipe, wanted: Sequence[Space], study: Any) -> None:
+    """Raise UserError where none of some drawn values makes a recipe, as with a key that there is not."""
+    faults = []
+    for _ in range(FUTILE):
+        drawn = study.ask()
+        try:
+            with_values(recipe, {space.key: space.of(drawn) for space in wanted})
+        except UserError as error:
+            faults.append(error)
+        else:
+            return
+    raise UserError(f"--search: none of {FUTILE} draws makes a recipe; the first one: {faults[0]}")
+
+
+def _futile(done: Sequence[Trial]) -> bool:
+    """Whether so many trials have failed that no other one is expected to come to anything."""
+    return len(done) >= FUTILE and all(trial.validation is None for trial in done)
 
 
 def _make_free(out: Path, *, overwrite: bool) -> None:
@@ -220,7 +244,7 @@ def _tried(
     """Train with some values; what becomes of it is the trial's, so that the search goes on."""
     started = time.monotonic()
     try:
-        cell = _with(recipe, values)
+        cell = with_values(recipe, values)
         _, fitted, _ = cells.train(cell, data, folder, minutes=max(0.01, (deadline - started) / 60))
         found: tuple[float | None, int | None, str] = fitted.validation, fitted.epochs, ""
     except (UserError, RuntimeError) as error:
@@ -230,9 +254,9 @@ def _tried(
     return Trial(number, values, found[0], found[1], time.monotonic() - started, found[2])
 
 
-def _with(recipe: Recipe, values: dict[str, Any]) -> Recipe:
+def with_values(recipe: Recipe, values: dict[str, Any]) -> Recipe:
     """The recipe with other values."""
-    texts = [f"{key}={yaml.safe_dump(value).splitlines()[0]}" for key, value in values.items()]
+    texts = [f"{key}={yaml.safe_dump(value)}" for key, value in values.items()]
     return parse(override(recipe.dump(), texts), "of a trial")
 
 
@@ -242,7 +266,7 @@ def _leave(recipe: Recipe, done: Sequence[Trial], keys: Sequence[str], out: Path
     _whole(out / TRIALS, lambda path: _write_table(path, done, keys))
     best = max((trial for trial in done if trial.validation is not None), key=_validation, default=None)
     if best is not None:
-        text = yaml.safe_dump(_with(recipe, best.values).dump(), sort_keys=False, allow_unicode=True)
+        text = yaml.safe_dump(with_values(recipe, best.values).dump(), sort_keys=False, allow_unicode=True)
         _whole(out / BEST, lambda path: path.write_text(text, encoding="utf-8"))
 
 

@@ -44,7 +44,16 @@ def test_spaces_are_read_from_their_texts() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["training.clip", "a=normal(0,1)", "a=uniform(2,1)", "a=loguniform(0,1)", "a=int(1,2.5)", "a=choice()"]
+    "text",
+    [
+        "training.clip",
+        "a=normal(0,1)",
+        "a=uniform(2,1)",
+        "a=loguniform(0,1)",
+        "a=int(1,2.5)",
+        "a=choice()",
+        "a=choice([b)",
+    ],
 )
 def test_what_is_no_space_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(
@@ -56,6 +65,26 @@ def test_what_is_no_space_is_refused_with_an_example(text: str) -> None:
 def test_what_would_change_the_validation_is_refused() -> None:
     with pytest.raises(UserError, match=r"data.min_rating.*: trials only compare where they share name, data, split"):
         tuning.spaces(["data.min_rating=choice(1,2)"])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model.inputs", ["rating", "weight"]),
+        ("model.inputs", []),
+        ("training.learning_rate", 1e-5),
+        ("training.clip", None),
+        ("items.encoder", "1e-3"),
+        ("items.encoder", "null"),
+        ("items.encoder", "yes"),
+        ("items.encoder", "one\nand another: [line"),
+    ],
+)
+def test_a_trial_trains_with_the_values_that_it_was_given(key: str, value: object) -> None:
+    log = {"source": "table", "path": "log.csv", "keep": ["weight"]}
+    recipe = parse({"data": log, "items": {"use": "text", "path": "texts.csv", "encoder": "model"}}, "of a test")
+    section, name = key.split(".")
+    assert tuning.with_values(recipe, {key: value}).dump()[section][name] == value
 
 
 def test_a_sweep_falls_and_ends_where_the_loss_grows(tmp_path: Path) -> None:
@@ -105,7 +134,10 @@ def test_a_second_search_replaces_the_first_only_where_that_is_said(tmp_path: Pa
     with pytest.raises(UserError, match=r"out holds trials.csv of a search; choose another --out or add --overwrite"):
         tuning.search(recipe, data, wanted, out, minutes=2, trials=1)
     assert (out / "trials.csv").read_text() == before
-    failing = tuning.spaces(["model.heads=choice(3)"])
+    with pytest.raises(UserError, match="unknown key"):
+        tuning.search(recipe, data, tuning.spaces(["model.width_=int(4,8)"]), out, minutes=2, overwrite=True)
+    assert (out / "trials.csv").read_text() == before, "nothing is replaced by a search that cannot begin"
+    failing = tuning.spaces(["model.inputs=choice([rating])"])
     with pytest.raises(UserError, match="none of 1 trials"):
         tuning.search(recipe, data, failing, out, minutes=2, trials=1, overwrite=True)
     assert [path.name for path in out.iterdir()] == ["trials.csv"], "the best of another search is none of this one"
@@ -154,12 +186,45 @@ def test_a_search_does_not_look_at_the_test_targets(tmp_path: Path) -> None:
 
 
 @optuna
-def test_a_search_without_any_result_says_why(tmp_path: Path) -> None:
+def test_a_choice_may_be_of_lists_and_of_nothing(tmp_path: Path) -> None:
+    recipe, data = world(tmp_path, events().with_columns(rating=pl.lit(3.0)))
+    wanted = tuning.spaces(["model.inputs=choice([], [rating])", "training.clip=choice(null, 1)"])
+    done = tuning.search(recipe, data, wanted, tmp_path / "out", minutes=2, trials=4)
+    assert all(trial.validation is not None for trial in done)
+    assert {trial.values["training.clip"] for trial in done} == {None, 1}
+    best = load(tmp_path / "out" / "best.yaml")
+    assert list(best.model.inputs) == done[0].values["model.inputs"]
+    assert best.training.clip == done[0].values["training.clip"]
+
+
+@optuna
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("training.lerning_rate=loguniform(1e-4,1e-2)", "unknown key; did you mean training.learning_rate"),
+        ("trainin.learning_rate=loguniform(1e-4,1e-2)", "trainin: unknown key"),
+        ("model.dropout=uniform(2,3)", "model.dropout: got 2"),
+        ("model.heads=choice(3)", "model.width: got 8, expected a multiple of model.heads = 3"),
+    ],
+)
+def test_a_search_that_cannot_make_a_recipe_does_not_begin(tmp_path: Path, text: str, fault: str) -> None:
     recipe, data = world(tmp_path, events())
+    wanted = tuning.spaces(["model.layers=int(1,2)", text])
     with pytest.raises(
-        UserError, match="none of 1 trials came to a validation in 2 minutes; the first one: recipe of a t"
+        UserError, match=rf"--search: none of 50 draws makes a recipe; the first one: (.*\n)* .*{fault}"
     ):
-        tuning.search(recipe, data, tuning.spaces(["model.heads=choice(3)"]), tmp_path / "out", minutes=2, trials=1)
+        tuning.search(recipe, data, wanted, tmp_path / "out", minutes=2)
+    assert not (tmp_path / "out").exists()
+
+
+@optuna
+def test_a_search_without_any_result_gives_up_and_says_why(tmp_path: Path) -> None:
+    recipe, data = world(tmp_path, events())
+    wanted = tuning.spaces(["model.inputs=choice([rating])"])
+    with pytest.raises(
+        UserError, match=r"none of 50 trials came to .* in 2 minutes; the first one: model\.inputs, loss"
+    ):
+        tuning.search(recipe, data, wanted, tmp_path / "out", minutes=2)
 
 
 def test_the_command_wants_one_of_both_and_one_history(tmp_path: Path) -> None:

@@ -391,8 +391,8 @@ class Loss(Section):
 
     @property
     def corrected(self) -> bool:
-        """Whether draws are counted by how rare they are."""
-        return self.sampler not in (None, "uniform") if self.logq is None else self.logq
+        """Whether draws are counted by how rare they are, as a sampled softmax can; other losses take them as drawn."""
+        return self.kind == "sampled" and (self.sampler not in (None, "uniform") if self.logq is None else self.logq)
 
     @property
     def binary(self) -> float | None:

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from persrec.errors import UserError
-from persrec.retrieval.seen import Seen, SeenLike, as_seen
+from persrec.retrieval.seen import Seen
 
 # Two scores are tied where they differ by no more than this share of |query| |target|: equal vectors may get float32
 # sums that differ by as much, as the order of summation depends on the place in the matrix.
@@ -62,7 +62,7 @@ class BruteForce:
 
 
 def top_k(
-    index: TopK, queries: np.ndarray, seen: SeenLike, k: int, *, exclude_seen: bool = True, users_per_chunk: int = 1024
+    index: TopK, queries: np.ndarray, seen: Seen, k: int, *, exclude_seen: bool = True, users_per_chunk: int = 1024
 ) -> tuple[np.ndarray, np.ndarray]:
     """Items (B, k) and scores (B, k) of each user, best first, ties by item.
 
@@ -72,7 +72,6 @@ def top_k(
     that are not finite.
     """
     check(index, queries, k)
-    seen = as_seen(seen)
     items, scores = np.zeros((len(queries), k), np.int64), np.full((len(queries), k), -np.inf, np.float32)
     enough = _depths(index, seen, k, exclude_seen)
     catalogue = len(index.vectors) - 1
@@ -99,7 +98,7 @@ def rank_targets(
     index: TopK,
     queries: np.ndarray,
     targets: np.ndarray,
-    seen: SeenLike,
+    seen: Seen,
     k_max: int,
     *,
     exclude_seen: bool = True,
@@ -112,7 +111,6 @@ def rank_targets(
     list that the user would get. Raises as `top_k`.
     """
     check(index, queries, k_max)
-    seen = as_seen(seen)
     ranks = np.full(len(queries), np.inf)
     for rows, depth in _groups(_depths(index, seen, k_max, exclude_seen), users_per_chunk):
         while len(rows):

@@ -54,16 +54,3 @@ class Seen:
         keys = users[:, None] * self._stride + items
         place = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
         return (self._keys[place] == keys) & (items < self._stride)
-
-
-SeenLike = Seen | list[np.ndarray] | tuple[np.ndarray, np.ndarray]
-
-
-def as_seen(seen: SeenLike) -> Seen:
-    """A Seen of itself, of a list with one array per user, or of a pair (offsets (U+1,), items)."""
-    if isinstance(seen, Seen):
-        return seen
-    if isinstance(seen, tuple):
-        offsets, items = seen
-        return Seen.from_ranges(items, offsets[:-1], offsets[1:])
-    return Seen.from_lists(seen)

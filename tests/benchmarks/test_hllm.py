@@ -5,11 +5,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 pytest.importorskip("transformers")
 
 from benchmarks import hllm
+from persrec import api
+from persrec.interactions.schema import conform
+from persrec.prepared import open_prepared
+from persrec.recipe import recipe
 from tests.items.places import made
 
 
@@ -26,6 +31,15 @@ def test_items_are_read_once_and_come_from_the_cache_after_that(place: Path) -> 
     assert 0 <= row["padding"] < 0.1
     assert row["texts_per_second"] == pytest.approx(row["texts"] / row["seconds"], rel=0.1)
     assert row["second_share"] == pytest.approx(row["second_seconds"] / row["seconds"], rel=0.1)
+
+
+def test_a_log_is_read_again_whatever_the_unit_of_its_times(place: Path) -> None:
+    log = pl.read_csv("log.csv").with_columns(pl.col("timestamp") // 1000)
+    log.write_csv("log.csv")
+    chosen = recipe.load("texts.yaml", ["data.unit=s"])
+    again = conform(hllm.log_of(chosen).lazy(), where="the log", unit="s").collect()
+    assert again["timestamp"].to_list() == open_prepared(api.prepare(chosen), chosen.split.name).times.tolist()
+    assert again["timestamp"].sort().to_list() == (1000 * log["timestamp"]).sort().to_list()
 
 
 def test_appending_replaces_rows_of_the_same_kind_and_data_alone(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,10 @@ from sklearn.datasets import make_blobs
 from persrec.errors import UserError
 from persrec.retrieval.indexes import HNSW, INDEXES, IVF, IVFPQ, Index, measure
 from persrec.retrieval.search import BruteForce, ExactIndex, TopK, rank_targets, top_k
+from persrec.retrieval.seen import Seen
 
 ITEMS, WIDTH = 600, 16
-NOTHING = [np.array([], np.int64)]
+NOTHING = Seen.from_lists([np.array([], np.int64)] * 60)
 APPROXIMATE: dict[str, Callable[[np.ndarray], Index]] = {
     "hnsw": lambda vectors: HNSW(vectors, links=4, build_breadth=8, breadth=8),
     "ivf": lambda vectors: IVF(vectors, lists=24, probes=2),
@@ -43,7 +44,7 @@ VECTORS, QUERIES = vectors_of(), queries_of(60)
 def test_set_to_exact_they_equal_brute_force(kind: str) -> None:
     index, slow = EXACT[kind](VECTORS), BruteForce(VECTORS)
     random = np.random.default_rng(1)
-    seen = [random.integers(1, ITEMS + 1, random.integers(0, 90)) for _ in QUERIES]
+    seen = Seen.from_lists([random.integers(1, ITEMS + 1, random.integers(0, 90)) for _ in QUERIES])
     targets = random.integers(1, ITEMS + 1, len(QUERIES))
     for exclude in (True, False):
         items, scores = top_k(index, QUERIES, seen, 20, exclude_seen=exclude)
@@ -72,7 +73,7 @@ def test_what_is_found_has_its_exact_score_and_the_rest_is_padding(kind: str) ->
 @pytest.mark.parametrize("kind", APPROXIMATE)
 def test_fewer_than_k_are_returned_honestly(kind: str) -> None:
     index = APPROXIMATE[kind](VECTORS)
-    seen = [np.arange(1, 201)] * len(QUERIES)
+    seen = Seen.from_lists([np.arange(1, 201)] * len(QUERIES))
     items, scores = top_k(index, QUERIES, seen, 300)
     assert (items == 0).any()
     np.testing.assert_array_equal(items == 0, np.isneginf(scores))
@@ -86,11 +87,11 @@ def test_fewer_than_k_are_returned_honestly(kind: str) -> None:
 def test_a_rank_is_the_place_in_the_list_that_the_user_would_get(kind: str) -> None:
     """A target that is not found is a miss, even where its score is high enough."""
     index = APPROXIMATE[kind](VECTORS)
-    targets = top_k(BruteForce(VECTORS), QUERIES, NOTHING * 60, 3)[0][:, 2]
-    items, _ = top_k(index, QUERIES, NOTHING * 60, 20)
+    targets = top_k(BruteForce(VECTORS), QUERIES, NOTHING, 3)[0][:, 2]
+    items, _ = top_k(index, QUERIES, NOTHING, 20)
     rows = zip(items.tolist(), targets, strict=True)
     expected = [row.index(target) + 1 if target in row else np.inf for row, target in rows]
-    ranks = rank_targets(index, QUERIES, targets, NOTHING * 60, 20)
+    ranks = rank_targets(index, QUERIES, targets, NOTHING, 20)
     assert ranks.tolist() == expected
     assert 0 < np.isinf(ranks).sum() < len(ranks)
 
@@ -107,7 +108,7 @@ def test_of_an_exact_index_seen_items_cost_more_only_where_they_are_among_the_be
     best = BruteForce(VECTORS).search(QUERIES[:1], ITEMS)[1][0]
     for seen, depths in ((best[:37], [42, 47]), (best[:20], [30]), (best[:30], [40]), (best[-137:], [51])):
         index = NotingExact(VECTORS)
-        top_k(index, QUERIES[:1], [seen], 10)
+        top_k(index, QUERIES[:1], Seen.from_lists([seen]), 10)
         assert index.depths == depths
 
 
@@ -122,7 +123,7 @@ def test_of_others_seen_items_cost_exactly_as_many_candidates_more(kind: str) ->
             return self.index.search(queries, k)
 
     index = Noting(APPROXIMATE[kind](VECTORS))
-    top_k(index, QUERIES[:1], [np.arange(1, 38)], 10)
+    top_k(index, QUERIES[:1], Seen.from_lists([np.arange(1, 38)]), 10)
     assert index.depths == [47]
 
 
@@ -130,9 +131,11 @@ def test_of_others_seen_items_cost_exactly_as_many_candidates_more(kind: str) ->
 def test_a_user_gets_the_same_alone(kind: str) -> None:
     index = APPROXIMATE[kind](VECTORS)
     random = np.random.default_rng(2)
-    seen = [random.integers(1, ITEMS + 1, random.integers(0, 200)) for _ in QUERIES]
-    together = top_k(index, QUERIES, seen, 10)[0]
-    alone = [top_k(index, QUERIES[row : row + 1], seen[row : row + 1], 10)[0][0] for row in range(len(QUERIES))]
+    had = [random.integers(1, ITEMS + 1, random.integers(0, 200)) for _ in QUERIES]
+    together = top_k(index, QUERIES, Seen.from_lists(had), 10)[0]
+    alone = [
+        top_k(index, query[None], Seen.from_lists([own]), 10)[0][0] for query, own in zip(QUERIES, had, strict=True)
+    ]
     np.testing.assert_array_equal(together, alone)
 
 

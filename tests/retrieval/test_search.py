@@ -11,6 +11,7 @@ from persrec.errors import UserError
 from persrec.retrieval import search as retrieval
 from persrec.retrieval.indexes import HNSW, IVF
 from persrec.retrieval.search import BruteForce, ExactIndex, TopK, rank_targets, top_k
+from persrec.retrieval.seen import Seen
 
 Build = Callable[[np.ndarray], TopK]
 
@@ -77,16 +78,16 @@ def test_rank_by_hand(build: Build) -> None:
     """Scores of items 1..5: 5 4 4 4 1. Item 3 has one above and two tied: 1 + 1 + 2/2 = 3."""
     index = build(vectors_of([[5], [4], [4], [4], [1]]))
     query = np.ones((1, 1), np.float32)
-    nothing = [np.array([], int)]
+    nothing, two = (Seen.from_lists([np.array(items, int)]) for items in ([], [1, 2]))
     assert rank_targets(index, query, np.array([3]), nothing, 5).tolist() == [3]
-    assert rank_targets(index, query, np.array([3]), [np.array([1, 2])], 5).tolist() == [1.5]
-    assert rank_targets(index, query, np.array([3]), [np.array([1, 2])], 5, exclude_seen=False).tolist() == [3]
+    assert rank_targets(index, query, np.array([3]), two, 5).tolist() == [1.5]
+    assert rank_targets(index, query, np.array([3]), two, 5, exclude_seen=False).tolist() == [3]
     assert rank_targets(index, query, np.array([5]), nothing, 4).tolist() == [np.inf]
 
 
 def test_a_target_is_never_excluded(build: Build) -> None:
     index = build(vectors_of([[3], [2], [1]]))
-    seen = [np.array([1, 2])]
+    seen = Seen.from_lists([np.array([1, 2])])
     assert rank_targets(index, np.ones((1, 1), np.float32), np.array([2]), seen, 3).tolist() == [1]
 
 
@@ -94,7 +95,7 @@ def test_a_tie_group_larger_than_what_was_fetched(build: Build) -> None:
     """All 500 items score the same: rank 1 + 499/2, found or not by the first search."""
     index = build(vectors_of([[1, 1]] * 500))
     query = np.ones((3, 2), np.float32)
-    targets, nothing = np.array([1, 250, 500]), [np.array([], int)] * 3
+    targets, nothing = np.array([1, 250, 500]), Seen.from_lists([np.array([], int)] * 3)
     assert rank_targets(index, query, targets, nothing, 300).tolist() == [250.5] * 3
     assert rank_targets(index, query, targets, nothing, 10).tolist() == [np.inf] * 3
 
@@ -103,7 +104,9 @@ def test_equal_vectors_tie_whatever_the_order_of_summation(build: Build) -> None
     rng = np.random.default_rng(1)
     one = rng.normal(size=64).astype(np.float32)
     index = build(np.concatenate([np.zeros((1, 64), np.float32), np.tile(one, (37, 1))]))
-    ranks = rank_targets(index, rng.normal(size=(25, 64)).astype(np.float32), np.arange(1, 26), [np.array([])] * 25, 37)
+    ranks = rank_targets(
+        index, rng.normal(size=(25, 64)).astype(np.float32), np.arange(1, 26), Seen.from_lists([np.array([])] * 25), 37
+    )
     assert ranks.tolist() == [19.0] * 25
 
 
@@ -121,8 +124,8 @@ def test_ranks_equal_the_definition(form: Build, data: st.DataObject) -> None:
     seen = [data.draw(st.sets(st.integers(1, count))) for _ in range(users)]
     targets = np.array([data.draw(st.integers(1, count)) for _ in range(users)])
     k_max, exclude = data.draw(st.integers(1, count)), data.draw(st.booleans())
-    lists = [np.array(sorted(items), dtype=np.int64) for items in seen]
-    ranks = rank_targets(form(vectors), queries, targets, lists, k_max, exclude_seen=exclude, users_per_chunk=2)
+    had = Seen.from_lists([np.array(sorted(items), dtype=np.int64) for items in seen])
+    ranks = rank_targets(form(vectors), queries, targets, had, k_max, exclude_seen=exclude, users_per_chunk=2)
     rows = zip(queries @ vectors.T, targets, seen, strict=True)
     assert ranks.tolist() == [slow_rank(scores, t, items if exclude else set(), k_max) for scores, t, items in rows]
 
@@ -135,8 +138,8 @@ def test_top_k_equals_the_definition(form: Build, data: st.DataObject) -> None:
     vectors = np.array(data.draw(st.permutations(range(count + 1))), np.float32)[:, None]
     seen = [data.draw(st.sets(st.integers(1, count))) for _ in range(users)]
     k = data.draw(st.integers(1, count))
-    lists = [np.array(sorted(items), dtype=np.int64) for items in seen]
-    items, scores = top_k(form(vectors), np.ones((users, 1), np.float32), lists, k, users_per_chunk=2)
+    had = Seen.from_lists([np.array(sorted(items), dtype=np.int64) for items in seen])
+    items, scores = top_k(form(vectors), np.ones((users, 1), np.float32), had, k, users_per_chunk=2)
     for row, hidden in enumerate(seen):
         left = sorted(set(range(1, count + 1)) - hidden, key=lambda item: -vectors[item, 0])[:k]
         assert items[row].tolist() == left + [0] * (k - len(left))
@@ -146,14 +149,14 @@ def test_top_k_equals_the_definition(form: Build, data: st.DataObject) -> None:
 
 def test_top_k_breaks_ties_by_item_and_can_repeat_seen_items(build: Build) -> None:
     index = build(vectors_of([[1], [2], [2]]))
-    items, _ = top_k(index, np.ones((1, 1), np.float32), [np.array([2])], 3, exclude_seen=False)
+    items, _ = top_k(index, np.ones((1, 1), np.float32), Seen.from_lists([np.array([2])]), 3, exclude_seen=False)
     assert items.tolist() == [[2, 3, 1]]
 
 
 def test_one_long_history_does_not_cost_the_others() -> None:
     rng = np.random.default_rng(0)
     index = Counting(rng.normal(size=(3001, 4)).astype(np.float32))
-    seen = [np.arange(1, 2001), *(np.array([7]) for _ in range(99))]
+    seen = Seen.from_lists([np.arange(1, 2001), *(np.array([7]) for _ in range(99))])
     queries = rng.normal(size=(100, 4)).astype(np.float32)
     rank_targets(index, queries, rng.integers(1, 3001, 100), seen, 20)
     assert sum(users * depth for users, depth in index.searches) <= 2 * (99 * 21 + 2020)
@@ -164,7 +167,7 @@ def test_results_do_not_depend_on_the_chunks() -> None:
     rng = np.random.default_rng(2)
     index = ExactIndex(rng.normal(size=(401, 8)).astype(np.float32))
     queries, targets = rng.normal(size=(30, 8)).astype(np.float32), rng.integers(1, 401, 30)
-    seen = [rng.integers(1, 401, rng.integers(0, 60)) for _ in range(30)]
+    seen = Seen.from_lists([rng.integers(1, 401, rng.integers(0, 60)) for _ in range(30)])
     whole = rank_targets(index, queries, targets, seen, 100)
     np.testing.assert_array_equal(whole, rank_targets(index, queries, targets, seen, 100, users_per_chunk=7))
 
@@ -176,16 +179,16 @@ def test_k_must_fit_the_catalogue(build: Build, k: int) -> None:
     with pytest.raises(UserError, match=message):
         index.search(query, k)
     with pytest.raises(UserError, match=message):
-        rank_targets(index, query, np.array([1]), [np.array([])], k)
+        rank_targets(index, query, np.array([1]), Seen.from_lists([np.array([])]), k)
     with pytest.raises(UserError, match=message):
-        top_k(index, query, [np.array([])], k)
+        top_k(index, query, Seen.from_lists([np.array([])]), k)
 
 
 def test_queries_and_vectors_must_be_finite(build: Build) -> None:
     queries = np.ones((4, 1), np.float32)
     queries[2] = np.nan
     with pytest.raises(UserError, match=r"query of user row 2 is not finite \(1 of 4 are not\); training has diverged"):
-        rank_targets(build(vectors_of([[1]])), queries, np.ones(4, int), [np.array([])] * 4, 1)
+        rank_targets(build(vectors_of([[1]])), queries, np.ones(4, int), Seen.from_lists([np.array([])] * 4), 1)
     with pytest.raises(UserError, match="vector of item 1 is not finite"):
         build(vectors_of([[np.inf], [1]]))
 

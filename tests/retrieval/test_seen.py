@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from persrec.retrieval.seen import Seen, as_seen
+from persrec.retrieval.seen import Seen
 
 HISTORIES = st.lists(st.lists(st.integers(0, 9), max_size=8), min_size=1, max_size=6)
 
@@ -29,9 +29,7 @@ def test_equals_python_sets_from_every_form(histories: list[list[int]]) -> None:
     flat = np.concatenate(lists)
     candidates = np.tile(np.arange(1, 15), (len(lists), 1))
     expected = [[item in items for item in range(1, 15)] for items in histories]
-    forms = [lists, (offsets, flat), Seen.from_ranges(flat, offsets[:-1], offsets[1:])]
-    for form in forms:
-        seen = as_seen(form)
+    for seen in (Seen.from_lists(lists), Seen.from_ranges(flat, offsets[:-1], offsets[1:])):
         assert seen.contains(np.arange(len(lists)), candidates).tolist() == expected
         assert seen.counts.tolist() == [len(set(items) - {0}) for items in histories]
 
