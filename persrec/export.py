@@ -4,6 +4,9 @@ Shapes: B users, L events, P planes, M remembered rows, D width, V items.
 """
 
 import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -75,9 +78,13 @@ def export(folder: str | Path, out: str | Path, *, length: int | None = None, sa
     """Write items.parquet, users.parquet, read.pt2 and export.json, which says what these are and what read.pt2 takes.
 
     read.pt2 is left out where it could not say all that the model reads. Of `history: full` it takes `length` events,
-    by default as many as the recipe's length or the longest history has. Raises UserError for a run without a model or
-    without its log, and for a length that the run does not read.
+    by default as many as the recipe's length or the longest history has. What an earlier export has left in `out` stays
+    as it was until all is written. Raises UserError for a run without a model or without its log, for a length that the
+    run does not read, and where `out` cannot be written.
     """
+    out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"export: {out} is a file, expected a folder; choose another --out")
     run = runs.load(folder)
     recipe = parse(run.recipe, f"of run {folder}")
     weights = run.weights()
@@ -85,24 +92,21 @@ def export(folder: str | Path, out: str | Path, *, length: int | None = None, sa
     taken = _length(recipe, data, length)
     item_ids = run.item_ids()
     model = restored(recipe, weights, items=len(item_ids)).eval()
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / READ).unlink(missing_ok=True)
     missing = _unreadable(recipe)
     notes = [_product(recipe), *([] if missing is None else [missing])]
     about: dict[str, Any] = {"run": str(folder), "score": recipe.model.score, "time": recipe.time, "notes": notes}
-    with torch.no_grad():
-        _write(out / ITEMS, "item_id", item_ids, model.vectors()[1:].numpy())
-        _write(out / USERS, "user_id", data.user_ids(), queries(model, data, recipe))
+    with torch.no_grad(), _whole(out) as working:
+        _write(working / ITEMS, "item_id", item_ids, model.vectors()[1:].numpy())
+        _write(working / USERS, "user_id", data.user_ids(), queries(model, data, recipe))
         if missing is None:
             program, inputs = read_program(model, recipe, taken.events)
-            torch.export.save(program, out / READ)
+            torch.export.save(program, working / READ)
             about |= {
                 "length": taken._asdict(),
                 "inputs of read.pt2": inputs,
                 "output of read.pt2": ["users", model.backbone.width],
             }
-    (out / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        (working / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     read = "" if missing else f", and the read step on the last {taken.events:,} events ({taken.why})"
     say(f"{out}: {len(item_ids):,} item vectors, {data.users:,} user queries{read}.")
     for note in notes:
@@ -203,10 +207,27 @@ def _remembered(recipe: Recipe) -> int:
     return memory.tokens * ((memory.cap or SEGMENTS) if grows else 1)
 
 
+@contextmanager
+def _whole(out: Path) -> Iterator[Path]:
+    """A folder to write in, whose files come into `out` once all are there.
+
+    export.json goes first and comes last: where it is, the files beside it are of the same export.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".exporting-", dir=out) as temporary:
+            yield Path(temporary)
+            for name in (ABOUT, READ):  # a read step that is left out now may be there from before
+                (out / name).unlink(missing_ok=True)
+            for path in sorted(Path(temporary).iterdir(), key=lambda path: path.name == ABOUT):
+                path.replace(out / path.name)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"export: {out} cannot be written ({reason}); make room or choose another --out") from error
+
+
 def _write(path: Path, name: str, ids: pa.Array, vectors: np.ndarray) -> None:
-    """A table of ids and their vectors, whole or not at all."""
+    """A table of ids and their vectors."""
     flat = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).reshape(-1))
     table = pa.table({name: ids, "vector": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])})
-    temporary = path.with_name(f".{path.name}.partial")
-    pq.write_table(table, temporary)
-    temporary.replace(path)
+    pq.write_table(table, path)

@@ -33,6 +33,7 @@ FORMS: dict[str, dict[str, Any]] = {
 REMEMBERED = {"layered": 16, "sasrec": 16, "capped, next": 6, "recurrent": 2}
 REPEATING: dict[str, Any] = {"repeat": "head", "loss": {"kind": "full"}}
 SEEN = {"k": [5, 10], "exclude_seen": False}
+WITHOUT_READ = {"segment": 6, "recent": 5, "tokens": 2, "count_weight": True}
 
 
 def described(out: Path) -> dict[str, Any]:
@@ -114,6 +115,61 @@ def test_how_many_events_the_read_step_takes_is_said(
     assert about["inputs of read.pt2"]["item"]["shape"] == ["users", length]
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def earlier(out: Path) -> dict[str, bytes]:
+    """Files of an export of another run."""
+    out.mkdir()
+    for name in (exporting.ITEMS, exporting.USERS, exporting.READ, exporting.ABOUT):
+        (out / name).write_text("of another run")
+    return contents(out)
+
+
+def test_an_export_that_fails_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*given: Any) -> None:
+        raise RuntimeError("torch cannot")
+
+    before = earlier(tmp_path / "out")
+    monkeypatch.setattr(exporting, "read_program", failing)
+    with pytest.raises(RuntimeError, match="torch cannot"):
+        exporting.export(run_of(tmp_path, events()), tmp_path / "out")
+    assert contents(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("moved", range(3))
+def test_where_export_json_is_all_files_are_of_one_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moved: int
+) -> None:
+    """However many files had come into the folder when it was interrupted."""
+    run, out = run_of(tmp_path, events(), memory=WITHOUT_READ), tmp_path / "out"
+    earlier(out)
+    replace, left = Path.replace, iter(range(moved))
+
+    def interrupted(path: Path, target: Path) -> Path:
+        if target.parent == out and next(left, None) is None:
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        exporting.export(run, out)
+    assert exporting.ABOUT not in contents(out)
+    monkeypatch.undo()
+    exporting.export(run, out)
+    assert contents(out) == contents(exporting.export(run, tmp_path / "fresh"))
+
+
+def test_a_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match=r"export: .*file is a file, expected a folder; choose another --out"):
+        exporting.export(tmp_path / "no run", tmp_path / "file")
+    with pytest.raises(UserError, match=r"file/out cannot be written \(Not a directory\); make room or choose another"):
+        exporting.export(run_of(tmp_path, events()), tmp_path / "file" / "out")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
@@ -164,7 +220,7 @@ def test_vectors_are_written_where_the_read_step_is_left_out(tmp_path: Path, kin
             events().with_columns(rating=pl.int_range(pl.len()) % 5 + 1),
             {"model": {"layers": 2, "width": 8, "heads": 2, "inputs": ["rating"]}},
         ),
-        "count_weight": (events(), {"memory": {"segment": 6, "recent": 5, "tokens": 2, "count_weight": True}}),
+        "count_weight": (events(), {"memory": WITHOUT_READ}),
     }[kind]
     run = run_of(tmp_path, frame, **changes)
     said: list[str] = []

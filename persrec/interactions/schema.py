@@ -44,6 +44,10 @@ Why = Callable[[], str]
 log: Say = logging.getLogger("persrec").info
 
 
+class NoEvents(UserError):
+    """A log has our columns, and no row."""
+
+
 def close_matches(word: str, known: Iterable[str]) -> list[str]:
     """Names like `word`, whatever their case and separators: `userId` for `user_id`."""
     plain = {name: name.lower().replace("_", "").replace("-", "") for name in known}
@@ -200,7 +204,7 @@ def _sound(
         for part in _left(read(), good):
             kinds.look(part)
         if good is None and not kinds.events:
-            raise UserError(f"{where}: no events; got a header or an empty table, expected one event per row.")
+            raise NoEvents(f"{where}: no events; got a header or an empty table, expected one event per row.")
         done, tops = [], []
         for part in _left(read(), good):
             faults.begin(part.height, part[ROW] if ROW in part.columns else part[PLACE])

@@ -18,8 +18,8 @@ def features(
     return pl.DataFrame(
         {
             ids.name: ids,
-            "events": [record.events for record in records],
-            "folded": [record.count for record in records],
+            "events": pl.Series([record.events for record in records], dtype=pl.Int64),
+            "folded": pl.Series([record.count for record in records], dtype=pl.Int64),
             "last": pl.Series([record.last for record in records], dtype=pl.Int64),
             "query": pl.Series(queries.tolist(), dtype=pl.Array(pl.Float32, queries.shape[1])),
             "rows": pl.Series(

@@ -22,6 +22,7 @@ from persrec.recipe.recipe import Recipe
 
 Say = Callable[[str], None]
 Ints = npt.NDArray[np.int64]
+OneOrMore = Iterable[Any] | int | np.generic  # ids
 CARRIED = ("ratings", "weights", "dwells", "events")  # fields of what events carry
 
 
@@ -153,6 +154,12 @@ def numbered(events: pl.DataFrame, item_ids: pl.Series, say: Say) -> pl.DataFram
     if unknown:
         say(f"{unknown:,} of {len(joined):,} events are of items that training never saw; they are left out")
     return joined
+
+
+def ids_of(given: OneOrMore) -> list[Any]:
+    """One id, or those of a list, array or series, as values of Python; "12" is one id."""
+    several = [given] if isinstance(given, str) or not isinstance(given, Iterable) else given
+    return [one.item() if isinstance(one, np.generic) else one for one in several]
 
 
 def plain_id(user: Any) -> str:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,15 +11,13 @@ from persrec.datasets import json_lines
 from persrec.datasets.table import JSON_LINES, PARQUET, SEPARATORS
 from persrec.errors import UserError
 from persrec.interactions.schema import ITEM, USER, check_twice, reading, shown
-from persrec.serving.histories import Say, examples, plain_id
+from persrec.serving.histories import OneOrMore, Say, examples, ids_of, plain_id
 
 Ints = npt.NDArray[np.int64]
 TEXT = ".txt"
 
 
-def chosen(
-    item_ids: pl.Series, allow: Sequence[Any] | str | int | None, block: Sequence[Any] | str | int | None, say: Say
-) -> Ints | None:
+def chosen(item_ids: pl.Series, allow: OneOrMore | None, block: OneOrMore | None, say: Say) -> Ints | None:
     """The items (1..V, ascending) that `allow` names, or all, without those that `block` names; None: all.
 
     Ids that the catalogue does not have are counted and said. Raises UserError where no item is left.
@@ -40,10 +37,9 @@ def chosen(
     return np.flatnonzero(left) + 1
 
 
-def _named(item_ids: pl.Series, listed: Sequence[Any] | str | int, what: str, say: Say) -> npt.NDArray[np.bool_]:
+def _named(item_ids: pl.Series, listed: OneOrMore, what: str, say: Say) -> npt.NDArray[np.bool_]:
     """Which items of the catalogue a list names."""
-    ids = [plain_id(one) for one in ([listed] if isinstance(listed, str | int) else listed)]
-    asked = pl.Series(list(dict.fromkeys(ids)), dtype=pl.String)
+    asked = pl.Series(list(dict.fromkeys(map(plain_id, ids_of(listed)))), dtype=pl.String)
     known = item_ids.cast(pl.String)
     unknown = asked.filter(~asked.is_in(known.implode()))
     if len(unknown):

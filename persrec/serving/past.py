@@ -45,6 +45,8 @@ def joined(
 
     User b's events `items[b]` are from number `first[b]` of the history on.
     """
+    if not pasts:
+        return np.zeros(0, dtype=np.int64), NOTHING
     known = np.array([len(past.item) for past in pasts], dtype=np.int64)
     new = np.array([len(own) for own in items], dtype=np.int64)
     fields = [np.concatenate(column) for column in zip(*pasts, strict=True)]

@@ -29,7 +29,7 @@ from persrec.serving.adoption import Adapter
 from persrec.serving.answers import ROW, Known, best, discounting, nearest, popular, scores, together
 from persrec.serving.features import features
 from persrec.serving.filters import Filtered
-from persrec.serving.histories import Histories, Say
+from persrec.serving.histories import Histories, OneOrMore, Say, ids_of
 from persrec.serving.packing import Record
 from persrec.serving.states import ask, keeping_of
 from persrec.serving.store import Store
@@ -60,6 +60,7 @@ class Recommender:
         """`data` says where the prepared log is (`folder`) and which one it is (`hash`)."""
         self.model, self.recipe, self.item_ids = model.eval(), recipe, item_ids
         self.data, self.store = data, None if store is None else Path(store)
+        self._prepared: Prepared | None = None
         self._index: Index | None = None
         self._users: Users | None = None
 
@@ -82,18 +83,20 @@ class Recommender:
         return cls(model=model, recipe=recipe, item_ids=item_ids, data=run.data, store=store)
 
     def prepared(self) -> Prepared:
-        """The prepared log of the run; see `persrec.run.open_log`."""
-        return runs.open_log(self.data, self.recipe.split.name)
+        """The prepared log of the run, checked and opened once; see `persrec.run.open_log`."""
+        if self._prepared is None:
+            self._prepared = runs.open_log(self.data, self.recipe.split.name)
+        return self._prepared
 
     def recommend(
         self,
-        users: Sequence[Any] | str | int | None = None,
+        users: OneOrMore | None = None,
         k: int = 10,
         *,
         histories: Any = None,
         at: int | None = None,
-        allow: Sequence[Any] | None = None,
-        block: Sequence[Any] | None = None,
+        allow: OneOrMore | None = None,
+        block: OneOrMore | None = None,
         unknown: str | None = None,
         slots: bool = False,
         say: Say = _silent,
@@ -128,20 +131,19 @@ class Recommender:
         both = together([*frames, others.with_columns(pl.col(ROW) + done)])
         return both.with_columns(pl.Series(ROW, order[both[ROW].to_numpy()])).sort(ROW, "rank").drop(ROW)
 
-    def similar(self, items: Sequence[Any] | str | int, k: int = 10) -> pl.DataFrame:
+    def similar(self, items: OneOrMore, k: int = 10) -> pl.DataFrame:
         """The k items most like each item, by the cosine of their vectors: `item_id, similar, score, rank`, best first.
 
         An item is not like itself. Raises UserError for unknown items and k above the catalogue.
         """
-        asked = _listed(items) or []
         advice = "a model knows the items that it was fitted on"
-        item = 1 + logs.places(self.item_ids, asked, "items", "the run's catalogue", advice)
+        item = 1 + logs.places(self.item_ids, ids_of(items), "items", "the run's catalogue", advice)
         return nearest(item, k, self._catalogue().vectors, self.item_ids)
 
     def score(
         self,
-        users: Sequence[Any] | str | int | None,
-        candidates: Sequence[Any] | Mapping[Any, Sequence[Any]],
+        users: OneOrMore | None,
+        candidates: OneOrMore | Mapping[Any, OneOrMore],
         *,
         histories: Any = None,
         at: int | None = None,
@@ -149,19 +151,24 @@ class Recommender:
     ) -> pl.DataFrame:
         """Scores of candidates, the same ones for all users or by user: `user_id, item_id, score`, as they stand.
 
-        Scores are those of `recommend`, seen items or not. Raises UserError that names unknown users and items.
+        Scores are those of `recommend`, seen items or not. With `histories`, candidates by user are of their users; who
+        has none is left out. Raises UserError that names unknown users and items.
         """
-        if isinstance(candidates, Mapping):
-            if users is not None:
-                raise UserError("score: got both users and candidates by user, expected None for the users")
-            users, listed = list(candidates), [list(items) for items in candidates.values()]
-        else:
-            listed = None
+        by_user = candidates if isinstance(candidates, Mapping) else None
+        if by_user is not None and users is not None:
+            raise UserError("score: got both users and candidates by user, expected None for the users")
+        if by_user is not None and histories is None:
+            users = list(by_user)
+        named, given, _ = self._asked(users, histories, None, say)
+        if by_user is not None and given is not None:
+            advice = "give events of theirs with items that the run knows, or leave them out"
+            given = given.named(ids_of(by_user), "the histories", advice)
+        listed = None if by_user is None else [ids_of(items) for items in by_user.values()]
+        same = ids_of(candidates)
         catalogue = pl.Series(self.item_ids)
         done, found = 0, []
-        users, given, _ = self._asked(users, histories, None, say)
-        for known in self._known(users, given, at, say):
-            own = [list(candidates)] * len(known.ids) if listed is None else listed[done : done + len(known.ids)]
+        for known in self._known(named, given, at, say):
+            own = [same] * len(known.ids) if listed is None else listed[done : done + len(known.ids)]
             counts = np.array([len(items) for items in own], dtype=np.int64)
             flat = [item for items in own for item in items]
             advice = "leave them out: a model knows the items that it was fitted on"
@@ -172,7 +179,7 @@ class Recommender:
             done += len(counts)
         return together(found)
 
-    def memory(self, users: Sequence[Any] | str | int | None = None, *, at: int | None = None) -> pl.DataFrame:
+    def memory(self, users: OneOrMore | None = None, *, at: int | None = None) -> pl.DataFrame:
         """What is kept of users, as features for another model.
 
         `user_id`; `events`, all that they have had, and `folded`, of these; `last`, ms; `query`, the D numbers that are
@@ -180,7 +187,7 @@ class Recommender:
         planes, one after the other.
         """
         found = []
-        for names, records in self._records(users):
+        for names, records in self._records(_listed(users)):
             self._say_when(self._open().series(names), _last(records), at, _silent)
             queries = ask(self.model, self._open().keeping, records, at).queries
             found.append(features(self._open().series(names), records, queries, self._open().keeping.layout))
@@ -221,7 +228,8 @@ class Recommender:
         """Put new events, a file or frame, into the store, and fold what is complete.
 
         Of a file, `rows` events at a time are committed together with how far it has been read: a file that was
-        interrupted is gone on with, one that is done is not applied again. What became of the events is counted.
+        interrupted is gone on with, one that is done is not applied again. What became of the events is counted; a
+        frame without rows has none.
         """
         return writing.update(self._open(write=True), events, rows=rows, say=say, done=done)
 
@@ -245,9 +253,9 @@ class Recommender:
         index = 1 + int(logs.places(self.item_ids, [item], "items", "the run's catalogue", advice)[0])
         writing.forget_event(users, name, index, timestamp, self._named(log, [user], say))
 
-    def rebuild(self, users: Sequence[Any], log: Any = None, *, say: Say = _silent) -> None:
+    def rebuild(self, users: OneOrMore, log: Any = None, *, say: Say = _silent) -> None:
         """Make the records of users anew from a log, by default the run's."""
-        writing.rebuild(self._open(write=True), self._named(log, users, say))
+        writing.rebuild(self._open(write=True), self._named(log, ids_of(users), say))
 
     def adopt(
         self, old: "Recommender", log: Any = None, *, users: int = 2000, say: Say = _silent, done: writing.Done = None
@@ -316,12 +324,13 @@ class Recommender:
         return self._users
 
     def _asked(
-        self, users: Any, histories: Any, unknown: str | None, say: Say
-    ) -> tuple[Any, Histories | None, dict[int, Any]]:
+        self, users: OneOrMore | None, histories: Any, unknown: str | None, say: Say
+    ) -> tuple[list[Any] | None, Histories | None, dict[int, Any]]:
         """Users who are known, or their histories, and by their places those who are not, where these are answered."""
-        if users is not None and histories is not None:
-            raise UserError("recommend: got both users and histories, expected one of them")
-        if unknown not in (None, POPULAR) or (unknown is not None and users is None and histories is None):
+        listed = _listed(users)
+        if listed is not None and histories is not None:
+            raise UserError("users: got both users and histories, expected one of them; leave the other out")
+        if unknown not in (None, POPULAR) or (unknown is not None and listed is None and histories is None):
             raise UserError(
                 f"unknown: got {unknown!r}, expected {POPULAR!r} beside users named by their ids or histories, or "
                 "None, which refuses ids that nobody has and leaves out histories without a known item"
@@ -331,9 +340,9 @@ class Recommender:
             if unknown is None:
                 logs.say_left_out(strange, len(found.ids), say)
             return None, found, {} if unknown is None else strange
-        if unknown is None:
-            return users, None, {}
-        named, strange = self._strangers(_listed(users) or [])
+        if unknown is None or listed is None:
+            return listed, None, {}
+        named, strange = self._strangers(listed)
         return named, None, strange
 
     def _strangers(self, listed: Sequence[Any]) -> tuple[list[Any], dict[int, str]]:
@@ -373,14 +382,20 @@ class Recommender:
             )
 
     def _known(
-        self, users: Any, histories: Histories | None, at: int | None, say: Say, *, k: int = 0, slots: bool = False
+        self,
+        users: list[Any] | None,
+        histories: Histories | None,
+        at: int | None,
+        say: Say,
+        *,
+        k: int = 0,
+        slots: bool = False,
     ) -> Iterator[Known]:
         """Some users after the other, to be asked for k items; at least one part, which may be empty."""
         if self.store is None or histories is not None:
             found = histories
             if found is None:
-                listed = _listed(users)
-                found = self._log(None, say) if listed is None else self._named(None, listed, say)
+                found = self._log(None, say) if users is None else self._named(None, users, say)
             last = None if found.times is None else found.times[found.offsets[1:] - 1]
             self._say_when(found.ids, last, at, say)
             yield self._discounted(self._of_histories(found, at))
@@ -394,11 +409,10 @@ class Recommender:
     def _discounted(self, known: Known) -> Known:
         return discounting(known, self.recipe, self.model.fixed_temperature)
 
-    def _records(self, users: Any) -> Iterator[tuple[Sequence[Any], list[Record]]]:
+    def _records(self, users: list[Any] | None) -> Iterator[tuple[Sequence[Any], list[Record]]]:
         """Ids and records of users of the store, some after the other; at least one part."""
         opened_users = self._open()
-        listed = _listed(users)
-        names = opened_users.all() if listed is None else opened_users.ids(listed)
+        names = opened_users.all() if users is None else opened_users.ids(users)
         for part in parts(names) if names else [[]]:
             yield part, opened_users.known(part)
 
@@ -445,8 +459,8 @@ class Recommender:
             )
 
 
-def _listed(users: Any) -> Sequence[Any] | None:
-    return [users] if isinstance(users, str | int) else users
+def _listed(users: OneOrMore | None) -> list[Any] | None:
+    return None if users is None else ids_of(users)
 
 
 def _last(records: Sequence[Record]) -> npt.NDArray[np.int64]:

@@ -180,7 +180,7 @@ def _additions(model: Model, keeping: Keeping, records: Sequence[Record], hidden
     events = np.array([record.events for record in records], dtype=np.int64)
     elapsed = np.zeros_like(had.time)
     if times is not None:
-        asked = np.array([own[-1] if at is None or keeping.time != "next" else at for own in times])
+        asked = np.array([own[-1] if at is None or keeping.time != "next" else at for own in times], dtype=np.int64)
         elapsed = asked[user] - had.time
     fields = (user, had.item, had.frequency, had.strength, events[user] - 1 - had.position, elapsed)
     consumed = Consumed(*(torch.from_numpy(each).to(hidden.device) for each in fields))

@@ -12,7 +12,7 @@ import polars as pl
 from persrec import datasets
 from persrec.errors import UserError
 from persrec.interactions import filters
-from persrec.interactions.schema import ITEM, TIME, USER
+from persrec.interactions.schema import ITEM, TIME, USER, NoEvents
 from persrec.models.model import Model
 from persrec.recipe.recipe import Recipe
 from persrec.serving import histories as logs
@@ -85,7 +85,10 @@ def _reach(offsets: Ints, start: int) -> int:
 def update(users: Users, events: Any, *, rows: int, say: Say, done: Done = None) -> Update:
     """Put new events into the records; see `Recommender.update`."""
     check_complete(users.store)
-    frame = logs.read(events, users.recipe, "update", say).collect()
+    try:
+        frame = logs.read(events, users.recipe, "update", say).collect()
+    except NoEvents:
+        return Update()
     source = f"file {_digest(Path(events))}" if isinstance(events, str | Path) else None
     found = Update()
     if users.recipe.data.deduplicate and frame.height > 1:  # a unique of Polars costs time, and .4 KB that stay

@@ -13,6 +13,7 @@ from persrec.serving.disk import StoreError
 from persrec.serving.entries import key_of
 from persrec.serving.recommender import Recommender
 from persrec.serving.store import Store
+from persrec.serving.updates import Update
 from tests.small import START, events, run_of
 
 LOG = events()
@@ -121,6 +122,27 @@ def test_a_single_user_and_a_store_of_everybody(kept: Recommender, run: Path) ->
     same(kept.recommend(histories=MIXED, k=30), Recommender.load(run).recommend(None, 30))
 
 
+@pytest.mark.parametrize(
+    "form", ["layered", "repeat head", "repeat head, time next", "repeat head, recurrent, no time"]
+)
+def test_nobody_gets_nothing(form: str, tmp_path: Path) -> None:
+    """With a store or without one, in the columns that somebody gets."""
+    run = run_of(tmp_path, MIXED, **FORMS[form])
+    strange = pl.DataFrame({"user_id": ["a"], "item_id": ["?"], "timestamp": [START]})
+    with store_of(tmp_path, run, MIXED) as kept:
+        for some in (kept, Recommender.load(run)):
+            found = some.recommend(["ü-0"], 2)
+            nothing = some.recommend([], 2), some.score([], ["чай 1"])
+            assert all(frame.is_empty() for frame in nothing)
+            assert [frame.schema for frame in nothing] == [found.schema, some.score(["ü-0"], ["чай 1"]).schema]
+            for asked in ({"users": ["a"]}, {"histories": strange}):
+                popular = some.recommend(k=2, unknown="popular", **asked)
+                assert popular["user_id"].to_list() == ["a", "a"]
+                assert popular.schema == found.schema
+        assert kept.memory([]).is_empty()
+        assert kept.memory([]).schema == kept.memory(["ü-0"]).schema
+
+
 def test_users_come_in_parts(kept: Recommender, monkeypatch: pytest.MonkeyPatch) -> None:
     guest = MIXED.head(3).with_columns(user_id=pl.lit("zz a guest"))
     kept.update(guest)
@@ -177,6 +199,21 @@ def test_scores_are_those_of_the_recommendations(tmp_path: Path) -> None:
         by_user = kept.score(None, {"ü-0": ["чай 3"], "ü-3": ["чай 4", "чай 3"]})
         assert by_user["item_id"].to_list() == ["чай 3", "чай 4", "чай 3"]
         same(by_user, scored.join(by_user, on=["user_id", "item_id"], how="semi"))
+
+
+def test_candidates_by_user_of_histories_are_scored_in_the_order_of_the_candidates(kept: Recommender) -> None:
+    given = MIXED.filter(pl.col("user_id").is_in(["ü-0", "ü-3", "ü-4"]))
+    by_user = {"ü-3": ["чай 4", "чай 3"], "ü-0": "чай 3"}
+    found = kept.score(None, by_user, histories=given)
+    assert found.select("user_id", "item_id").rows() == [("ü-3", "чай 4"), ("ü-3", "чай 3"), ("ü-0", "чай 3")]
+    same(found, kept.score(None, by_user))
+    assert kept.score(None, {}, histories=given).is_empty()
+    strange = pl.DataFrame({"user_id": ["a"], "item_id": ["?"], "timestamp": [START]})
+    with pytest.raises(
+        UserError,
+        match=r"2 of 3 users are not in the histories: 'a', 'b'; .* items that the run knows, or leave them out",
+    ):
+        kept.score(None, {"a": ["чай 1"], "ü-0": ["чай 1"], "b": []}, histories=pl.concat([given, strange]))
 
 
 def test_unknown_candidates_are_named(kept: Recommender) -> None:
@@ -245,6 +282,17 @@ def test_a_record_is_not_made_anew_of_a_log_that_lacks_events(kept: Recommender)
     kept.forget("ü-0")
     kept.rebuild(["ü-3", "ü-0"])
     same(kept.recommend(["ü-0"], 30), Recommender.load(str(kept_run(kept))).recommend(["ü-0"], 30))
+
+
+def test_a_text_is_one_user_whose_record_is_made_anew(tmp_path: Path) -> None:
+    numbers = MIXED.with_columns(pl.col("user_id").str.extract(r"(\d+)").cast(pl.Int64))
+    with store_of(tmp_path, run_of(tmp_path, numbers), numbers) as kept:
+        whole = bytes_of(kept)
+        kept.update(numbers.filter(pl.col("user_id") == 1).tail(1).with_columns(pl.col("timestamp") + 1))
+        kept.forget(12)
+        changed = bytes_of(kept)
+        kept.rebuild("12")
+        assert bytes_of(kept) == changed | {key_of(12): whole[key_of(12)]}, "1 is as it was, and so is 2"
 
 
 def test_the_only_event_is_forgotten_with_its_user(kept: Recommender) -> None:
@@ -323,6 +371,17 @@ def test_a_file_is_applied_once(tmp_path: Path, run: Path) -> None:
         again = kept.update(str(tmp_path / "new.csv"))
         assert (again.applied, again.already) == (0, len(MIXED) - LATER)
         assert bytes_of(kept) == before
+
+
+@pytest.mark.parametrize("form", ["polars", "lazy", "pandas", "file"])
+def test_events_without_rows_are_an_update_of_nothing(kept: Recommender, tmp_path: Path, form: str) -> None:
+    before, none = bytes_of(kept), MIXED.clear()
+    none.write_csv(tmp_path / "new.csv")
+    forms = {"polars": none, "lazy": none.lazy(), "pandas": none.to_pandas(), "file": tmp_path / "new.csv"}
+    assert kept.update(forms[form]) == Update()
+    assert bytes_of(kept) == before
+    with pytest.raises(UserError, match="frame: missing column item_id; got user_id, timestamp"):
+        kept.update(none.drop("item_id"))
 
 
 def test_an_interrupted_file_is_gone_on_with_in_the_parts_it_began_with(tmp_path: Path, run: Path) -> None:

@@ -1,10 +1,12 @@
 """What may be recommended: lists of items, seen items, unknown users; and which items are alike."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import polars as pl
 import pytest
 
@@ -209,6 +211,51 @@ def test_seen_items_at_some_of_their_odds(tmp_path: Path) -> None:
         assert np.allclose(again["score"].to_numpy(), again["score_kept"].to_numpy(), atol=1e-5)
     with pytest.raises(UserError, match="seen_rate: only a run that excludes seen items"):
         Recommender.load(run, tmp_path / "filter").compress(seen_rate=0.01)
+
+
+FORMS: dict[str, Callable[[list[int]], Any]] = {
+    "numpy": np.array,
+    "whole floats": lambda ids: np.array(ids, dtype=np.float32),
+    "pandas": pd.Series,
+    "polars": pl.Series,
+    "an iterator": iter,
+}
+
+
+@pytest.fixture(scope="module")
+def numbered(tmp_path_factory: pytest.TempPathFactory) -> Recommender:
+    numbers = LOG.with_columns(pl.col("user_id", "item_id").str.extract(r"(\d+)").cast(pl.Int64))
+    return Recommender.load(run_of(tmp_path_factory.mktemp("numbers"), numbers))
+
+
+def answers(of: Recommender, ids: Callable[[list[int]], Any]) -> list[pl.DataFrame]:
+    """What is answered where ids are given in some form, in each place that takes them."""
+    return [
+        of.recommend(ids([1, 0]), 3),
+        of.recommend(ids([0, 99, 1]), 3, unknown="popular"),
+        of.recommend(13, 3, allow=ids([1, 2, 3, 4, 5])),
+        of.recommend(13, 3, block=ids([3, 4])),
+        of.similar(ids([1, 2]), 3),
+        of.score(ids([1, 0]), ids([1, 2])),
+        of.score(None, {1: ids([1, 2])}),
+    ]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_ids_come_in_any_form(numbered: Recommender, form: str) -> None:
+    for found, expected in zip(answers(numbered, FORMS[form]), answers(numbered, list), strict=True):
+        assert found.equals(expected)
+
+
+@pytest.mark.parametrize("one", ["12", 12, np.int64(12), np.str_("12"), 12.0])
+def test_a_single_id_is_one(numbered: Recommender, one: Any) -> None:
+    for found, expected in zip(answers(numbered, lambda ids: one), answers(numbered, lambda ids: [12]), strict=True):
+        assert found.equals(expected)
+
+
+def test_an_id_that_nobody_has_is_named_as_itself(numbered: Recommender) -> None:
+    with pytest.raises(UserError, match="1 of 2 users are not in the run's log: 99; expected ids such as 0"):
+        numbered.recommend(np.array([0, 99]))
 
 
 def test_similar_items_by_cosine(recommender: Recommender) -> None:

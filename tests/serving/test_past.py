@@ -19,6 +19,12 @@ def test_known_numbers() -> None:
     assert past.strength.tolist() == pytest.approx([1 + 0.5 ** (2 / HALF_LIFE)] * 2)
 
 
+@pytest.mark.parametrize("times", [[], None])
+def test_nobody_has_no_pairs(times: list[np.ndarray] | None) -> None:
+    user, had = joined([], [], np.zeros(0, dtype=np.int64), times)
+    assert [len(user), *map(len, had)] == [0] * 6
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_pairs_are_those_that_training_saw(seed: int) -> None:
     """Whatever part of the events has left in whatever steps, a head is told what it is told of a whole log."""

@@ -164,6 +164,15 @@ def test_a_prepared_log_of_other_data_is_refused(run: Path, tmp_path: Path) -> N
         Recommender.load(tmp_path / "run").recommend(["ü-0"])
 
 
+def test_the_prepared_log_is_checked_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[Path] = []
+    monkeypatch.setattr("persrec.prepared.check_files", lambda folder, facts, verify: checked.append(folder))
+    recommender = Recommender.load(run)
+    recommender.recommend(["ü-0", "nobody"], unknown="popular")
+    recommender.score(["ü-0"], ["чай 1"])
+    assert checked == [recommender.prepared().folder]
+
+
 def test_events_of_unknown_items_are_counted_and_left_out(recommender: Recommender) -> None:
     said: list[str] = []
     extra = pl.DataFrame({"user_id": ["ü-0"] * 2, "item_id": ["new 1", "new 2"], "timestamp": [LAST, LAST + 1]})
