@@ -361,6 +361,7 @@ def score_candidates(
     run: str | Path,
     candidates: str | Path | Mapping[Any, Sequence[Any]],
     *,
+    histories: Any = None,
     at: int | None = None,
     store: str | Path | None = None,
 ) -> pl.DataFrame:
@@ -370,7 +371,7 @@ def score_candidates(
 
     by_user = lists.read_candidates(candidates) if isinstance(candidates, str | Path) else candidates
     with Recommender.load(run, store) as recommender:
-        return recommender.score(None, by_user, at=at, say=say)
+        return recommender.score(None, by_user, histories=histories, at=at, say=say)
 
 
 def similar(run: str | Path, items: Sequence[Any], *, k: int = 10) -> pl.DataFrame:

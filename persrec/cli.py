@@ -258,15 +258,16 @@ def recommend(
 @click.argument("pairs", type=click.Path(path_type=Path))
 @click.option("--store", type=click.Path(path_type=Path), help="Users of this store.")
 @click.option("--at", metavar="TIME", help="When they are asked: ISO 8601 or ms.  [default: the user's last event]")
+@click.option("--histories", type=click.Path(path_type=Path), help="A log of the users, who may be new.")
 @out_file
-def score(run: Path, pairs: Path, store: Path | None, at: str | None, out: Path | None) -> None:
+def score(run: Path, pairs: Path, store: Path | None, at: str | None, histories: Path | None, out: Path | None) -> None:
     """Score candidates for a ranker: PAIRS is a table with the columns user_id and item_id, a row for each."""
     if out is not None:
         check_format(out)
     moment = None if at is None else milliseconds(at)
     from persrec import api
 
-    write(api.score_candidates(run, pairs, at=moment, store=store), out)
+    write(api.score_candidates(run, pairs, histories=histories, at=moment, store=store), out)
 
 
 @commands.command()

@@ -130,7 +130,8 @@ def test_a_file_of_pairs_is_scored_as_by_the_recommender(
     frame = pl.DataFrame(pairs, schema=["user_id", "item_id"], orient="row").with_columns(note=pl.lit("x"))
     frame.write_csv(tmp_path / "pairs.csv")
     expected = recommender.score(None, {"ü-3": ["чай 4", "чай 1"], "ü-0": ["чай 1"]})
-    for more in ([], ["--out", str(tmp_path / "scores.parquet")]):
+    LOG.write_csv(tmp_path / "log.csv")
+    for more in ([], ["--histories", str(tmp_path / "log.csv"), "--out", str(tmp_path / "scores.parquet")]):
         monkeypatch.setattr(sys, "argv", ["persrec", "score", str(run), str(tmp_path / "pairs.csv"), *more])
         with pytest.raises(SystemExit) as done:
             cli.main()
