@@ -40,7 +40,7 @@ def test_popular_of_late() -> None:
     assert late.tolist() == asked_later.tolist(), "training ends on day 8: the last two days of it are asked for"
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_popular_of_late_is_a_count_in_a_window(data: st.DataObject) -> None:
     event = st.tuples(st.integers(1, 4), st.integers(0, 40))

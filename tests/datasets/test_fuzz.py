@@ -163,7 +163,7 @@ def test_undamaged_files_are_read(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", FORMS)
 @given(data=st.data())
-@settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow])
 def test_damaged_files_end_in_a_sound_log_or_one_sentence(name: str, data: st.DataObject) -> None:
     form = FORMS[name]
     contents = data.draw(damaged(form))
@@ -175,7 +175,7 @@ def test_damaged_files_end_in_a_sound_log_or_one_sentence(name: str, data: st.Da
 
 @pytest.mark.parametrize("name", [name for name in FORMS if name not in ("inter lists", "retail")])
 @given(data=st.data())
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 def test_every_row_is_read_or_said_to_be_skipped(name: str, data: st.DataObject) -> None:
     form = FORMS[name]
     lines = list(form.rows) * 2

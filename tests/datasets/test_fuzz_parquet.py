@@ -159,7 +159,7 @@ def test_undamaged_files_are_read(name: str) -> None:
 
 @pytest.mark.parametrize("name", FORMS)
 @given(data=st.data())
-@settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow])
 def test_damaged_columns_end_in_all_events_or_one_sentence(name: str, data: st.DataObject) -> None:
     """What is read and what is said to be skipped are together the events that the file holds."""
     form = FORMS[name]
@@ -175,7 +175,7 @@ def test_damaged_columns_end_in_all_events_or_one_sentence(name: str, data: st.D
 
 @pytest.mark.parametrize("name", FORMS)
 @given(data=st.data())
-@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow])
 def test_files_cut_short_are_named(name: str, data: st.DataObject) -> None:
     form = FORMS[name]
     contents = written({key: pl.Series(key, values) for key, values in form.columns.items()})

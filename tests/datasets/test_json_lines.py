@@ -119,7 +119,7 @@ VALUES = (
 
 
 @given(st.lists(st.dictionaries(st.sampled_from(["a", "b", "ç"]), VALUES), min_size=1, max_size=5))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_marked_file_reads_as_one_without(
     tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]
 ) -> None:

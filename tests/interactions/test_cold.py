@@ -42,7 +42,7 @@ def test_nothing_asked():
 
 
 @given(st.integers(0, 10_000), st.sampled_from(["leave-one-out", "next-basket", "global-time"]))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_as_one_would_count_by_hand(seed, kind):
     random = np.random.default_rng(seed)
     histories = [random.integers(1, 9, random.integers(1, 12)).tolist() for _ in range(6)]

@@ -44,7 +44,7 @@ def test_without_times_nothing_is_a_duplicate():
 
 
 @given(EVENTS)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_duplicates_as_one_would_by_hand(rows):
     in_order = ordered(log(rows)).collect().rows()
     assert drop_duplicates(ordered(log(rows))).collect().rows() == list(dict.fromkeys(in_order))
@@ -69,7 +69,7 @@ def slow_k_core(rows, users, items):
 
 
 @given(EVENTS, st.integers(1, 4), st.integers(1, 4), st.integers(1, 6))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_k_core_is_the_fixed_point_in_order(rows, users, items, part):
     limits = {"min_user_events": users, "min_item_events": items}
     in_order = ordered(log(rows)).collect()
@@ -169,7 +169,7 @@ def test_counts_that_leave_nothing():
 
 
 @given(EVENTS, st.integers(1, 4), st.integers(1, 6))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_the_newest_events_of_each_user(rows, newest, part):
     in_order = ordered(log(rows)).collect().rows()
     expected = [

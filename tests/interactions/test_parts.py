@@ -64,7 +64,7 @@ def whole_folder(section, split, rows, say):
 
 
 @given(st.lists(EVENT, min_size=1, max_size=60), SECTION, st.sampled_from(SPLITS), st.integers(1, 25))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @example([("amy", 1, 0, 5, "buy")] * 7, {"min_item_events": 7, "deduplicate": False}, SPLITS[0], 2)
 @example([("amy", 1, 0, 5, "buy")] * 7 + [("zoë", 2, 1, 5, "view")], {"deduplicate": True}, SPLITS[0], 3)
 def test_many_parts_are_the_same_log(rows, section, split, size):
@@ -82,7 +82,7 @@ CELL = st.sampled_from(["7", "10", "", "x", "-1", "1500000000", "1.5e9", "2017-0
 
 
 @given(st.lists(st.tuples(CELL, CELL, CELL, CELL), min_size=1, max_size=12), st.integers(1, 5), st.booleans())
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 def test_many_parts_are_understood_and_refused_alike(rows, size, skip):
     names = ["user_id", "item_id", "timestamp", "rating"]
     frame = pl.DataFrame(rows, schema=dict.fromkeys(names, pl.String), orient="row").lazy()

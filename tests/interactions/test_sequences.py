@@ -18,7 +18,7 @@ def test_without_times_file_order():
 
 
 @given(EVENTS)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_the_order_is_stable(rows):
     """The place in the file stands as the item, so Python's stable sort says what is right."""
     frame = pl.LazyFrame(

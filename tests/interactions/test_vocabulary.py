@@ -18,7 +18,7 @@ def test_numbers_follow_the_sorted_ids():
 
 
 @given(IDS, st.integers(1, 20))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_numbering_is_undone_by_the_ids_however_they_come(ids, rows):
     frame, numbering = pl.DataFrame({"item_id": ids}), Numbering("item_id")
     numbers = pl.concat([numbering.numbers(part) for part in frame.iter_slices(rows)])

@@ -50,7 +50,7 @@ def answer(form: Form, contents: bytes, read: Callable[[Path], Any]) -> Any:
 
 @pytest.mark.parametrize("name", TABLES)
 @given(data=st.data())
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 def test_damaged_tables_end_in_text_or_one_sentence(name: str, data: st.DataObject) -> None:
     form = TABLES[name]
     found = answer(form, data.draw(damaged(form)), lambda path: table.read(Items(path=str(path))))
@@ -62,7 +62,7 @@ def test_damaged_tables_end_in_text_or_one_sentence(name: str, data: st.DataObje
 
 @pytest.mark.parametrize("name", LISTS)
 @given(data=st.data())
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 def test_damaged_lists_end_in_ids_or_one_sentence(name: str, data: st.DataObject) -> None:
     form = LISTS[name]
     found = answer(form, data.draw(damaged(form)), lists.read)

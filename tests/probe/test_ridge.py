@@ -24,7 +24,7 @@ def mean(vectors, weights=None):
     return np.average(vectors, axis=0, weights=weights) if len(vectors) else np.zeros(3)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=4), st.integers(1, 30), st.integers(0, 99))
 def test_features_are_means_of_blocks(lengths, window, seed):
     random = np.random.default_rng(seed)

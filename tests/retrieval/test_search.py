@@ -113,7 +113,7 @@ def test_equal_vectors_tie_whatever_the_order_of_summation(build: Build) -> None
 small = st.integers(-3, 3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 @pytest.mark.parametrize("form", INDEXES)
 def test_ranks_equal_the_definition(form: Build, data: st.DataObject) -> None:
@@ -130,7 +130,7 @@ def test_ranks_equal_the_definition(form: Build, data: st.DataObject) -> None:
     assert ranks.tolist() == [slow_rank(scores, t, items if exclude else set(), k_max) for scores, t, items in rows]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 @pytest.mark.parametrize("form", INDEXES)
 def test_top_k_equals_the_definition(form: Build, data: st.DataObject) -> None:

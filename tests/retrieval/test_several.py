@@ -10,7 +10,7 @@ from persrec.retrieval.seen import Seen
 from persrec.retrieval.several import top_k_of_several
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     users=st.integers(1, 5),
     count=st.integers(1, 4),

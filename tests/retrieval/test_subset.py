@@ -22,7 +22,7 @@ ITEMS = 12
     st.booleans(),
     st.sampled_from([None, 0.5, 0.01]),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_the_best_of_the_chosen(seed: int, some: set[int], k: int, exclude: bool, odds: float | None) -> None:
     random = np.random.default_rng(seed)
     vectors = random.standard_normal((ITEMS + 1, 3)).astype(np.float32)
