@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="runs/equal_bytes/<name> unless given")
     parser.add_argument("--json", type=machine.file_for_rows, help="file for the rows")
     parser.add_argument("--append", action="store_true", help="keep what the file has of other data sets")
-    parser.add_argument("--exploratory", action="store_true", help="the settings were not named before the test")
+    parser.add_argument("--named", action="store_true", help="no test figure of the recipe was seen before")
     arguments = parser.parse_args()
     chosen = recipe.load(arguments.recipe, arguments.overrides)
     out = arguments.out or Path("runs/equal_bytes") / chosen.name
@@ -125,7 +125,7 @@ def main() -> None:
         for way in folders
         for encoding in WAYS[way].encodings
     }
-    rows = list(all_rows(chosen, found, named=not arguments.exploratory))
+    rows = list(all_rows(chosen, found, named=arguments.named))
     before = machine.rows_of(arguments.json) if arguments.append else []
     machine.write(arguments.json, rows, keep=[row for row in before if row["dataset"] != chosen.name])
 

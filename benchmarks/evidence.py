@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="runs/evidence/<name>-<split>-<repeat> unless given")
     parser.add_argument("--json", type=machine.file_for_rows, help="file for the rows")
     parser.add_argument("--append", action="store_true", help="keep what the file has of other settings")
-    parser.add_argument("--exploratory", action="store_true", help="the recipe was not named before the test")
+    parser.add_argument("--named", action="store_true", help="no test figure of the recipe was seen before")
     arguments = parser.parse_args()
     chosen = recipe.load(arguments.recipe, arguments.overrides)
     out = arguments.out or Path("runs/evidence") / f"{chosen.name}-{chosen.split.name}-{chosen.repeat}"
@@ -136,7 +136,7 @@ def main() -> None:
     sides = {side.name: side for side in comparison.load(folders)}
     if arguments.window is not None:
         sides[f"{WIDER}{arguments.window}"] = wider(arguments, out)
-    shared = common(chosen, not arguments.exploratory)
+    shared = common(chosen, arguments.named)
     hours = round(sum(run.load(folder).metrics["seconds"] for folder in folders) / 3600, 2)
     rows = []
     known = causes.oracles(next(iter(sides.values()))) if chosen.data.source == "causes" else []

@@ -112,13 +112,13 @@ def warm(name: str, variants: list[str], arguments: argparse.Namespace) -> Rows:
         out = arguments.out / name / variant.replace(", ", "-")
         quality.train(name, cells, overrides, out, arguments.jobs)
         runs = [run.load(out / name_of(cell)) for cell in cells]
-        ratios = quality.pair_rows(runs, not arguments.exploratory)
+        ratios = quality.pair_rows(runs, arguments.named)
         rows += [pair | {"model": variant.removesuffix(", whitened"), "bucket": "all"} for pair in ratios]
         for cell, done in zip(cells, runs, strict=True):
             for bucket, part in buckets(done).items():
                 history: str = cell.histories[0]
                 found, users[history, bucket] = values(done, part)
-                rows.append(row(cell, variant, bucket, found, users[history, bucket], not arguments.exploratory))
+                rows.append(row(cell, variant, bucket, found, users[history, bucket], arguments.named))
                 scores.setdefault((variant, history, bucket), []).append(found["ndcg10"])
     for over, under in PAIRS:
         for (variant, history, bucket), above in scores.items():
@@ -128,7 +128,7 @@ def warm(name: str, variants: list[str], arguments: argparse.Namespace) -> Rows:
                 difference = intervals.interval(top - bottom, tops - bottoms)
                 interval = {key: round(value, 6) for key, value in difference._asdict().items()}
                 pair = {"dataset": cells[0].name, "history": history, "bucket": bucket, "pair": f"{over} - {under}"}
-                rows.append({**pair, **interval, "seeds": len(above), "named": not arguments.exploratory})
+                rows.append({**pair, **interval, "seeds": len(above), "named": arguments.named})
     return rows
 
 
@@ -157,7 +157,7 @@ def cold(name: str, variant: str, arguments: argparse.Namespace) -> Rows:
         found = metrics.per_user(ranks.fill_null(np.inf).cast(pl.Float64).to_numpy(), np.ones(len(ranks), int), (10,))
         ours = {key: found[theirs] for key, theirs in METRICS.items()}
         chance = {"chance_recall10": round(10 / len(ids), 6), "cold_items": len(out[0])}
-        rows.append(row(cell, variant, "cold", ours, np.arange(len(ranks)), not arguments.exploratory) | chance)
+        rows.append(row(cell, variant, "cold", ours, np.arange(len(ranks)), arguments.named) | chance)
     return rows
 
 
@@ -248,7 +248,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/hllm"))
     parser.add_argument("--json", type=machine.file_for_rows, help="file for the rows")
     parser.add_argument("--append", action="store_true", help="keep what the file has of other data sets and kinds")
-    parser.add_argument("--exploratory", action="store_true", help="the recipe was not named before the test")
+    parser.add_argument("--named", action="store_true", help="no test figure of the recipe was seen before")
     arguments = parser.parse_args()
     rows = measured(arguments)
     before = machine.rows_of(arguments.json) if arguments.append else []

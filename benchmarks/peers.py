@@ -172,7 +172,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/peers"))
     parser.add_argument("--json", type=machine.file_for_rows, help="file for the rows")
     parser.add_argument("--append", action="store_true", help="keep what the file has of other data sets")
-    parser.add_argument("--exploratory", action="store_true", help="the settings were not named before the test")
+    parser.add_argument("--named", action="store_true", help="no test figure of the recipe was seen before")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     pythons = {"persrec": Path(sys.executable), "rectools": interpreter(arguments.hosts)}
@@ -185,7 +185,7 @@ def main() -> None:
         for cell in todo:
             train(cell, file, pythons)
         done = [measured(cell, log) for cell in todo]
-        found += list(rows(name, done, log.test.user, named=not arguments.exploratory))
+        found += list(rows(name, done, log.test.user, named=arguments.named))
         found += published(name)
     machine.write(arguments.json, found, keep=others(arguments.json, arguments.datasets) if arguments.append else [])
     show(found)

@@ -303,7 +303,7 @@ def run(arguments: argparse.Namespace) -> None:
         "K": settings.tokens,
         "reads": settings.reads,
         "queries": len(log.user),
-        "named": not arguments.exploratory,
+        "named": arguments.named,
     }
     versions = "torch", "numpy", "rectools", "pytorch-lightning", "transformers"  # what is here
     machine.PACKAGES = versions  # type: ignore[assignment]
@@ -349,7 +349,7 @@ def main() -> None:
     second.add_argument(
         "--append", action="store_true", help="keep what the file has of other logs, hosts and shares of reads"
     )
-    second.add_argument("--exploratory", action="store_true", help="the settings were not named before the test")
+    second.add_argument("--named", action="store_true", help="no test figure of the recipe was seen before")
     arguments = parser.parse_args()
     if arguments.verb == "export":
         export(arguments.folder, arguments.split, arguments.out, seen=arguments.seen, sample=arguments.sample)

@@ -136,13 +136,13 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("runs/quality"))
     parser.add_argument("--json", type=machine.file_for_rows, help="file for the rows")
-    parser.add_argument("--exploratory", action="store_true", help="the recipe was not named before the test")
+    parser.add_argument("--named", action="store_true", help="no test figure of the recipe was seen before")
     arguments = parser.parse_args()
     chosen = recipe.load(arguments.recipe, arguments.overrides)
     out = arguments.out / chosen.name
     train(arguments.recipe, chosen.grid(), arguments.overrides, out, arguments.jobs)
     done = [run.load(out / name_of(cell)) for cell in chosen.grid()]
-    named = not arguments.exploratory
+    named = arguments.named
     rows = [cell_row(one, named) for one in done]
     rows += [row for one in done for row in memory_rows(one, named)] + pair_rows(done, named)
     hours = sum(one.metrics["seconds"] for one in done) / 3600
