@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from persrec.errors import UserError
 from persrec.models.interfaces import Rows
 from persrec.plug.adapter import Adapter, part, too_long
-from persrec.plug.relative_bias import distances, looked_up, replaced
+from persrec.plug.relative_bias import distances, looked_up, places, replaced
 
 KNOWN = "generative-recommenders at commit 2e81fab (HSTU; of an STUStack attach JaggedSTU(stack, length=...))"
 PACKAGE = "generative-recommenders"
@@ -128,6 +128,6 @@ class JaggedSTU(Adapter):
 def _bias(table: Any, events: Tensor, seconds: Tensor) -> Tensor:
     """Relative bias (B, L, L) of one layer; positions alone where it has no table of times."""
     if not hasattr(table, "_ts_w"):
-        return looked_up(events, table._w)
+        return looked_up(table._w, places(events, len(table._w)))
     bucket = table._bucketization_fn(seconds).clamp(0, table._num_buckets)
-    return looked_up(events, table._pos_w) + table._ts_w[bucket]
+    return looked_up(table._pos_w, places(events, len(table._pos_w))) + looked_up(table._ts_w, bucket)

@@ -23,7 +23,7 @@ from persrec.models import memory as memories
 from persrec.models.interfaces import Memory, Rows
 from persrec.plug.adapter import Adapter, installed, part
 from persrec.plug.compressed import Events, Plugged, compressor, rule
-from persrec.plug.relative_bias import distances, looked_up, replaced
+from persrec.plug.relative_bias import distances, looked_up, places, replaced
 
 KNOWN = "RecTools 0.19"
 READING = "persrec_user"  # key of a batch whose users are rows of the backbone's memories
@@ -159,7 +159,10 @@ class RecToolsBackbone(Adapter):
         if not self.hstu:
             return model.transformer_layers(x, there, ~visible, None)
         events, seconds = distances(rows)
-        with replaced([layer.rel_attn for layer in self.layers], lambda table: _bias(table, events, seconds)):
+        like: Any = self.layers[0].rel_attn  # all layers have the same tables
+        event = places(events, 2 * like.session_max_len - 1) if like.relative_pos_attention else None
+        bucket = like._quantization_func(seconds).clamp(0, like.num_buckets) if like.relative_time_attention else None
+        with replaced([layer.rel_attn for layer in self.layers], lambda table: _bias(table, events, event, bucket)):
             for layer in self.layers:
                 mask = visible * (len(visible) / self._length(layer))  # the layer divides by the rows of this pass
                 with _set(layer, "session_max_len", len(visible)):
@@ -204,13 +207,13 @@ class RecToolsBackbone(Adapter):
         return x + encoding.pos_emb(back)
 
 
-def _bias(table: Any, events: Tensor, seconds: Tensor) -> Tensor:
-    """Relative bias (B, L, L) of one layer, as RecTools adds it up."""
+def _bias(table: Any, events: Tensor, event: Tensor | None, bucket: Tensor | None) -> Tensor:
+    """Relative bias (B, L, L) of one layer, as RecTools adds it up, by places in its tables."""
     bias = torch.zeros(events.shape, device=events.device)
-    if table.relative_time_attention:
-        bias = bias + table.time_weights[table._quantization_func(seconds).clamp(0, table.num_buckets)]
-    if table.relative_pos_attention:
-        bias = bias + looked_up(events, table.pos_weights)
+    if bucket is not None:
+        bias = bias + looked_up(table.time_weights, bucket)
+    if event is not None:
+        bias = bias + looked_up(table.pos_weights, event)
     return bias
 
 
