@@ -3,16 +3,17 @@
 import argparse
 import datetime
 import json
-import math
 import os
 import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
+
+from persrec.errors import whole
+from persrec.figures_json import finite
 
 PACKAGES = ("torch", "lightning", "polars", "pyarrow", "numpy", "faiss-cpu")
 
@@ -62,24 +63,12 @@ def write(path: str | None, rows: list[dict[str, Any]], *, keep: list[dict[str, 
     """
     about = describe()
     every = [*(keep or []), *(row | about for row in rows)]
-    text = "[\n" + ",\n".join(json.dumps(_finite(row), allow_nan=False) for row in every) + "\n]\n"
+    text = "[\n" + ",\n".join(json.dumps(finite(row), allow_nan=False) for row in every) + "\n]\n"
     if path is None:
         print(text)
     else:
-        whole(Path(path), lambda file: file.write(text.encode()))
-
-
-def whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Write a file, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.partial")
-    with temporary.open("wb") as file:
-        write(file)
-    temporary.replace(path)
-
-
-def _finite(row: dict[str, Any]) -> dict[str, Any]:
-    """The row with null for figures that are not finite, which JSON has not."""
-    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
+        with whole(Path(path), "--json") as place:
+            place.write_text(text, encoding="utf-8")
 
 
 def peak_kib() -> int:

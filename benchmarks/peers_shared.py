@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks import machine
+from persrec.errors import whole
 
 Ints = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
@@ -162,7 +163,8 @@ def lists_of(user: npt.ArrayLike, rank: npt.ArrayLike, item: npt.ArrayLike, quer
 def keep(path: Path, settings: Settings, lists: Ints, about: dict[str, Any]) -> None:
     """Leave a cell: the lists (Q, 10) of the test, and what they cost; whole or not at all."""
     every = {"settings": asdict(settings), "peak_mb": machine.peak_kib() / 1024, **about}
-    machine.whole(path, lambda file: np.savez(file, lists=lists, about=json.dumps(every)))
+    with whole(path, "--out") as place, place.open("wb") as file:
+        np.savez(file, lists=lists, about=json.dumps(every))
 
 
 def found(path: Path) -> tuple[Ints, dict[str, Any]]:

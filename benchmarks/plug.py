@@ -31,6 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks import machine
+from persrec.errors import whole
 
 Values = npt.NDArray[np.float64]
 PAIRS = (
@@ -152,7 +153,8 @@ class Cells:
     def _keep(self, history: str, epoch: int, seed: int, model: Any, about: dict[str, float]) -> None:
         values = ndcg(self.log, self.log.test, self.host.best(model, self.log.test))
         stored: dict[str, Any] = {"values": values, "about": json.dumps(about), SETTINGS: json.dumps(self._trained)}
-        machine.whole(self.path(history, epoch, seed), lambda file: np.savez(file, **stored))
+        with whole(self.path(history, epoch, seed), "--out") as place, place.open("wb") as file:
+            np.savez(file, **stored)
         print(f"{time.strftime('%H:%M:%S')} {history} {epoch or ''} seed {seed}: {values.mean():.4f}", flush=True)
 
     def path(self, history: str, epoch: int, seed: int) -> Path:
@@ -184,7 +186,8 @@ class Cells:
                             act()
                         found[history][name] = min(found[history][name], time.perf_counter() - start)
             text = json.dumps({SETTINGS: self._timed, **found})
-            machine.whole(self._timings, lambda file: file.write(text.encode()))
+            with whole(self._timings, "--out") as place:
+                place.write_text(text, encoding="utf-8")
         return found | ({"tuned": found["compressed"]} if "compressed" in found else {})
 
     def epochs_of(self, history: str, seed: int) -> list[int]:

@@ -1,7 +1,7 @@
 """What the commands do, from Python.
 
-`score` is `persrec evaluate --recommendations`, `score_candidates` is `persrec score`. What needs torch is imported
-where it is used, so that preparing a log does not wait for it.
+`score_lists` is `persrec evaluate --recommendations`. What needs torch is imported where it is used, so that preparing
+a log does not wait for it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -140,7 +140,7 @@ def evaluate(run: str | Path, overrides: Sequence[str] = (), *, json_file: str |
     return results(cell, rows, [] if overrides else places, folder, overrides)
 
 
-def score(
+def score_lists(
     recommendations: Any,
     recipe: Any,
     overrides: Sequence[str] = (),
@@ -357,7 +357,7 @@ def recommend(
         return recommender.recommend(users, k, histories=histories, at=at, **options, say=say)
 
 
-def score_candidates(
+def score(
     run: str | Path,
     candidates: str | Path | Mapping[Any, Sequence[Any]],
     *,

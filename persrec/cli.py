@@ -163,7 +163,7 @@ def evaluate(
     if run is not None and (recommendations, log, out) == (None, None, None):
         _print(api.evaluate(run, overrides, json_file=json_file))
     elif run is None and recommendations is not None and log is not None:
-        _print(api.score(recommendations, log, overrides, json_file=json_file, out=out))
+        _print(api.score_lists(recommendations, log, overrides, json_file=json_file, out=out))
     else:
         raise UserError("evaluate: expected a RUN, or --recommendations FILE with --log RECIPE|FILE, and not both")
 
@@ -267,7 +267,7 @@ def score(run: Path, pairs: Path, store: Path | None, at: str | None, histories:
     moment = None if at is None else milliseconds(at)
     from persrec import api
 
-    write(api.score_candidates(run, pairs, histories=histories, at=moment, store=store), out)
+    write(api.score(run, pairs, histories=histories, at=moment, store=store), out)
 
 
 @commands.command()

@@ -9,7 +9,7 @@ INTERVAL: Final = {"mean", "low", "high"}
 
 def dumps(value: Any) -> str:
     """Text that every reader of JSON takes."""
-    return json.dumps(_finite(value), indent=2, allow_nan=False)
+    return json.dumps(finite(value), indent=2, allow_nan=False)
 
 
 def loads(text: str) -> Any:
@@ -17,11 +17,12 @@ def loads(text: str) -> Any:
     return json.loads(text, object_hook=_interval)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The same with None for what JSON has no numbers for."""
     if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
+        return {key: finite(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
+        return [finite(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -9,7 +9,7 @@ import math
 import re
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ import yaml
 from torch.amp import GradScaler
 
 from persrec import cells
-from persrec.errors import UserError
+from persrec.errors import UserError, whole
 from persrec.interactions.schema import Say, log
 from persrec.prepared import Prepared
 from persrec.recipe.file import override
@@ -263,11 +263,13 @@ def with_values(recipe: Recipe, values: dict[str, Any]) -> Recipe:
 def _leave(recipe: Recipe, done: Sequence[Trial], keys: Sequence[str], out: Path) -> None:
     """The table so far, and the recipe of the best trial."""
     out.mkdir(parents=True, exist_ok=True)
-    _whole(out / TRIALS, lambda path: _write_table(path, done, keys))
+    with whole(out / TRIALS, "--out") as path:
+        _write_table(path, done, keys)
     best = max((trial for trial in done if trial.validation is not None), key=_validation, default=None)
     if best is not None:
         text = yaml.safe_dump(with_values(recipe, best.values).dump(), sort_keys=False, allow_unicode=True)
-        _whole(out / BEST, lambda path: path.write_text(text, encoding="utf-8"))
+        with whole(out / BEST, "--out") as path:
+            path.write_text(text, encoding="utf-8")
 
 
 def _validation(trial: Trial) -> float:
@@ -283,13 +285,6 @@ def _write_table(path: Path, done: Sequence[Trial], keys: Sequence[str]) -> None
             values = [trial.values[key] for key in keys]
             rest = [trial.validation, trial.epochs, f"{trial.seconds:.1f}", trial.fault]
             writer.writerow([trial.number, *values, *("" if value is None else value for value in rest)])
-
-
-def _whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """A file, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.partial")
-    write(temporary)
-    temporary.replace(path)
 
 
 def _sentence(trial: Trial) -> str:

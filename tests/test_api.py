@@ -308,7 +308,7 @@ def test_what_a_model_recommends_is_scored_as_the_model_is(here: Path, tmp_path:
     ]
     lists = recommender.recommend(histories=pl.DataFrame(rows), k=10)
     lists.write_parquet(tmp_path / "lists.parquet")
-    found = api.score(tmp_path / "lists.parquet", "tiny.yaml", [with_seen]).rows[0]
+    found = api.score_lists(tmp_path / "lists.parquet", "tiny.yaml", [with_seen]).rows[0]
     assert found["protocol"] == saved["protocol"]
     for metric in ("recall@10", "ndcg@5", "mrr@10"):
         assert found["metrics"][metric] == pytest.approx(saved["metrics"][metric], abs=1e-3)
@@ -321,7 +321,7 @@ def test_lists_are_left_as_a_run_and_held_against_others(copy: Path, capsys: pyt
     other = next(item for item in range(1, log.items_count + 1) if item not in (*history, target))
     ids = [log.item_ids()[item - 1].as_py() for item in (target, other)]
     pl.DataFrame({"user_id": [log.user_ids()[0].as_py()] * 2, "item_id": ids, "rank": [1, 2]}).write_csv("lists.csv")
-    table = api.score("lists.csv", "tiny.yaml", out="runs/theirs")
+    table = api.score_lists("lists.csv", "tiny.yaml", out="runs/theirs")
     assert "Run folder: runs/theirs" in str(table)
     run = runs.load("runs/theirs")
     assert run.targets().column("rank").to_pylist() == [1.0] + [float("inf")] * 49
@@ -335,14 +335,14 @@ def test_lists_are_left_as_a_run_and_held_against_others(copy: Path, capsys: pyt
     with pytest.raises(UserError, match="holds the ranks of lists made elsewhere; score them again"):
         api.evaluate("runs/theirs", ["evaluation.k=[5]"])
     with pytest.raises(UserError, match=r"--out runs/theirs: holds a complete run; choose another"):
-        api.score("lists.csv", "tiny.yaml", out="runs/theirs")
+        api.score_lists("lists.csv", "tiny.yaml", out="runs/theirs")
     with pytest.raises(UserError, match=r"--out runs/full: got the name of a history"):
-        api.score("lists.csv", "tiny.yaml", out="runs/full")
+        api.score_lists("lists.csv", "tiny.yaml", out="runs/full")
 
 
 def test_lists_are_not_scored_on_sets_with_seen_items_hidden(here: Path) -> None:
     with pytest.raises(UserError, match=r"evaluation\.exclude_seen: got true with split next-basket.*expected false"):
-        api.score("lists.csv", "tiny.yaml", ["split=next-basket"])
+        api.score_lists("lists.csv", "tiny.yaml", ["split=next-basket"])
 
 
 @pytest.mark.parametrize("arguments", [["evaluate"], ["evaluate", "runs/tiny", "--log", "tiny.yaml"]])

@@ -60,16 +60,16 @@ class EvaluationSettings:
         return INDEXES[self.retrieval](vectors, **self.retrieval_options)
 
 
-def protocol(cell: Recipe) -> EvaluationSettings:
+def protocol(recipe: Recipe) -> EvaluationSettings:
     """How a recipe evaluates."""
     return EvaluationSettings(
-        split=cell.split.name,
-        time=cell.time,
-        length=cell.length,
-        recent=cell.memory.recent,
-        retrieval=cell.retrieval.kind,
-        retrieval_options=cell.retrieval.options,
-        **cell.evaluation.model_dump(),
+        split=recipe.split.name,
+        time=recipe.time,
+        length=recipe.length,
+        recent=recipe.memory.recent,
+        retrieval=recipe.retrieval.kind,
+        retrieval_options=recipe.retrieval.options,
+        **recipe.evaluation.model_dump(),
     )
 
 
@@ -177,10 +177,7 @@ def evaluate(
     `on_queries` is told after each batch how many queries have been read. Raises UserError for a k above the catalogue.
     """
     targets = targets_of(data, data.test)
-    windows = _windows(model, data.test, settings.length, None)
-    found = read_users(model, data, windows, settings.time, on_queries=on_queries)
-    check_finite(found.queries, found.additions, lambda row: data.user_ids()[int(data.test.user[row])].as_py())
-    found = _discounted(found, data.test, model, data, settings)
+    found = _read(model, data, data.test, settings, on_queries=on_queries)
     index = index_of(model, data, settings)
     rank, lists = _ranks(index, found, targets, data, settings), _lists(index, found, data.test, data, settings)
     exact = settings.retrieval == "flat"
@@ -193,22 +190,19 @@ def ranks(
     data: Prepared,
     settings: EvaluationSettings,
     targets: Targets,
+    index: Index,
     *,
-    index: Index | None = None,
     recall: Recall | None = None,
     open_block: int | None = None,
     on_queries: Callable[[int], None] = lambda count: None,
 ) -> npt.NDArray[np.float64]:
     """Ranks (T,) of targets of the test alone, for a look at what the memory does.
 
-    `index` is that of the model's items, where it has been made; `recall` takes the place of the memories that are
-    read; `open_block` moves the boundary, for users who have one, so
-    that so many events are clear.
+    `index` is that of the model's items; `recall` takes the place of the memories that are read; `open_block` moves the
+    boundary, for users who have one, so that so many events are clear.
     """
-    windows = _windows(model, targets.queries, settings.length, open_block)
-    found = read_users(model, data, windows, settings.time, recall=recall, on_queries=on_queries)
-    found = _discounted(found, targets.queries, model, data, settings)
-    index = index_of(model, data, settings) if index is None else index
+    queries = targets.queries
+    found = _read(model, data, queries, settings, recall=recall, open_block=open_block, on_queries=on_queries)
     return _ranks(index, found, targets, data, settings)
 
 
@@ -261,8 +255,7 @@ def seen_share(data: Prepared, lists: npt.NDArray[np.int64]) -> float:
 
 def lists_of(model: Model, data: Prepared, queries: Queries, settings: EvaluationSettings) -> npt.NDArray[np.int64]:
     """The list (Q, 10) of each query, PAD where there are fewer items."""
-    found = read_users(model, data, _windows(model, queries, settings.length, None), settings.time)
-    found = _discounted(found, queries, model, data, settings)
+    found = _read(model, data, queries, settings)
     return _lists(index_of(model, data, settings), found, queries, data, settings)
 
 
@@ -293,6 +286,23 @@ def _ranks(
         seen = _seen(data, targets.queries.user[rows], targets.queries.end[rows], settings)
         found[part] = rank_targets(index, read.queries[rows], targets.item[part], seen, deepest, **options)
     return found
+
+
+def _read(
+    model: Model,
+    data: Prepared,
+    queries: Queries,
+    settings: EvaluationSettings,
+    *,
+    recall: Recall | None = None,
+    open_block: int | None = None,
+    on_queries: Callable[[int], None] = lambda count: None,
+) -> Read:
+    """What is known of queries; raises UserError that names a user of whom the model says no number."""
+    windows = _windows(model, queries, settings.length, open_block)
+    found = read_users(model, data, windows, settings.time, recall=recall, on_queries=on_queries)
+    check_finite(found.queries, found.additions, lambda row: data.user_ids()[int(queries.user[row])].as_py())
+    return _discounted(found, queries, model, data, settings)
 
 
 def _discounted(read: Read, queries: Queries, model: Model, data: Prepared, settings: EvaluationSettings) -> Read:

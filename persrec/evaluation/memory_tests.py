@@ -79,7 +79,7 @@ def memory_tests(
     index = index_of(model, data, settings)
     rows: list[dict[str, Any]] = []
     for name, changes in tests.items():
-        rank = ranks(model, data, settings, targets, index=index, on_queries=on_queries, **changes)
+        rank = ranks(model, data, settings, targets, index, on_queries=on_queries, **changes)
         values = replace(found, targets=targets, rank=rank).values(metric)
         rows.append(
             {

@@ -53,7 +53,8 @@ def test_of_many_queries_those_of_some_users_are_tested(tmp_path: Path) -> None:
         chosen = tested.of_some_users(data.test)
         rows = memory_tests(model, data, settings, found, "ndcg@10")
     assert np.unique(data.test.user[chosen], return_counts=True)[1].tolist() == [3, 3, 3]
-    ranks = evaluation.ranks(model, data, settings, targets_of(data, data.test.take(chosen)))
+    index = evaluation.index_of(model, data, settings)
+    ranks = evaluation.ranks(model, data, settings, targets_of(data, data.test.take(chosen)), index)
     np.testing.assert_array_equal(ranks, found.rank[chosen])
     assert {row["queries"] for row in rows} == {9}
     (sheet,) = memory_sheets([{"memory_tests": rows, "protocol": {"queries": len(data.test.user)}}], "ndcg@10")
