@@ -26,6 +26,11 @@ def recall(ranks: Ranks, k: int) -> Values:
     return hit_rate(ranks, k)
 
 
+def precision(ranks: Ranks, k: int) -> Values:
+    """The part of a list of k that a target fills: 1/k where it is among them; added up over those of a user. (T,)"""
+    return hit_rate(ranks, k) / k
+
+
 def ndcg(ranks: Ranks, k: int) -> Values:
     """1 / log2(rank + 1) for a target among the first k, else 0. (T,)"""
     return np.where(ranks <= k, 1 / np.log2(ranks + 1), 0.0)
@@ -44,6 +49,7 @@ def average_precision(ranks: Ranks, k: int) -> Values:
 METRICS: dict[str, Callable[[Ranks, int], Values]] = {
     "recall": recall,
     "hit_rate": hit_rate,
+    "precision": precision,
     "ndcg": ndcg,
     "mrr": mrr,
     "map": average_precision,
@@ -70,6 +76,8 @@ def _reduce(name: str, values: Values, starts: np.ndarray, counts: np.ndarray, k
     if name in ("hit_rate", "mrr"):  # one found target is enough; the first one found counts
         return np.maximum.reduceat(values, starts)
     totals = np.add.reduceat(values, starts)
+    if name == "precision":
+        return totals
     return totals / counts if name == "recall" else totals / _ideal_gain(counts, k)
 
 

@@ -31,7 +31,7 @@ def test_ties_count_half() -> None:
 
 def test_names_are_those_of_tables() -> None:
     table = metrics.per_user(np.array([1.0, 4.0]), np.ones(2, dtype=int), (1, 5))
-    assert set(table) == {f"{name}@{k}" for name in ("recall", "hit_rate", "ndcg", "mrr", "map") for k in (1, 5)}
+    assert set(table) == {f"{name}@{k}" for name in metrics.METRICS for k in (1, 5)}
     assert table["mrr@5"].tolist() == table["map@5"].tolist() == [1, 0.25]
 
 
@@ -40,6 +40,8 @@ def test_several_targets_of_a_user_by_hand() -> None:
     table = metrics.per_user(np.array([1.0, 3.0, INF, 2.0]), np.array([3, 1]), (2, 5))
     np.testing.assert_allclose(table["recall@5"], [2 / 3, 1])
     np.testing.assert_allclose(table["hit_rate@2"], [1, 1])
+    np.testing.assert_allclose(table["precision@5"], [2 / 5, 1 / 5])
+    np.testing.assert_allclose(table["precision@2"], [1 / 2, 1 / 2])
     np.testing.assert_allclose(table["mrr@5"], [1, 1 / 2])
     np.testing.assert_allclose(table["map@5"], [(1 / 1 + 2 / 3) / 3, 1 / 2])
     np.testing.assert_allclose(table["map@2"], [1 / 3, 1 / 2])
@@ -65,6 +67,7 @@ def test_against_the_definitions_on_a_list(ranking: list[int], relevant: set[int
     expected = {
         "recall": len(found) / len(relevant),
         "hit_rate": float(bool(found)),
+        "precision": len(found) / k,
         "mrr": 1 / found[0] if found else 0.0,
         "ndcg": sum(1 / np.log2(place + 1) for place in found) / ideal,
         "map": sum((index + 1) / place for index, place in enumerate(found)) / len(relevant),

@@ -10,7 +10,7 @@ import polars as pl
 
 from persrec.errors import UserError
 from persrec.interactions.parts import Spool
-from persrec.interactions.schema import DWELL, EVENT, ITEM, RATING, TIME, USER, WEIGHT, Say, log
+from persrec.interactions.schema import DWELL, EVENT, ITEM, RATING, TIME, USER, WEIGHT, NoEvents, Say, log
 
 DEFAULTS: Final[dict[str, Any]] = {
     "events": None,
@@ -44,7 +44,8 @@ def by_value(frame: pl.LazyFrame, section: Mapping[str, Any], say: Say = log) ->
     """The events of the types, amounts and times that a data section asks for; what goes is counted and said.
 
     Raises:
-        UserError: the log has no such column, or nothing is left.
+        UserError: the log has no such column.
+        NoEvents: nothing is left.
     """
     sieves = sieves_of(section, frame.collect_schema().names())
     if not sieves:
@@ -112,13 +113,13 @@ class Sieve:
         return kept
 
     def settle(self, say: Say) -> None:
-        """Say what was left; raises UserError where that is nothing."""
+        """Say what was left; raises NoEvents where that is nothing."""
         value = self.value
         shown = f"[{', '.join(map(str, value))}]" if isinstance(value, list | tuple) else str(value)
         events, kept = self._events
         if not kept:
             there = f" (there are {_range(pl.concat(self._values))})" if self._values else ""
-            raise UserError(f"data.{self.key}: {shown} leaves none of the {events:,} events{there}; change it.")
+            raise NoEvents(f"data.{self.key}: {shown} leaves none of the {events:,} events{there}; change it.")
         users, items = (self._met[name, 0].len() - self._met[name, 1].len() for name in (USER, ITEM))
         say(
             f"data.{self.key}: {shown} leaves {kept:,} of {events:,} events; {users:,} users and {items:,} items "

@@ -45,7 +45,7 @@ log: Say = logging.getLogger("persrec").info
 
 
 class NoEvents(UserError):
-    """A log has our columns, and no row."""
+    """A log has our columns, and no row, or none that its filters leave."""
 
 
 def close_matches(word: str, known: Iterable[str]) -> list[str]:

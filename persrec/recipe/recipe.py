@@ -35,7 +35,7 @@ from persrec.recipe.sections import (
 
 History = Literal["full", "recent", "compressed"]
 HISTORIES: tuple[History, ...] = ("full", "recent", "compressed")
-METRICS = ("recall", "hit_rate", "ndcg", "mrr", "map")
+METRICS = ("recall", "hit_rate", "precision", "ndcg", "mrr", "map")
 
 
 class Recipe(Section):

@@ -87,7 +87,8 @@ def update(users: Users, events: Any, *, rows: int, say: Say, done: Done = None)
     check_complete(users.store)
     try:
         frame = logs.read(events, users.recipe, "update", say).collect()
-    except NoEvents:
+    except NoEvents as none:
+        say(f"update: nothing to do: {none}")
         return Update()
     source = f"file {_digest(Path(events))}" if isinstance(events, str | Path) else None
     found = Update()

@@ -63,6 +63,7 @@ def test_ranking_metrics_of_each_user(world: World, k: int) -> None:
     theirs = {
         "recall": peer.Recall(k),
         "hit_rate": peer.HitRate(k),
+        "precision": peer.Precision(k),
         "ndcg": peer.NDCG(k, divide_by_achievable=True),
         "mrr": peer.MRR(k),
         "map": peer.MAP(k),

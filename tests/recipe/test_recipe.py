@@ -180,7 +180,8 @@ def test_all_faults_come_at_once() -> None:
         ("model.heads=5", "model.width: got 64, expected a multiple of model.heads = 5"),
         (
             "primary=ndcg",
-            "primary: got 'ndcg', expected one of recall, hit_rate, ndcg, mrr, map, an @ and a cutoff, as in ndcg@10",
+            "primary: got 'ndcg', expected one of recall, hit_rate, precision, ndcg, mrr, map, an @ and a cutoff, "
+            "as in ndcg@10",
         ),
         ("primary=ndcg@7", "primary: got ndcg@7, expected a cutoff that stands in evaluation.k = [1, 5, 10, 20]"),
         (

@@ -481,6 +481,11 @@ def test_events_that_the_recipe_leaves_out_stay_out(tmp_path: Path) -> None:
     with store_of(tmp_path, run_of(tmp_path, rated, data=data), rated.head(LATER)) as kept:
         assert kept.update(rated.tail(-LATER)).applied == (rated.tail(-LATER)["rating"] > 4.5).sum()
         same(kept.recommend(None, 30), Recommender.load(tmp_path / "run").recommend(None, 30))
+        before, said = bytes_of(kept), list[str]()
+        low = rated.filter(pl.col("rating") < 4.5)
+        assert kept.update(low, say=said.append) == Update()
+        assert bytes_of(kept) == before
+        assert f"nothing to do: data.min_rating: 4.5 leaves none of the {len(low)} events (there are 4.0 to" in said[-1]
 
 
 @pytest.mark.parametrize(
