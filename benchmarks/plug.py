@@ -43,7 +43,6 @@ PAIRS = (
 )
 HOUR = 3_600_000
 SETTINGS = "settings"  # of what is kept: under this name beside its values
-OF_TUNING = ("tune", "token_rate")  # settings that only tuned models depend on
 
 
 def export(folder: Path, split: str, out: Path, *, seen: bool, sample: int | None) -> None:
@@ -105,7 +104,8 @@ class Cells:
         self, folder: Path, host: Any, log: Any, *, epochs: int, patience: int, settings: dict[str, Any]
     ) -> None:
         self.folder, self.host, self.log, self.epochs, self.patience = folder, host, log, epochs, patience
-        self._timings, self._settings = folder / "timings.json", settings
+        self._timings, self._timed = folder / "timings.json", settings
+        self._trained = {name: value for name, value in settings.items() if name != "timed_users"}
         folder.mkdir(parents=True, exist_ok=True)
         self._check()
 
@@ -113,22 +113,13 @@ class Cells:
         """Refuse what was made with other settings, and say how many files do not tell theirs."""
         kept = {path: _settings_of(path) for path in sorted(self.folder.glob("*.npz"))}
         for path, before in kept.items():
-            _refuse_difference(path, before, self._trained(path))
+            _refuse_difference(path, before, self._trained)
         if self._timings.exists():
             kept[self._timings] = json.loads(self._timings.read_text(encoding="utf-8")).get(SETTINGS)
-            _refuse_difference(self._timings, kept[self._timings], self._timed())
+            _refuse_difference(self._timings, kept[self._timings], self._timed)
         untold = sum(before is None for before in kept.values())
         if untold:
             print(f"{self.folder}: {untold} of {len(kept)} files do not tell their settings; taken for those of now")
-
-    def _trained(self, cell: Path) -> dict[str, Any]:
-        """The settings that a cell depends on."""
-        others = ("timed_users",) if cell.name.startswith("tuned") else ("timed_users", *OF_TUNING)
-        return {name: value for name, value in self._settings.items() if name not in others}
-
-    def _timed(self) -> dict[str, Any]:
-        """The settings that seconds depend on."""
-        return {name: value for name, value in self._settings.items() if name not in OF_TUNING}
 
     def train(self, histories: list[str], seed: int, tuned: int) -> None:
         """Everything of one seed that is not there yet; tuning starts from the full model."""
@@ -161,10 +152,8 @@ class Cells:
 
     def _keep(self, history: str, epoch: int, seed: int, model: Any, about: dict[str, float]) -> None:
         values = ndcg(self.log, self.log.test, self.host.best(model, self.log.test))
-        cell = self.path(history, epoch, seed)
-        stored: dict[str, Any] = {"values": values, "about": json.dumps(about)}
-        stored[SETTINGS] = json.dumps(self._trained(cell))
-        with whole(cell, "--out") as place, place.open("wb") as file:
+        stored: dict[str, Any] = {"values": values, "about": json.dumps(about), SETTINGS: json.dumps(self._trained)}
+        with whole(self.path(history, epoch, seed), "--out") as place, place.open("wb") as file:
             np.savez(file, **stored)
         print(f"{time.strftime('%H:%M:%S')} {history} {epoch or ''} seed {seed}: {values.mean():.4f}", flush=True)
 
@@ -196,14 +185,10 @@ class Cells:
                         with torch.no_grad():
                             act()
                         found[history][name] = min(found[history][name], time.perf_counter() - start)
-            text = json.dumps({SETTINGS: self._timed(), **found})
+            text = json.dumps({SETTINGS: self._timed, **found})
             with whole(self._timings, "--out") as place:
                 place.write_text(text, encoding="utf-8")
         return found | ({"tuned": found["compressed"]} if "compressed" in found else {})
-
-    def rate(self, history: str) -> float | None:
-        """The learning rate of tokens in units of the host's; None where there are none."""
-        return self._settings["token_rate"] if history == "tuned" else 1.0 if history == "compressed" else None
 
     def epochs_of(self, history: str, seed: int) -> list[int]:
         """The epochs that were tested one by one."""
@@ -248,7 +233,7 @@ def rows(cells: Cells, histories: list[str], seeds: list[int], common: dict[str,
             kept = None
             if history in ("compressed", "tuned") and matters:
                 kept = retention(*(each[place][0].mean() for each in (several, forms["full"], forms["recent"])))
-            shared = common | {"history": history, "seed": seed, "token_rate": cells.rate(history)}
+            shared = common | {"history": history, "seed": seed}
             seconds = {name: round(value, 4) for name, value in timings.get(history, {}).items()}
             yield shared | told(*several[place], users) | seconds | {"retention": kept, "chosen": True}
             for epoch in cells.epochs_of(history, seed):
@@ -298,7 +283,6 @@ def run(arguments: argparse.Namespace) -> None:
         recent=arguments.recent,
         tokens=arguments.tokens,
         reads=arguments.reads,
-        token_rate=arguments.token_rate,
         epochs=arguments.epochs,
         batch=arguments.batch,
         learning_rate=arguments.learning_rate,
@@ -362,9 +346,6 @@ def main() -> None:
     second.add_argument("--batch", type=int, default=16, help="histories per step")
     second.add_argument("--learning-rate", type=float, default=0.001)
     second.add_argument("--tune", type=int, default=20, help="most epochs of tuning")
-    second.add_argument(
-        "--token-rate", type=float, default=10.0, help="learning rate of tokens when tuning, in units of the host's"
-    )
     second.add_argument("--timed-users", type=int, default=600)
     second.add_argument("--out", type=Path, default=Path("runs/plug"))
     second.add_argument("--json", type=machine.file_for_rows, help="file for the rows")

@@ -75,7 +75,6 @@ class Settings:
     recent: int
     tokens: int
     reads: float  # of `attach`
-    token_rate: float  # the same, when tuning; from the start tokens learn as the host does
     epochs: int  # at most; the one that is best on validation counts
     batch: int  # histories per step
     learning_rate: float
@@ -85,9 +84,8 @@ class Settings:
 
     def rule(self, history: str) -> dict[str, Any]:
         """Arguments of `attach` for a history."""
-        tokens, rate = 0 if history == "recent" else self.tokens, self.token_rate if history == "tuned" else 1.0
-        shape = {"segment": self.segment, "recent": self.recent, "tokens": tokens}
-        return {**shape, "reads": self.reads, "token_rate": rate}
+        tokens = 0 if history == "recent" else self.tokens
+        return {"segment": self.segment, "recent": self.recent, "tokens": tokens, "reads": self.reads}
 
 
 Acts = dict[str, Callable[[], object]]  # by what is timed

@@ -92,9 +92,9 @@ class Llama:
     def epoch(self, model: Any) -> None:
         """One pass over the last windows of all users."""
         model.train()
-        rate = self.settings.learning_rate
-        groups = model.parameter_groups(rate) if isinstance(model, plug.Compressed) else model.parameters()
-        optimizer = self._optimizers.setdefault(model, torch.optim.AdamW(groups, lr=rate))
+        optimizer = self._optimizers.setdefault(
+            model, torch.optim.AdamW(model.parameters(), lr=self.settings.learning_rate)
+        )
         users = np.flatnonzero(self.log.train_end >= 2)[torch.randperm(int((self.log.train_end >= 2).sum())).numpy()]
         for chosen in np.array_split(users, -(-len(users) // self.settings.batch)):
             ids = self._windows(chosen, self.log.train_end[chosen], length=self.settings.length + 1)

@@ -36,7 +36,6 @@ def attach(
     cap: int | None = None,
     past_set: float = 0.1,
     reads: float = 0.3,
-    token_rate: float = 10.0,
     checkpointed: bool = False,
 ) -> Any:
     """The model with a compressor: a `Compressed`, or for a fitted model of RecTools another model of RecTools.
@@ -45,13 +44,11 @@ def attach(
     `recent` (R) to R + S - 1 stay as they are; `cap` keeps the newest segments only. `past_set` is the weight of
     `Compressed.token_loss`, which RecTools' models add by themselves. In training a share `reads` of the passes gives
     rows as they would be served, on R to R + S - 1 clear events; in the others rows see no event before their own
-    segment, so that more depends on the memory, and it is learned sooner. `token_rate` is the learning rate of tokens
-    and their maps in units of the host's (`Compressed.parameter_groups`; RecTools does it by itself): beside a trained
-    host they are all that is fresh. `checkpointed` computes folds again in the
+    segment, so that more depends on the memory, and it is learned sooner. `checkpointed` computes folds again in the
     backward pass instead of keeping what they computed.
     """
     settings: dict[str, Any] = {"segment": segment, "recent": recent, "tokens": tokens, "cap": cap}
-    settings |= {"past_set": past_set, "reads": reads, "token_rate": token_rate, "checkpointed": checkpointed}
+    settings |= {"past_set": past_set, "reads": reads, "checkpointed": checkpointed}
     if _package(model) == "rectools":
         return _module("rectools_model").attach(model, **settings)
     return Compressed(model if isinstance(model, Adapter) else _adapter(model), **settings)

@@ -57,14 +57,12 @@ class Compressed(nn.Module):
         cap: int | None = None,
         past_set: float = 0.1,
         reads: float = 0.3,
-        token_rate: float = 10.0,
         checkpointed: bool = False,
     ) -> None:
         super().__init__()
         self.host, self.beside = adapter.model, adapter.beside()
         self.compressor = compressor(adapter, tokens=tokens, cap=cap)
-        options: dict[str, Any] = {"past_set": past_set, "reads": reads, "token_rate": token_rate}
-        options["checkpointed"] = checkpointed
+        options: dict[str, Any] = {"past_set": past_set, "reads": reads, "checkpointed": checkpointed}
         self.plugged = Plugged(adapter, self.compressor, rule(segment, recent), **options)
 
     def forward(
@@ -91,11 +89,6 @@ class Compressed(nn.Module):
         a call on vectors without ids.
         """
         return self.plugged.token_loss()
-
-    def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
-        """What an optimizer of torch is given: the host at this learning rate, tokens and their maps at `token_rate`
-        times as much, as they are all that is fresh where a trained host is tuned."""
-        return self.plugged.parameter_groups(self, learning_rate)
 
     def compress(
         self,
@@ -162,18 +155,14 @@ class Plugged:
         *,
         past_set: float = 0.0,
         reads: float = 1.0,
-        token_rate: float = 1.0,
         checkpointed: bool = False,
     ) -> None:
         if past_set < 0:
             raise UserError(f"past_set: got {past_set}, expected a weight of 0 or more")
         if not 0 <= reads <= 1:
             raise UserError(f"reads: got {reads}, expected a share of the training passes from 0 to 1")
-        if token_rate <= 0:
-            raise UserError(f"token_rate: got {token_rate}, expected a multiple above 0 of the host's learning rate")
         self.adapter, self.compressor, self.rule = adapter, compressor, rule
         self.past_set, self.reads, self.checkpointed = past_set, reads, checkpointed
-        self.token_rate = token_rate
         self.backbone = Hosted(adapter, maps=compressor.maps if isinstance(compressor, Mapped) else None)
         self._token_loss: Tensor | None = None  # of the last training pass
         self._unknown = False  # that was on vectors of nobody knows what
@@ -220,13 +209,6 @@ class Plugged:
                 "token_loss: got vectors of items without their ids; give `ids` too, or attach with past_set=0"
             )
         return self.compressor.start(0).states.sum() if self._token_loss is None else self._token_loss
-
-    def parameter_groups(self, module: nn.Module, learning_rate: float) -> list[dict[str, Any]]:
-        """See `Compressed.parameter_groups`; `module` holds the host and, last, the compressor."""
-        own = list(self.compressor.parameters())
-        others = [value for value in module.parameters() if all(value is not one for one in own)]
-        groups = [{"params": others, "lr": learning_rate}, {"params": own, "lr": learning_rate * self.token_rate}]
-        return groups if own else groups[:1]
 
     def _of_tokens(self, batch: Batch, looped: Looped, vectors: Tensor, ids: Tensor) -> Tensor:
         """The weighted loss () of the items that tokens have read, among those of the batch; `ids` are (B, T)."""

@@ -37,7 +37,6 @@ def compressed(
     cap: int | None = None,
     past_set: float = 0.1,
     reads: float = 0.3,
-    token_rate: float = 1.0,
     checkpointed: bool = False,
 ) -> dict[str, Any]:
     """Arguments for the constructor of `HSTUModel` or `SASRecModel`: `HSTUModel(..., **compressed(...))`."""
@@ -51,7 +50,6 @@ def compressed(
             "cap": cap,
             "past_set": past_set,
             "reads": reads,
-            "token_rate": token_rate,
             "checkpointed": checkpointed,
         },
         "lightning_module_type": CompressedLightning,
@@ -70,7 +68,6 @@ class CompressedBackbone(TransformerTorchBackbone):
         cap: int | None,
         past_set: float,
         reads: float,
-        token_rate: float,
         checkpointed: bool,
         **parts: Any,
     ) -> None:
@@ -82,8 +79,7 @@ class CompressedBackbone(TransformerTorchBackbone):
                 "shorter sessions have nothing to compress"
             )
         self.compressor = compressor(adapter, tokens=tokens, cap=cap)
-        options: dict[str, Any] = {"past_set": past_set, "reads": reads, "token_rate": token_rate}
-        options["checkpointed"] = checkpointed
+        options: dict[str, Any] = {"past_set": past_set, "reads": reads, "checkpointed": checkpointed}
         self.plugged = Plugged(adapter, self.compressor, rule(segment, recent), **options)
         self.memories: Memory | None = None  # what `reading` recommends from
 
@@ -100,18 +96,9 @@ class CompressedBackbone(TransformerTorchBackbone):
 class CompressedLightning(TransformerLightningModule):
     """RecTools' training with the loss of the tokens; it draws fresh weights when it starts, but no fresh tokens."""
 
-    optimizer: torch.optim.Adam | None
-
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """RecTools' step, whose loss is logged as it is, and what tokens are asked for beside it."""
         return super().training_step(batch, batch_idx) + self.torch_model.plugged.token_loss()
-
-    def configure_optimizers(self) -> torch.optim.Adam:
-        """RecTools' Adam, at `token_rate` times its learning rate for the tokens and their maps."""
-        if self.optimizer is None:
-            groups = self.torch_model.plugged.parameter_groups(self.torch_model, self.lr)
-            self.optimizer = torch.optim.Adam(groups, betas=self.adam_betas)
-        return self.optimizer
 
     def _xavier_normal_init(self) -> None:
         kept = {name: value.clone() for name, value in self.torch_model.compressor.state_dict().items()}

@@ -45,7 +45,7 @@ class Memories:
     skipped: np.ndarray  # (B,) events before the last session_max_len
 
 
-def attach(model: Any, *, tokens: int, cap: int | None, token_rate: float, **settings: Any) -> Any:
+def attach(model: Any, *, tokens: int, cap: int | None, **settings: Any) -> Any:
     """A copy of a fitted model with a compressor in it, see `persrec.plug.attach`; tune it with `fit_partial`."""
     checkpoint = _checkpoint(model, CompressedBackbone, expected=False)
     for name, default in _replaced(model).items():
@@ -58,13 +58,11 @@ def attach(model: Any, *, tokens: int, cap: int | None, token_rate: float, **set
             )
     adapter = RecToolsBackbone(model.torch_model)
     fresh = compressor(adapter, tokens=tokens, cap=cap).state_dict()
-    arguments = compressed(tokens=tokens, cap=cap, token_rate=token_rate, **settings)
+    arguments = compressed(tokens=tokens, cap=cap, **settings)
     checkpoint["state_dict"] |= {TOKENS + name: value for name, value in fresh.items()}
     for state in checkpoint["optimizer_states"]:
-        (group,) = state["param_groups"]
-        places = range(len(group["params"]), len(group["params"]) + len(fresh))  # last as in the model
-        own = {"params": list(places), "lr": group["lr"] * token_rate}  # without momentum
-        state["param_groups"] += [group | own] if fresh else []
+        group = state["param_groups"][0]["params"]
+        group.extend(range(len(group), len(group) + len(fresh)))  # without momentum, and last as in the model
     return _loaded(model, checkpoint, arguments)
 
 
@@ -75,10 +73,10 @@ def detach(model: Any) -> Any:
     for name in dropped:
         del checkpoint["state_dict"][name]
     for state in checkpoint["optimizer_states"]:
-        _, *own = state["param_groups"]
-        for place in [place for group in own for place in group["params"]]:
+        group = state["param_groups"][0]["params"]
+        for place in group[len(group) - len(dropped) :]:
             state["state"].pop(place, None)
-        del state["param_groups"][1:]
+        del group[len(group) - len(dropped) :]
     return _loaded(model, checkpoint, _replaced(model))
 
 

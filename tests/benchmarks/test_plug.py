@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.plug import Cells
 
-SETTINGS = {"segment": 4, "reads": 0.3, "token_rate": 10.0, "timed_users": 5}
+SETTINGS = {"segment": 4, "reads": 0.3, "timed_users": 5}
 LOG = SimpleNamespace(
     user=np.array([0, 1]), test="test", validation="validation", targets=lambda asked, query: {query + 1}
 )
@@ -75,18 +75,6 @@ def test_what_was_made_with_other_settings_is_refused(kept: Path) -> None:
         cells(kept, reads=1.0, segment=8)
     with pytest.raises(SystemExit, match=r"timings.json: was made with .*, got timed_users 5, expected timed_users 6"):
         cells(kept, timed_users=6)
-
-
-def test_settings_of_tuning_concern_what_was_tuned(kept: Path) -> None:
-    with pytest.raises(SystemExit, match=r"tuned-seed1.npz: .*got token_rate 10.0, expected token_rate 3.0"):
-        cells(kept, token_rate=3.0)
-    for path in kept.glob("tuned*"):
-        path.unlink()
-    again = cells(kept, token_rate=3.0)
-    again.train(["full"], seed=1, tuned=2)
-    assert again.timings(["full"]).keys() == {"full"}
-    assert again.host.started == []
-    assert (again.rate("tuned"), again.rate("compressed"), again.rate("recent")) == (3.0, 1.0, None)
 
 
 def test_what_tells_no_settings_is_taken_and_said_in_one_line(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -367,25 +367,6 @@ def test_tokens_are_asked_for_what_they_have_read(model: Any) -> None:
     assert model.token_loss() < 0.8 * fresh
 
 
-def test_tokens_have_a_learning_rate_of_their_own(model: Any) -> None:
-    host, own = model.parameter_groups(0.01)
-    assert (host["lr"], own["lr"]) == (0.01, pytest.approx(0.1))
-    assert set(own["params"]) == set(model.compressor.parameters())
-    together = [*host["params"], *own["params"]]
-    assert len(together) == len(set(together))
-    assert set(together) == set(model.parameters())
-    before = {name: value.clone() for name, value in model.named_parameters()}
-    optimizer = torch.optim.SGD(model.parameter_groups(0.01))
-    model.train()
-    (model(random_ids()).square().sum() + model.token_loss()).backward()
-    optimizer.step()
-    for name, value in model.named_parameters():
-        rate = 0.1 if name.startswith("compressor.") else 0.01
-        torch.testing.assert_close(before[name] - value, rate * value.grad, rtol=1e-3, atol=1e-6)
-    (alone,) = plug.attach(encoder().plugged.adapter, segment=5, recent=5, tokens=0).parameter_groups(0.01)
-    assert alone["lr"] == 0.01
-
-
 def test_vectors_need_their_ids_for_that_loss(model: Any) -> None:
     ids = random_ids()
     vectors = model.plugged.adapter.embed(ids).detach()
@@ -402,11 +383,6 @@ def test_vectors_need_their_ids_for_that_loss(model: Any) -> None:
 def test_a_loss_of_tokens_with_a_negative_weight_is_refused() -> None:
     with refused("past_set: got -1, expected a weight of 0 or more"):
         plug.attach(encoder().plugged.adapter, **RULE, past_set=-1)
-
-
-def test_tokens_that_are_not_to_learn_are_refused() -> None:
-    with refused("token_rate: got 0, expected a multiple above 0 of the host's learning rate"):
-        plug.attach(encoder().plugged.adapter, **RULE, token_rate=0)
 
 
 def test_some_training_passes_leave_rows_with_their_own_segment(model: Any) -> None:

@@ -159,13 +159,6 @@ def test_the_tokens_keep_their_own_start_and_the_rest_is_drawn_by_rectools() -> 
     assert "transformer_layers.stu_blocks.0.uvqk_proj" in changed
 
 
-def rates(model: Any) -> list[float]:
-    """The learning rates of a fitted model, the host's first."""
-    (optimizer,) = model.fit_trainer.optimizers
-    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.torch_model.parameters()))
-    return [group["lr"] for group in optimizer.param_groups]
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_fitted_model_is_attached_tuned_and_detached(kind: str, tmp_path: Path) -> None:
     plain = fitted(kind)
@@ -176,19 +169,14 @@ def test_a_fitted_model_is_attached_tuned_and_detached(kind: str, tmp_path: Path
     short = [user for user, count in FRAME["user_id"].value_counts().items() if count < 9]
     agree(recommended(model, users=short), recommended(plain, users=short))
     start = {name: value.clone() for name, value in start.items()}
-    assert rates(model) == [plain.lr, 10 * plain.lr]
     model.fit_partial(DATASET, min_epochs=1, max_epochs=1)
     moved = {name: float((value - start[name]).abs().max()) for name, value in model.torch_model.state_dict().items()}
-    assert moved["compressor.tokens"] > 0
-    most = {name: 10 if name.startswith("compressor.") else 1 for name in moved}  # tuned by a few small steps
-    assert all(change < 0.1 * most[name] for name, change in moved.items())  # not drawn anew
+    assert 0 < moved["compressor.tokens"] < 0.1
+    assert all(change < 0.1 for change in moved.values())  # tuned by a few small steps, not drawn anew
     model.save(tmp_path / "tuned")
-    again = load_model(tmp_path / "tuned")
-    agree(recommended(again), recommended(model))
-    assert rates(again) == rates(model) == [plain.lr, 10 * plain.lr]
+    agree(recommended(load_model(tmp_path / "tuned")), recommended(model))
     tuned = plug.detach(model)
     assert tuned.get_config() == plain.get_config()
-    assert rates(tuned) == [plain.lr]
     weights = model.torch_model.state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in tuned.torch_model.state_dict().items())
     tuned.fit_partial(DATASET, min_epochs=1, max_epochs=1)
