@@ -90,9 +90,13 @@ class Layered(Keeper):
         missing = chain.blocks - torch.bincount(chain.user, minlength=chain.users)
         return hidden[:, : int(keep[0])], self._bounded(memories.align(grown, missing * count))
 
+    def begin(self, segment: Rows) -> Tensor:
+        """What layer 1 is given at the token rows of a segment: (K, D), or (B, K, D)."""
+        return self.tokens
+
     def _with_tokens(self, segment: Rows, after: Rows | None) -> tuple[Rows, Rows, Tensor]:
         """All rows of a fold, the token rows among them, and their indices (K,)."""
-        tokens = token_rows(self.tokens, segment)
+        tokens = token_rows(self.begin(segment), segment)
         rows = concatenate([segment, tokens] if after is None else [segment, after, tokens])
         length = rows.x.shape[1]
         return rows, tokens, torch.arange(length - len(self.tokens), length, device=rows.x.device)

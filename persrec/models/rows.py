@@ -33,6 +33,15 @@ def token_rows(tokens: Tensor, segment: Rows) -> Rows:
     )
 
 
+def shares(segment: Rows, tokens: int) -> Tensor:
+    """Means (B, K, D) of the vectors of a segment's events: of each token's share of them, in their order; zeros where
+    a share has none."""
+    events = segment.x.shape[1]
+    share = torch.arange(events, device=segment.x.device) * tokens // events
+    own = (share == torch.arange(tokens, device=share.device)[:, None]) & segment.valid[:, None]  # (B, K, S)
+    return own.to(segment.x.dtype) @ segment.x / own.sum(dim=2).clamp(min=1)[..., None]
+
+
 def concatenate(parts: Sequence[Rows]) -> Rows:
     """The rows of all parts, one part after the other."""
     return Rows(*(torch.cat(columns, dim=1) for columns in zip(*parts, strict=True)))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from persrec.models.interfaces import Memory, Rows
 from persrec.models.layered import Layered
-from persrec.models.rows import rows_of
+from persrec.models.rows import rows_of, token_rows
 from persrec.models.segments import causal
 from persrec.plug.compressed import Events, Plugged, since
 
@@ -144,8 +144,7 @@ def dense(case: Case, compressor: Layered) -> tuple[Rows, Tensor, Tensor]:
         block += [index] * (stop - start)
         token += [False] * (stop - start)
         if index < closed:
-            last = Rows(*(field[:, -1:].expand(-1, count, *field.shape[2:]) for field in parts[-1]))
-            parts.append(last._replace(x=compressor.tokens[None], query_time=last.time))
+            parts.append(token_rows(compressor.begin(parts[-1]), parts[-1]))
             block += [index] * count
             token += [True] * count
     rows = Rows(*(torch.cat(fields, dim=1) for fields in zip(*parts, strict=True)))

@@ -18,10 +18,10 @@ from persrec.errors import UserError
 from persrec.models import memory as memories
 from persrec.models.compressor import Looped, loop, read
 from persrec.models.hosted import Hosted, TokenMaps
-from persrec.models.interfaces import Memory
+from persrec.models.interfaces import Memory, Rows
 from persrec.models.layered import Layered
 from persrec.models.recent import Recent
-from persrec.models.rows import rows_of
+from persrec.models.rows import rows_of, shares
 from persrec.models.segments import SegmentRule
 from persrec.plug.adapter import Adapter, evaluating
 from persrec.training.token_objectives import past_set_loss
@@ -137,11 +137,20 @@ def compressor(adapter: Adapter, *, tokens: int, cap: int | None) -> "Mapped | R
 
 
 class Mapped(Layered):
-    """A layered memory whose tokens have maps in front of a host's layers."""
+    """A layered memory for hosts: tokens begin as means of what they read, and have maps in front of layers.
+
+    Each token is given, beside its own vector, the mean of its share of the segment's item vectors. So layer 1 as well
+    reads something of the user where rows are remembered, which the layers of a trained host can do at once: there a
+    row is like an item.
+    """
 
     def __init__(self, *, tokens: int, width: int, layers: int, **options: Any) -> None:
         super().__init__(tokens=tokens, width=width, layers=layers, **options)
         self.maps = TokenMaps(layers=layers, tokens=tokens, width=width)
+
+    def begin(self, segment: Rows) -> Tensor:
+        """Token vectors (B, K, D) and the means of their shares of the segment."""
+        return self.tokens + shares(segment, len(self.tokens))
 
 
 class Plugged:

@@ -108,6 +108,16 @@ def test_a_cap_keeps_the_newest_segments() -> None:
     assert memory.count.tolist() == [15]
 
 
+def test_tokens_begin_as_means_of_what_they_read() -> None:
+    model = encoder()
+    x = torch.randn(1, 20, WIDTH, generator=torch.Generator().manual_seed(0))
+    memory = plug.compress(model, x, valid=torch.ones(1, 20, dtype=torch.bool))
+    segment, count = RULE["segment"], len(model.compressor.tokens)
+    assert (segment, count, memory.rows) == (5, 2, 6)
+    means = torch.stack([x[0, :3].mean(dim=0), x[0, 3:5].mean(dim=0)])
+    torch.testing.assert_close(memory.states[0, 0, :2], model.compressor.tokens + means)
+
+
 def test_a_planted_signal_is_learned_through_the_memory_and_not_without() -> None:
     """The first of 13 events says which of two items comes last; the others are noise, and 4 to 8 of them are clear."""
     shares = {}
