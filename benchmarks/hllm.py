@@ -44,9 +44,10 @@ from persrec.recipe import recipe
 from persrec.recipe.recipe import Recipe
 
 VARIANTS: dict[str, list[str]] = {
-    "id": ["items.use=id"],
+    "id": ["items.use=id", "loss.logit_adjustment=null"],
+    "id, adjusted": ["items.use=id"],  # with the recipe's logit_adjustment, where it has one
     "text+hstu": ["items.use=text"],
-    "id+text+hstu": ["items.use=id+text"],
+    "id+text+hstu": ["items.use=id+text", "items.whiten=false"],
     "id+text+hstu, whitened": ["items.use=id+text", "items.whiten=true"],
     "text+decoder": [  # which knows no times, so that no row is after a break
         "items.use=text",
@@ -56,7 +57,13 @@ VARIANTS: dict[str, list[str]] = {
         "loss.break_target=first",
     ],
 }
-PAIRS = (("id+text+hstu", "id"), ("text+hstu", "id"), ("id+text+hstu, whitened", "id+text+hstu"))
+PAIRS = (
+    ("id+text+hstu", "id"),
+    ("id+text+hstu, whitened", "id"),
+    ("id+text+hstu, whitened", "id, adjusted"),
+    ("id+text+hstu, whitened", "id+text+hstu"),
+    ("text+hstu", "id"),
+)
 METRICS = {"recall10": "recall@10", "ndcg10": "ndcg@10"}
 READERS, EVENTS = 64, 1024
 TEXT = 384  # width of the text model in `--read`
@@ -87,7 +94,8 @@ def row(done: Recipe, model: str, bucket: str, found: dict[str, Any], users: Any
     return {
         "dataset": done.name,
         "protocol": f"{done.split.name}, full ranking",
-        "model": model.removesuffix(", whitened"),
+        "model": model.partition(",")[0],
+        "logit_adjustment": done.loss.logit_adjustment or 0.0,
         "history": done.history,
         "bucket": bucket,
         "whiten": done.items.whiten and done.items.use != "id",
@@ -113,7 +121,7 @@ def warm(name: str, variants: list[str], arguments: argparse.Namespace) -> Rows:
         quality.train(name, cells, overrides, out, arguments.jobs)
         runs = [run.load(out / name_of(cell)) for cell in cells]
         ratios = quality.pair_rows(runs, arguments.named)
-        rows += [pair | {"model": variant.removesuffix(", whitened"), "bucket": "all"} for pair in ratios]
+        rows += [pair | {"model": variant.partition(",")[0], "bucket": "all"} for pair in ratios]
         for cell, done in zip(cells, runs, strict=True):
             for bucket, part in buckets(done).items():
                 history: str = cell.histories[0]
@@ -240,7 +248,9 @@ def main() -> None:
     parser.add_argument("recipe", help="a shipped name or a .yaml file")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--models", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
-    parser.add_argument("--cold", nargs="*", default=["text+hstu", "id+text+hstu"], choices=list(VARIANTS)[1:])
+    parser.add_argument(
+        "--cold", nargs="*", default=["text+hstu", "id+text+hstu, whitened"], choices=list(VARIANTS)[2:]
+    )
     parser.add_argument("--share", type=float, default=0.05, help="of the items that are taken out as cold ones")
     parser.add_argument("--read", action="store_true", help="measure reads, and nothing else")
     parser.add_argument("--encode", action="store_true", help="measure how items are read, and nothing else")
@@ -264,7 +274,9 @@ def measured(arguments: argparse.Namespace) -> Rows:
         return [encoding(arguments.recipe, arguments.overrides)]
     for variant in {*arguments.models, *arguments.cold}:  # before anything is trained
         recipe.load(arguments.recipe, [*arguments.overrides, *VARIANTS[variant]])
-    rows = warm(arguments.recipe, arguments.models, arguments)
+    adjusted = recipe.load(arguments.recipe, arguments.overrides).loss.logit_adjustment
+    models = [variant for variant in arguments.models if adjusted or variant != "id, adjusted"]
+    rows = warm(arguments.recipe, models, arguments)
     for variant in arguments.cold:
         rows += cold(arguments.recipe, variant, arguments)
     return rows
