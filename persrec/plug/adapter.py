@@ -19,11 +19,13 @@ class Adapter:
     """One host. A subclass says in `run` how the host goes over rows of vectors, and in `original` what it does alone.
 
     `masked`: `run` heeds its mask; otherwise the host must be causal. `counts_rows`: what the host computes depends on
-    how many rows there are, by a table of absolute positions, say.
+    how many rows there are, by a table of absolute positions, say. `scale`: what it multiplies item vectors by before
+    layer 1.
     """
 
     masked = True
     counts_rows = False
+    scale = 1.0
 
     def __init__(self, model: nn.Module, *, layers: Sequence[nn.Module], width: int) -> None:
         self.model, self.layers, self.width = model, layers, width

@@ -35,6 +35,7 @@ class ResearchHSTU(Adapter):
                 'count; expected "rel_bias"'
             )
         super().__init__(model, layers=list(layers), width=model._embedding_dim)
+        self.scale = model._embedding_dim**0.5
         self.length = int(model._attn_mask.shape[-1])  # what attention is divided by
 
     def embed(self, items: Tensor) -> Tensor:
@@ -56,7 +57,7 @@ class ResearchHSTU(Adapter):
         limit, far = before._pos_emb.num_embeddings, int(place.max()) + 1
         if far > limit:
             raise too_long(f"{far} events, of a segment and after it,", limit, "position embeddings")
-        x = before._emb_dropout(rows.x * before._embedding_dim**0.5 + before._pos_emb(place)) * rows.valid[..., None]
+        x = before._emb_dropout(rows.x * self.scale + before._pos_emb(place)) * rows.valid[..., None]
         events, seconds = distances(rows)
         tables = [layer._rel_attn_bias for layer in self.layers if layer._rel_attn_bias is not None]
         offsets = torch.arange(len(x) + 1, device=x.device) * x.shape[1]

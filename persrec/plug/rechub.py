@@ -34,6 +34,7 @@ class RechubHSTU(Adapter):
             raise UserError(f'padding: got "{padding}", expected "left" or "right"')
         super().__init__(model, layers=list(model.hstu_block.layers), width=model.d_model)
         self.host, self.padding = model, padding
+        self.scale = model.d_model**0.5 if model.scale_input_embedding else 1.0
 
     def embed(self, items: Tensor) -> Tensor:
         """The token embedding."""
@@ -54,8 +55,7 @@ class RechubHSTU(Adapter):
         host, length = self.host, rows.x.shape[1]
         if length > host.max_seq_len:
             raise too_long(f"{length} rows, {remembered} of them remembered,", host.max_seq_len, "max_seq_len")
-        x = rows.x * host.d_model**0.5 if host.scale_input_embedding else rows.x
-        x = x + host.position_embedding(self._places(rows, remembered))
+        x = rows.x * self.scale + host.position_embedding(self._places(rows, remembered))
         ago = _seconds_ago(rows)
         if host.use_time_embedding:  # which takes missing times for zeros, in the layers too
             ago = torch.zeros_like(rows.time) if ago is None else ago

@@ -136,6 +136,7 @@ class RecToolsBackbone(Adapter):
         layers = stack.stu_blocks if self.hstu else stack.transformer_blocks
         super().__init__(model, layers=list(layers), width=_width(model))
         self.counts_rows = model.pos_encoding_layer.pos_emb is not None
+        self.scale = self.width**0.5 if model.pos_encoding_layer.use_scale_factor else 1.0
         self.masked = not self.counts_rows  # a fold must not count the events after its segment
         self.timed = self.hstu and layers[0].rel_attn.relative_time_attention
 
@@ -199,7 +200,7 @@ class RecToolsBackbone(Adapter):
     def _positioned(self, rows: Rows) -> Tensor:
         """Item vectors (B, M+L, D), scaled, with absolute positions counted back from the newest event."""
         encoding = self.backbone.pos_encoding_layer
-        x = rows.x * self.width**0.5 if encoding.use_scale_factor else rows.x * 1
+        x = rows.x * self.scale
         if encoding.pos_emb is None:
             return x
         newest = rows.position.where(rows.valid, -1).amax(dim=1, keepdim=True)
