@@ -22,6 +22,8 @@ from persrec.consumption import Repeats
 from persrec.evaluation import intervals
 from persrec.models.compressor import Recall
 from persrec.models.encodings import memory_bytes
+from persrec.models.interfaces import Memory
+from persrec.models.keeper import Keeper
 from persrec.models.model import Model
 from persrec.prepared import Prepared, Queries
 from persrec.recipe.recipe import Recipe
@@ -368,12 +370,18 @@ def read_users(
     for rows, batch in _batches(model, windows, batch_of):
         reading = model.read_out(batch, recall=recall)
         queries[rows] = reading.query.float().cpu().numpy()
-        stored += memory_bytes(reading.memory, getattr(model.compressor, "encoding", "float32"))
+        stored += _stored(model, reading.memory)
         if reading.bonus is not None:
             row, item, value = (field.cpu().numpy() for field in reading.bonus)
             pairs.append(Additions(rows[row], item, value))
         on_queries(len(rows))
     return Read(queries, _sorted(pairs) if repeats is not None else None, stored / max(len(queries), 1))
+
+
+def _stored(model: Model, memory: Memory) -> int:
+    """Bytes of the numbers of the memories of a batch."""
+    kept = model.compressor
+    return memory_bytes(memory, kept.encoding, kept.stored) if isinstance(kept, Keeper) else 0
 
 
 def _in_one_pass(windows: Windows) -> bool:
@@ -405,7 +413,7 @@ def _read_together(
     for rows, batch in _batches(model, longest, batch_of):
         asked, found, memory = model.read_rows(batch)
         queries[asked.cpu().numpy() - 1] = found.float().cpu().numpy()
-        per_user = memory_bytes(memory, getattr(model.compressor, "encoding", "float32")) / len(rows)
+        per_user = _stored(model, memory) / len(rows)
         count = int((last[rows] - first[rows] + 1).sum())
         stored += per_user * count
         on_queries(count)

@@ -128,7 +128,8 @@ def build_backbone(recipe: Any, decoder_config: Tensor | None = None) -> Stack |
         sizes |= {key: getattr(memory, key) for key in ("compete", "own_projections", "count_weight")}
     if model.kind != "hstu":
         return Softmax(model.kind, **sizes)
-    return HSTU(divisor=memory.segment + memory.recent, first_gain=float(memory.kind != "layered"), **sizes)
+    first_gain = float(memory.kind != "layered" or memory.begin == "means")  # whether layer 1 has anything to read
+    return HSTU(divisor=memory.segment + memory.recent, first_gain=first_gain, **sizes)
 
 
 def build_maps(recipe: Any) -> TokenMaps | None:
@@ -148,7 +149,8 @@ def build_compressor(recipe: Any) -> Compressor:
     if memory.kind == "layered":
         merge = memory.segment if memory.merge else None
         sizes = {"tokens": memory.tokens, "width": model.width, "layers": model.layers}
-        return Layered(**sizes, cap=memory.cap, merge_segments=merge, **keeping)
+        means = float(memory.begin == "means")
+        return Layered(**sizes, cap=memory.cap, merge_segments=merge, means=means, **keeping)
     if memory.kind == "recurrent":
         return Recurrent(tokens=memory.tokens, width=model.width, write=memory.write, **keeping)
     if memory.kind == "segment_mean":

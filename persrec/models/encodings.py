@@ -37,10 +37,9 @@ def row_bytes(width: int, encoding: str) -> int:
     return {"float32": 4 * width, "float16": 2 * width, "int8": width + 2, "int4": (width + 1) // 2 + 2}[encoding]
 
 
-def memory_bytes(memory: Memory, encoding: str) -> int:
-    """Bytes of the numbers of all memories of a batch; plane 0 of several, the tokens themselves, is not stored."""
-    planes, _, width = memory.states.shape[1:]
-    return int(memory.valid.sum()) * max(planes - 1, 1) * row_bytes(width, encoding)
+def memory_bytes(memory: Memory, encoding: str, planes: int) -> int:
+    """Bytes of the numbers of all memories of a batch, of which so many planes are stored."""
+    return int(memory.valid.sum()) * planes * row_bytes(memory.states.shape[3], encoding)
 
 
 def pack(states: Tensor, encoding: str) -> Codes:

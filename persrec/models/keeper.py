@@ -18,6 +18,11 @@ class Keeper(nn.Module):
         self.maker = ""  # fingerprint that the memories carry; empty while parameters are being trained
 
     @property
+    def stored(self) -> int:
+        """Planes of a memory that are the user's own."""
+        return 1
+
+    @property
     def rounds(self) -> bool:
         """Whether numbers are rounded now."""
         return self.encoding != "float32" and (self.straight_through or not self.training)

@@ -13,7 +13,7 @@ from persrec.models import memory as memories
 from persrec.models.interfaces import Backbone, Chain, Memory, Rows
 from persrec.models.keeper import Keeper
 from persrec.models.merging import merged
-from persrec.models.rows import concatenate, token_rows
+from persrec.models.rows import concatenate, shares, token_rows
 from persrec.models.segments import chain_window, fold_visible
 
 
@@ -22,7 +22,10 @@ class Layered(Keeper):
 
     `cap` keeps the newest segments only. With `merge_segments`, S, instead two neighbouring rows of as many events
     become one, slot by slot, so that n segments leave O(log n) blocks of K rows, the oldest ones the coarsest. Needs
-    N >= 2: layer 1 is given the tokens themselves, the same for every user.
+    N >= 2: layer 1 is given the tokens themselves, the same for every user. With `means` it is given, beside them, that
+    many times the mean of each token's share of the segment's events, which is kept as well: layer 1 then reads
+    something of the user, too, and a layer that knows events can do so before it has learned what tokens are. (Chunk
+    means as the start of queries: SequenceO1.)
     """
 
     def __init__(
@@ -33,6 +36,7 @@ class Layered(Keeper):
         layers: int,
         cap: int | None = None,
         merge_segments: int | None = None,
+        means: float = 0.0,
         **keeping: Any,
     ) -> None:
         super().__init__(**keeping)
@@ -42,8 +46,14 @@ class Layered(Keeper):
                 "expected 2 or more"
             )
         self.layers, self.rows, self.cap, self.merge_segments = layers, tokens, cap, merge_segments
+        self.means = means
         # Small beside what a layer adds to it, so that the next layer is given what the token has read, not the token.
         self.tokens = nn.Parameter(torch.empty(tokens, width).normal_(std=0.005))
+
+    @property
+    def stored(self) -> int:
+        """Planes of a memory that are the user's own; the tokens themselves are not."""
+        return self.layers if self.means else self.layers - 1
 
     @property
     def chains(self) -> bool:
@@ -92,7 +102,7 @@ class Layered(Keeper):
 
     def begin(self, segment: Rows) -> Tensor:
         """What layer 1 is given at the token rows of a segment: (K, D), or (B, K, D)."""
-        return self.tokens
+        return self.tokens + self.means * shares(segment, len(self.tokens)) if self.means else self.tokens
 
     def _with_tokens(self, segment: Rows, after: Rows | None) -> tuple[Rows, Rows, Tensor]:
         """All rows of a fold, the token rows among them, and their indices (K,)."""
@@ -105,8 +115,9 @@ class Layered(Keeper):
         return fold_visible(segment.x.shape[1], after.x.shape[1], len(self.tokens), remembered, device=segment.x.device)
 
     def _kept_planes(self, states: Tensor) -> Tensor:
-        """All planes (B, N, M, D); the first one, the tokens themselves, is not stored with a memory."""
-        return torch.cat([states[:, :1], self.kept(states[:, 1:])], dim=1) if self.rounds else states
+        """All planes (B, N, M, D), rounded where they are stored."""
+        shared = self.layers - self.stored
+        return torch.cat([states[:, :shared], self.kept(states[:, shared:])], dim=1) if self.rounds else states
 
     def _bounded(self, memory: Memory) -> Memory:
         if self.merge_segments is not None:

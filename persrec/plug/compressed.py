@@ -18,10 +18,10 @@ from persrec.errors import UserError
 from persrec.models import memory as memories
 from persrec.models.compressor import Looped, loop, read
 from persrec.models.hosted import Hosted, TokenMaps
-from persrec.models.interfaces import Memory, Rows
+from persrec.models.interfaces import Memory
 from persrec.models.layered import Layered
 from persrec.models.recent import Recent
-from persrec.models.rows import rows_of, shares
+from persrec.models.rows import rows_of
 from persrec.models.segments import SegmentRule
 from persrec.plug.adapter import Adapter, evaluating
 from persrec.training.token_objectives import past_set_loss
@@ -131,27 +131,17 @@ def compressor(adapter: Adapter, *, tokens: int, cap: int | None) -> "Mapped | R
     if tokens < 0 or (cap is not None and cap < 1):
         raise UserError(f"tokens, cap: got {tokens} and {cap}, expected tokens >= 0 and cap >= 1 segments or None")
     layers = len(adapter.layers)
-    made = Mapped(tokens=tokens, width=adapter.width, layers=layers, scale=adapter.scale, cap=cap) if tokens else None
+    made = Mapped(tokens=tokens, width=adapter.width, layers=layers, cap=cap, means=adapter.scale) if tokens else None
     like = next(adapter.layers[0].parameters())
     return (made or Recent(width=adapter.width, layers=layers)).to(device=like.device, dtype=like.dtype)
 
 
 class Mapped(Layered):
-    """A layered memory for hosts: tokens begin as means of what they read, and have maps in front of layers.
+    """A layered memory whose tokens have maps in front of a host's layers."""
 
-    Each token is given, beside its own vector, the mean of its share of the segment's item vectors, at the `scale` at
-    which the host takes these. So layer 1 as well reads something of the user where rows are remembered, and a trained
-    host can do so at once: there a row is like an item.
-    """
-
-    def __init__(self, *, tokens: int, width: int, layers: int, scale: float = 1.0, **options: Any) -> None:
+    def __init__(self, *, tokens: int, width: int, layers: int, **options: Any) -> None:
         super().__init__(tokens=tokens, width=width, layers=layers, **options)
-        self.scale = scale
         self.maps = TokenMaps(layers=layers, tokens=tokens, width=width)
-
-    def begin(self, segment: Rows) -> Tensor:
-        """Token vectors (B, K, D) and the means of their shares of the segment."""
-        return self.tokens + self.scale * shares(segment, len(self.tokens))
 
 
 class Plugged:

@@ -192,6 +192,7 @@ class Memory(Section):
     tokens: Count = 4  # K, rows that are kept: of a segment where a memory grows, else of everything
     cap: Count | None = None  # layered, segment_mean: newest segments that are kept; null: all
     merge: bool = False  # layered: old rows are merged pairwise, so that O(log n) of them are left
+    begin: Literal["learned", "means"] = "learned"  # layered; means: tokens begin as means of their shares of a segment
     write: Literal["fresh", "residual", "gated"] = "residual"  # recurrent: what is taken over
     compete: bool = False  # layered, recurrent: tokens divide the events of their segment among them, as slots do
     own_projections: bool = False  # layered, recurrent: tokens, remembered or not, have maps of their own in layers
@@ -229,6 +230,7 @@ class Memory(Section):
 MEMORY_DEFAULTS = {
     "cap": None,
     "merge": False,
+    "begin": "learned",
     "write": "residual",
     "compete": False,
     "own_projections": False,
@@ -238,7 +240,7 @@ MEMORY_DEFAULTS = {
 }
 TOKEN_KEYS = ("compete", "own_projections", "count_weight")
 MEMORY_KEYS: dict[str, tuple[str, ...]] = {
-    "layered": ("cap", "merge", *TOKEN_KEYS, "detach_every"),
+    "layered": ("cap", "merge", "begin", *TOKEN_KEYS, "detach_every"),
     "recurrent": ("write", *TOKEN_KEYS, "detach_every", "parallel"),
     "segment_mean": ("cap", "count_weight"),
     "decayed_mean": ("count_weight",),

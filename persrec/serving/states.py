@@ -19,6 +19,7 @@ from persrec.models import memory as memories
 from persrec.models.compressor import read
 from persrec.models.encodings import pack, unpack
 from persrec.models.interfaces import Memory
+from persrec.models.keeper import Keeper
 from persrec.models.model import Model
 from persrec.models.rows import rows_of
 from persrec.recipe.recipe import Recipe
@@ -46,8 +47,7 @@ def keeping_of(model: Model, recipe: Recipe, *, raw: bool, seen_rate: float | No
     With `seen_rate`, seen items are kept as a filter that takes this share of others for seen.
     """
     folds = model.rule.recent is not None and recipe.length is None and not raw
-    start = model.compressor.start(1).states
-    planes = 0 if model.compressor.rows == 0 else max(1, start.shape[1] - 1)  # plane 0 of several is the shared tokens
+    planes = model.compressor.stored if isinstance(model.compressor, Keeper) else 0
     evaluation = recipe.evaluation
     keeps: Keeps = "items" if evaluation.exclude_seen or evaluation.seen_odds is not None else "none"
     if model.repeat is not None:
@@ -58,8 +58,8 @@ def keeping_of(model: Model, recipe: Recipe, *, raw: bool, seen_rate: float | No
         if not 0 < seen_rate < 1:
             raise UserError(f"seen_rate: got {seen_rate}, expected a share between 0 and 1, as 0.01")
         keeps = "filter"
-    encoding = getattr(model.compressor, "encoding", "float32")
-    layout = Layout(planes if folds else 0, start.shape[3], encoding, recipe.time != "none", keeps, seen_rate or 0.0)
+    encoding, width = getattr(model.compressor, "encoding", "float32"), model.backbone.width
+    layout = Layout(planes if folds else 0, width, encoding, recipe.time != "none", keeps, seen_rate or 0.0)
     return Keeping(layout, recipe.time, not folds, recipe.length)
 
 
@@ -214,7 +214,7 @@ class _Blocks(NamedTuple):
 
 
 def memory_of(model: Model, layout: Layout, records: Sequence[Record]) -> Memory:
-    """The memories (B, P, M, D) of some users, right-aligned, with the shared tokens in the plane not stored."""
+    """The memories (B, P, M, D) of some users, right-aligned, with the tokens in a plane that is not stored."""
     empty = model.compressor.start(len(records))
     counts = _rows(records)
     most = int(counts.max(initial=0))
@@ -226,7 +226,7 @@ def memory_of(model: Model, layout: Layout, records: Sequence[Record]) -> Memory
     stored = stored.to(empty.states).reshape(len(flat), layout.planes, layout.width)
     planes = empty.states.shape[1]
     states = empty.states.new_zeros(len(records), most, planes, layout.width)
-    states[valid] = torch.cat([_tokens(model, counts), stored], dim=1) if planes > 1 else stored
+    states[valid] = torch.cat([_tokens(model, counts), stored], dim=1) if planes > layout.planes else stored
 
     def placed(name: str, like: Tensor) -> Tensor:
         field = like.new_zeros(len(records), most)

@@ -21,18 +21,21 @@ from persrec.prepared import Prepared
 
 BY_ITEM = ("items.table", "items.ids", "repeat.item_bias")  # parameters whose row i is item i
 MEMORY = "compressor."  # parameters that only a model with a memory has
+GAIN = ".token_gain"  # end of the names of those that only a memory trains
 OF_TEXTS = ("items.texts", "items.trained", "items.at_fit", "items.made_by")  # which come with the items table
 
 
 def start_from(model: Model, folder: str | Path, data: Prepared, *, load: bool = True) -> dict[str, Any]:
     """Put the weights of a run into a fresh model; how many items were matched, are new, have vanished.
 
-    An item that the run does not know keeps its fresh weights, and so do memory tokens where the run had no memory.
-    Without `load` it is only counted. Raises UserError for weights that do not fit, by name.
+    An item that the run does not know keeps its fresh weights, and so do memory tokens, and the gains of attention that
+    are theirs, where the run had no memory. Without `load` it is only counted. Raises UserError for weights that do not
+    fit, by name.
     """
     run = runs.load(folder)
     before, now = matched(run.item_ids(), data.item_ids())
     given = run.weights()
+    fresh = bool(_of_memory(model.state_dict()) - _of_memory(given))
     if load:
         own = {name: value for name, value in model.state_dict().items() if name not in OF_TEXTS}
         _check_texts(given, model.state_dict(), folder)
@@ -40,7 +43,7 @@ def start_from(model: Model, folder: str | Path, data: Prepared, *, load: bool =
         for name, value in given.items():
             if name in BY_ITEM:
                 own[name][torch.from_numpy(now)] = value[torch.from_numpy(before)]
-            elif name in own:
+            elif name in own and not (fresh and name.endswith(GAIN)):
                 own[name].copy_(value)
     known = len(before)
     return {
@@ -48,7 +51,7 @@ def start_from(model: Model, folder: str | Path, data: Prepared, *, load: bool =
         "matched": known,
         "new": data.items_count - known,
         "vanished": len(run.item_ids()) - known,
-        "fresh_memory": bool(_of_memory(model.state_dict()) - _of_memory(given)),
+        "fresh_memory": fresh,
     }
 
 

@@ -19,7 +19,7 @@ from persrec.models.hstu import HSTU
 from persrec.models.interfaces import Memory, Rows
 from persrec.models.layered import Layered
 from persrec.models.pooled import DecayedMean, SegmentMean
-from persrec.models.rows import rows_of
+from persrec.models.rows import rows_of, token_rows
 from persrec.models.segments import SegmentRule
 from tests.worlds import KINDS, LENGTHS, WIDTH, World, histories
 
@@ -38,6 +38,15 @@ WORLDS: dict[str, dict[str, Any]] = {
     "layered, merged": {"segment": 3, "recent": 2, "merge_segments": 3},
     "layered, int8": {"segment": 3, "recent": 2, "encoding": "int8"},
     "layered, merged, int4": {"segment": 3, "recent": 2, "merge_segments": 3, "encoding": "int4"},
+    "layered, shares": {"segment": 5, "recent": 4, "means": 1.0},
+    "layered, shares, capped, three at once": {"segment": 2, "recent": 3, "cap": 4, "together": 3, "means": 1.0},
+    "layered, shares, merged, int4": {
+        "segment": 3,
+        "recent": 2,
+        "merge_segments": 3,
+        "encoding": "int4",
+        "means": 1.0,
+    },
     "recurrent": {"segment": 5, "recent": 4, "memory": "recurrent"},
     "recurrent, fresh, no time": {"segment": 3, "recent": 4, "memory": "recurrent", "write": "fresh", "timed": False},
     "recurrent, gated, int8": {"segment": 3, "recent": 2, "memory": "recurrent", "write": "gated", "encoding": "int8"},
@@ -285,8 +294,8 @@ def dense_twin(world: World, batch: Batch) -> dict[tuple[int, int], Tensor]:
         slot_of += [-1] * (end - start)
         place += range(start, end)
         for copy in range(copies if block < closed else 0):
-            last = Rows(*(field[:, end - 1 : end].expand(-1, len(tokens), *field.shape[2:]) for field in whole))
-            parts.append(last._replace(x=tokens[None], query_time=last.time))
+            segment = Rows(*(field[:, start:end] for field in whole))
+            parts.append(token_rows(world.compressor.begin(segment), segment))
             block_of += [block] * len(tokens)
             copy_of += [copy] * len(tokens)
             slot_of += range(len(tokens))

@@ -1,6 +1,7 @@
 """Evaluation of a small prepared log against a ranking in plain numpy, user by user."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -148,6 +149,14 @@ def test_memory_bytes_by_hand(world: tuple[Model, Prepared]) -> None:
     _, data = world
     closed = [max(0, (n - 1 - 5) // 6) for n in np.diff(data.offsets) if n >= 3]
     assert found(world).bytes_per_user == pytest.approx(np.mean(closed) * 2 * 8 * 4)
+
+
+def test_where_tokens_begin_as_means_layer_1_is_stored_too(tmp_path: Path) -> None:
+    memory = {"segment": 6, "recent": 5, "tokens": 2, "begin": "means"}
+    recipe, data = prepared_of(tmp_path, events(), memory=memory)
+    closed = [max(0, (n - 1 - 5) // 6) for n in np.diff(data.offsets) if n >= 3]
+    world = model_of(recipe, data.items_count), data
+    assert found(world).bytes_per_user == pytest.approx(np.mean(closed) * 2 * 8 * 4 * 2)
 
 
 def test_chunks_and_batches_change_nothing(world: tuple[Model, Prepared], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,8 @@ FORMS: dict[str, dict[str, Any]] = {
     "layered, three layers": {"model": {"layers": 3, "width": 8, "heads": 2}},
     "layered, capped": {"memory": {**SIZES, "cap": 2}},
     "layered, merged": {"memory": {**SIZES, "merge": True}},
+    "layered, means": {"memory": {**SIZES, "begin": "means"}},
+    "layered, means, merged, int8": {"memory": {**SIZES, "begin": "means", "merge": True, "encoding": "int8"}},
     "recurrent": {"memory": {**SIZES, "kind": "recurrent"}},
     "recurrent, gated": {"memory": {**SIZES, "kind": "recurrent", "write": "gated"}},
     "segment means": {"memory": {"segment": 6, "recent": 5, "kind": "segment_mean"}},

@@ -54,16 +54,18 @@ def test_another_model_is_refused_by_the_names_of_its_weights(tmp_path: Path) ->
         start_from(model, old, data)
 
 
-@pytest.mark.parametrize("kind", ["layered", "recurrent"])
-def test_a_model_that_had_no_memory_is_given_one(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(("kind", "begin"), [("layered", "learned"), ("layered", "means"), ("recurrent", "learned")])
+def test_a_model_that_had_no_memory_is_given_one(tmp_path: Path, kind: str, begin: str) -> None:
     """Before anything is trained, users with nothing folded are answered as before."""
     old = run_of(tmp_path, events(), history="full")
-    memory = {"kind": kind, "segment": 6, "recent": 5, "tokens": 2}
+    memory = {"kind": kind, "begin": begin, "segment": 6, "recent": 5, "tokens": 2}
     recipe, data = prepared_of(tmp_path, events(), history="compressed", memory=memory)
     model = build(recipe, items=data.items_count).eval()
     fresh = model.compressor.tokens.detach().clone()
     assert start_from(model, old, data)["fresh_memory"]
     assert torch.equal(model.compressor.tokens, fresh)
+    gains = [float(value.detach().mean()) for name, value in model.named_parameters() if name.endswith(".token_gain")]
+    assert gains == [float(kind != "layered" or begin == "means"), 1.0]
     windows = evaluation_windows(np.arange(data.users), np.minimum(np.diff(data.offsets), 10), length=None)
     few = collate(data, windows, time=recipe.time)
     torch.testing.assert_close(model.queries(few), Recommender.load(old).model.queries(few))
