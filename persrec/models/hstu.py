@@ -112,8 +112,8 @@ class HSTULayer(nn.Module):
 class HSTU(Stack):
     """N layers of HSTU behind the step; see `Stack` for `exact`, `row_block` and `recompute`.
 
-    In a layered memory layer 1 is given the same tokens for everybody, from which nothing can be read: its token gain
-    starts at `first_gain` = 0, that of the other layers at 1. A memory of one plane is read in layer 1 as well.
+    In a layered memory without means layer 1 is given the same tokens for everybody, from which nothing can be read:
+    its token gain starts at `first_gain` = 0, that of the other layers at 1. Others are read in layer 1 as well.
     """
 
     def __init__(
