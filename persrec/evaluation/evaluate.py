@@ -23,7 +23,6 @@ from persrec.evaluation import intervals
 from persrec.models.compressor import Recall
 from persrec.models.encodings import memory_bytes
 from persrec.models.interfaces import Memory
-from persrec.models.keeper import Keeper
 from persrec.models.model import Model
 from persrec.prepared import Prepared, Queries
 from persrec.recipe.recipe import Recipe
@@ -380,8 +379,7 @@ def read_users(
 
 def _stored(model: Model, memory: Memory) -> int:
     """Bytes of the numbers of the memories of a batch."""
-    kept = model.compressor
-    return memory_bytes(memory, kept.encoding, kept.stored) if isinstance(kept, Keeper) else 0
+    return memory_bytes(memory, model.compressor.encoding, model.compressor.stored)
 
 
 def _in_one_pass(windows: Windows) -> bool:

@@ -81,9 +81,15 @@ class Backbone(Protocol):
 
 
 class Compressor(Protocol):
-    """Turns closed segments into memory; `rows` is how many rows a fold writes."""
+    """Turns closed segments into memory; `rows` is how many rows a fold writes, `encoding` how numbers are kept."""
 
     rows: int
+    encoding: str
+
+    @property
+    def stored(self) -> int:
+        """Planes of a memory that are the user's own, which a store keeps; the last ones of all."""
+        ...
 
     @property
     def chains(self) -> bool:

@@ -19,7 +19,7 @@ class Keeper(nn.Module):
 
     @property
     def stored(self) -> int:
-        """Planes of a memory that are the user's own."""
+        """See `Compressor.stored`."""
         return 1
 
     @property

@@ -52,7 +52,7 @@ class Layered(Keeper):
 
     @property
     def stored(self) -> int:
-        """Planes of a memory that are the user's own; the tokens themselves are not."""
+        """See `Compressor.stored`; the tokens themselves are the same for everybody."""
         return self.layers if self.means else self.layers - 1
 
     @property

@@ -16,6 +16,8 @@ class Recent(nn.Module):
 
     anchor: Tensor
     chains = True
+    encoding = "float32"
+    stored = 0
 
     def __init__(self, *, width: int, layers: int) -> None:
         super().__init__()

@@ -19,7 +19,6 @@ from persrec.models import memory as memories
 from persrec.models.compressor import read
 from persrec.models.encodings import pack, unpack
 from persrec.models.interfaces import Memory
-from persrec.models.keeper import Keeper
 from persrec.models.model import Model
 from persrec.models.rows import rows_of
 from persrec.recipe.recipe import Recipe
@@ -47,7 +46,6 @@ def keeping_of(model: Model, recipe: Recipe, *, raw: bool, seen_rate: float | No
     With `seen_rate`, seen items are kept as a filter that takes this share of others for seen.
     """
     folds = model.rule.recent is not None and recipe.length is None and not raw
-    planes = model.compressor.stored if isinstance(model.compressor, Keeper) else 0
     evaluation = recipe.evaluation
     keeps: Keeps = "items" if evaluation.exclude_seen or evaluation.seen_odds is not None else "none"
     if model.repeat is not None:
@@ -58,8 +56,8 @@ def keeping_of(model: Model, recipe: Recipe, *, raw: bool, seen_rate: float | No
         if not 0 < seen_rate < 1:
             raise UserError(f"seen_rate: got {seen_rate}, expected a share between 0 and 1, as 0.01")
         keeps = "filter"
-    encoding, width = getattr(model.compressor, "encoding", "float32"), model.backbone.width
-    layout = Layout(planes if folds else 0, width, encoding, recipe.time != "none", keeps, seen_rate or 0.0)
+    planes, width = model.compressor.stored if folds else 0, model.backbone.width
+    layout = Layout(planes, width, model.compressor.encoding, recipe.time != "none", keeps, seen_rate or 0.0)
     return Keeping(layout, recipe.time, not folds, recipe.length)
 
 

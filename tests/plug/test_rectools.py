@@ -120,6 +120,20 @@ def test_new_events_are_read_on_old_memories_until_there_is_a_segment_of_them(mo
         read(model, memories, dataset=Dataset.construct(many), frame=many)
 
 
+def test_tokens_begin_as_means_of_what_layer_1_is_given() -> None:
+    """RecTools multiplies item vectors by sqrt(D) first."""
+    model = fitted("HSTUModel", compressed=RULE, use_pos_emb=False)
+    longest = FRAME["user_id"].value_counts().index[0]
+    given: list[torch.Tensor] = []
+    adapter, compressor = model.torch_model.plugged.adapter, model.torch_model.compressor
+    with adapter.layers[0].register_forward_pre_hook(lambda layer, args: given.append(args[0])):
+        states = plug.compress(model, DATASET, [longest]).memory.states
+    share = -(-RULE["segment"] // len(compressor.tokens))
+    mean = given[0][0, :share].mean(dim=0)
+    assert float(mean.abs().max()) > 0.1
+    torch.testing.assert_close(states[0, 0, 0], (compressor.tokens[0] + mean).detach())
+
+
 def test_a_user_without_a_memory_is_named(model: Any) -> None:
     memories = plug.compress(model, DATASET, USERS[:-1])
     with pytest.raises(UserError, match=f"user '{USERS[-1]}' has no memory, expected one for every user"):
