@@ -7,7 +7,8 @@ Cells are trained as in quality.py. Rows: one per cell and group of the targets 
 the ratio of the mean NDCG@10 over the same users and seeds with its 95% interval; where full differs from recent, the
 pair compressed/full also holds the retention. Baselines of the recipe stand beside, and with `--window R` recent
 history with so many clear events, as dear to read as a memory (R of the recipe, and the mean number of its rows).
-`--append` keeps the rows of other recipes, protocols and repeat heads in the file.
+`--append` keeps the rows of other recipes, protocols and repeat heads in the file. With `--from`, all histories go on
+from a trained full model: full itself too, so that none is trained for longer than another.
 """
 
 import argparse
@@ -36,6 +37,7 @@ METRIC = "ndcg@10"
 GROUPS = ("history length", "last consumption of the item")
 PAIRS = (("full", "recent"), ("compressed", "full"), ("compressed", "recent"))
 WIDER = "recent-"  # and how many clear events
+EARLIER = {"begin": "learned"}  # of rows from before there was a choice
 Part = npt.NDArray[np.bool_]
 
 
@@ -44,7 +46,7 @@ def wider(arguments: argparse.Namespace, out: Path) -> Side:
     name = f"{WIDER}{arguments.window}"
     overrides = [*arguments.overrides, f"memory.recent={arguments.window}"]
     cells = recipe.load(arguments.recipe, [*overrides, "history=recent", "baselines=[]"]).grid()
-    train(arguments.recipe, cells, overrides, out / name, arguments.jobs)
+    train(arguments.recipe, cells, overrides, out / name, arguments.jobs, arguments.start)
     (side,) = comparison.load([out / name / name_of(cell) for cell in cells])
     return replace(side, name=name, history=name)
 
@@ -99,7 +101,7 @@ def pair_rows(sides: dict[str, Side], bucket: str, part: Part | None) -> list[di
     return rows
 
 
-def common(chosen: Recipe, named: bool) -> dict[str, Any]:
+def common(chosen: Recipe, named: bool, start: Path | None) -> dict[str, Any]:
     """What all rows of a recipe say."""
     return {
         "dataset": chosen.name,
@@ -112,7 +114,9 @@ def common(chosen: Recipe, named: bool) -> dict[str, Any]:
         "R": chosen.memory.recent,
         "K": chosen.memory.tokens,
         "memory": chosen.memory.kind,
+        "begin": chosen.memory.begin,
         "past_set": chosen.memory.past_set,
+        "start": None if start is None else "full",
         "data": hashlib.sha256(chosen.data.model_dump_json(exclude={"path"}).encode()).hexdigest()[:8],
         "named": named,
     }
@@ -123,6 +127,7 @@ def main() -> None:
     parser.add_argument("recipe", help="a shipped name or a .yaml file")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--window", type=int, metavar="R", help="clear events of recent history as dear as a memory")
+    parser.add_argument("--from", dest="start", type=Path, metavar="FOLDER", help="of full models to go on from")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, help="runs/evidence/<name>-<split>-<repeat> unless given")
     parser.add_argument("--json", type=machine.file_for_rows, help="file for the rows")
@@ -131,12 +136,12 @@ def main() -> None:
     arguments = parser.parse_args()
     chosen = recipe.load(arguments.recipe, arguments.overrides)
     out = arguments.out or Path("runs/evidence") / f"{chosen.name}-{chosen.split.name}-{chosen.repeat}"
-    train(arguments.recipe, chosen.grid(), arguments.overrides, out, arguments.jobs)
+    train(arguments.recipe, chosen.grid(), arguments.overrides, out, arguments.jobs, arguments.start)
     folders = sorted(path.parent for path in out.glob(f"*/{run.MANIFEST}"))
     sides = {side.name: side for side in comparison.load(folders)}
     if arguments.window is not None:
         sides[f"{WIDER}{arguments.window}"] = wider(arguments, out)
-    shared = common(chosen, arguments.named)
+    shared = common(chosen, arguments.named, arguments.start)
     hours = round(sum(run.load(folder).metrics["seconds"] for folder in folders) / 3600, 2)
     rows = []
     known = causes.oracles(next(iter(sides.values()))) if chosen.data.source == "causes" else []
@@ -154,10 +159,9 @@ def main() -> None:
 
 
 def others(arguments: argparse.Namespace, shared: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows of the file that are of other recipes or settings."""
-    return [
-        row for row in machine.rows_of(arguments.json) if any(row.get(key) != value for key, value in shared.items())
-    ]
+    """The rows of the file that are of other recipes or settings; keys that were not there yet have had defaults."""
+    rows = machine.rows_of(arguments.json)
+    return [row for row in rows if any(row.get(key, EARLIER.get(key)) != value for key, value in shared.items())]
 
 
 if __name__ == "__main__":

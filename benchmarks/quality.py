@@ -34,8 +34,13 @@ PAIRS = (("compressed", "full"), ("compressed", "recent"), ("full", "recent"))
 METRIC = "ndcg@10"
 
 
-def train(name: str, cells: list[Recipe], overrides: list[str], out: Path, jobs: int) -> None:
-    """Fit every cell that is not complete, `jobs` at a time; those that start from a full model after all of these."""
+def train(
+    name: str, cells: list[Recipe], overrides: list[str], out: Path, jobs: int, start: Path | None = None
+) -> None:
+    """Fit every cell that is not complete, `jobs` at a time; those that start from a full model after all of these.
+
+    With `start`, a folder of full models, all histories go on from the one of their seed there.
+    """
 
     def fit(cell: Recipe) -> None:
         folder = out / name_of(cell)
@@ -45,7 +50,8 @@ def train(name: str, cells: list[Recipe], overrides: list[str], out: Path, jobs:
         sets = [part for value in chosen for part in ("--set", value)]
         code = "from persrec.cli import main; main()"
         command = [sys.executable, "-c", code, "fit", name, *sets, "--out", str(folder), "--resume"]
-        command += ["--from", str(out / f"full-seed{cell.seeds[0]}")] if cell.tuned else []
+        models = start if start is not None and cell.histories else out if cell.tuned else None
+        command += [] if models is None else ["--from", str(models / f"full-seed{cell.seeds[0]}")]
         out.mkdir(parents=True, exist_ok=True)
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         with (out / f"{folder.name}.log").open("a") as log:
