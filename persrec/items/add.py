@@ -43,7 +43,12 @@ def add(folder: str | Path, file: str | Path, *, say: Say, root: Path = VECTORS)
     ids, there = _new_ids(rows, known, str(file))
     found = catalogue(rows, ids.cast(pl.String), section.template, where=str(file)) if len(ids) else None
     texts = [] if found is None else [text for text in found.texts if text]
-    counts = {"added": len(texts), "in the run already": there, "without a text": len(ids) - len(texts)}
+    counts = {
+        "added": len(texts),
+        "in the run already": there,
+        "without a text": len(ids) - len(texts),
+        "without an id": rows[ITEM].null_count(),
+    }
     if found is None or not texts:
         raise UserError(f"{file}: no new item with a text ({', '.join(f'{n:,} {what}' for what, n in counts.items())})")
     ids = ids.filter([bool(text) for text in found.texts])

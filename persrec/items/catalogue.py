@@ -32,12 +32,14 @@ def catalogue(table: pl.DataFrame, item_ids: pl.Series, template: str, *, where:
     """The text of each item of a log whose ids are `item_ids` (V,).
 
     Of several rows with the same id the text that most of them have counts, of these the first. Counted: items without
-    a row or without a text, ids that stand in several rows, those of them with different texts, rows without events.
+    a row or without a text, ids that stand in several rows, those of them with different texts, rows without events
+    and rows without an id, which are left out.
 
     Raises:
         UserError: the template names fields that are not there, or no item of the log is in the table.
     """
-    texts = table.select(ITEM, _rendered(table, template, where).alias(TEXT)).with_row_index("row")
+    rows = table.select(ITEM, _rendered(table, template, where).alias(TEXT)).with_row_index("row")
+    texts = rows.drop_nulls(ITEM)
     counted = texts.group_by(ITEM, TEXT).agg(pl.len().alias("rows"), pl.col("row").min())
     filled = counted.sort(pl.col(TEXT).is_null(), -pl.col("rows").cast(pl.Int64), "row")
     best = filled.group_by(ITEM, maintain_order=True).agg(
@@ -47,7 +49,7 @@ def catalogue(table: pl.DataFrame, item_ids: pl.Series, template: str, *, where:
     joined = log.join(best, on=ITEM, how="left", maintain_order="left")
     if joined["rows"].null_count() == len(joined):
         raise UserError(
-            f"{where}: has no item of the log: its {ITEM} are such as {table[ITEM][0]!r}, those of the log such as "
+            f"{where}: has no item of the log: its {ITEM} are such as {texts[ITEM][0]!r}, those of the log such as "
             f"{log[ITEM][0]!r}; give the table of this log, or name the column of its ids, as in items.columns: "
             f"{{{ITEM}: ...}}"
         )
@@ -59,6 +61,7 @@ def catalogue(table: pl.DataFrame, item_ids: pl.Series, template: str, *, where:
         "ids in several rows": int((best["rows"] > 1).sum()),
         "of them with different texts": int((best["versions"] > 1).sum()),
         "items of the table without events": int((~best[ITEM].is_in(log[ITEM].implode())).sum()),
+        "rows of the table without an id": len(rows) - len(texts),
     }
     return Catalogue(joined[TEXT].fill_null("").to_list(), counts)
 

@@ -26,6 +26,7 @@ from persrec.datasets.table import JSON_LINES, PARQUET
 from persrec.datasets.titles import titles
 from persrec.errors import UserError
 from persrec.interactions.schema import ITEM, check_twice, close_matches, reading, shown
+from persrec.interactions.values import NOTHING
 from persrec.items.catalogue import fields_of
 
 SYNTHETIC: Final = "synthetic"  # in the place of a path
@@ -40,7 +41,8 @@ IDS: Final = ("movieId", "parent_asin", "asin")
 
 
 def read(section: Any) -> pl.DataFrame:
-    """The items table of a recipe's `items` section, `item_id` first; empty fields are null.
+    """The items table of a recipe's `items` section, `item_id` first; empty fields are null, and so are ids that are a
+    word for nothing.
 
     Raises:
         UserError: the file is missing, empty or of an unknown kind, a row cannot be read (named), or there are no ids.
@@ -190,7 +192,10 @@ def _named(frame: pl.DataFrame, section: Any, where: str) -> pl.DataFrame:
                 f"as text, numbers or lists of them, or name another column by items.columns: {{{name}: ...}}"
             )
         texts[name] = pl.repeat(None, len(frame), dtype=pl.String, eager=True) if text is None else text
-    return pl.DataFrame(texts)
+    ids = texts[ITEM].set(texts[ITEM].is_in(NOTHING), None)
+    if ids.null_count() == len(ids):
+        raise UserError(f"{where}: column {found[ITEM]} is empty in all {len(ids):,} rows, expected the ids of items")
+    return pl.DataFrame(texts | {ITEM: ids})
 
 
 def _plain(name: str) -> str:

@@ -49,7 +49,10 @@ def locate(name: str, *, key: str = KEY) -> Path:
     elif re.fullmatch(HUB_NAME, name) and not Path(name).parent.is_dir():
         folder = _of_hub(name, key)
     else:
-        raise UserError(f"{key}: {name} is no folder (looked from {Path.cwd()}); expected that of a text model")
+        raise UserError(
+            f"{key}: {name} is no folder (looked from {Path.cwd()}); expected that of a text model, or a name on the "
+            "hub with its organisation, as in ORGANISATION/NAME"
+        )
     _check_whole(folder, key)
     return folder
 

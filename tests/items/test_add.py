@@ -21,7 +21,10 @@ from tests.items.models import saved_model
 from tests.items.places import made
 
 NEW = pl.DataFrame(
-    {"item_id": ["new 1", "чай 3", "new 2", "new 3"], "title": ["red lamp", "cup", None, "large table ."]}
+    {
+        "item_id": ["new 1", "чай 3", "new 2", "new 3", "NaN"],
+        "title": ["red lamp", "cup", None, "large table .", "blue lamp"],
+    }
 )
 
 
@@ -43,8 +46,8 @@ def test_new_items_are_recommended_and_the_old_ones_score_as_before(place: Path,
     before = fitted(use, "items.whiten=true").recommend(["ü-0", "ü-5"], 25)
     said: list[str] = []
     counts = add("run", "new.csv", say=said.append)
-    assert counts == {"added": 2, "in the run already": 1, "without a text": 1}
-    assert said[-1] == "run: 2 added, 1 in the run already, 1 without a text."
+    assert counts == {"added": 2, "in the run already": 1, "without a text": 1, "without an id": 1}
+    assert said[-1] == "run: 2 added, 1 in the run already, 1 without a text, 1 without an id."
     after = Recommender.load("run").recommend(["ü-0", "ü-5"], 27)
     assert {"new 1", "new 3"} <= set(after["item_id"])
     both = before.join(after, on=["user_id", "item_id"])

@@ -8,9 +8,9 @@ from persrec.items.catalogue import catalogue
 
 TABLE = pl.DataFrame(
     {
-        "item_id": ["7", "8", "9", "9", "9", "11", "12"],
-        "title": ["Lamp", None, "?", "Cup", "Cup", "Red \n chair", None],
-        "plot": ["Shines", None, None, None, None, None, "Of a table"],
+        "item_id": ["7", "8", "9", "9", "9", "11", "12", None, None],
+        "title": ["Lamp", None, "?", "Cup", "Cup", "Red \n chair", None, "Bowl", "Vase"],
+        "plot": ["Shines", None, None, None, None, None, "Of a table", None, None],
     },
     schema={"item_id": pl.String, "title": pl.String, "plot": pl.String},
 )
@@ -26,10 +26,11 @@ def test_texts_in_the_order_of_the_log_and_what_is_counted() -> None:
         "ids in several rows": 1,
         "of them with different texts": 1,
         "items of the table without events": 1,
+        "rows of the table without an id": 2,
     }
     assert str(found) == (
         "5 items; 1 without a row in the items table, 1 without a text, 1 ids in several rows, 1 of them with "
-        "different texts, 1 items of the table without events."
+        "different texts, 1 items of the table without events, 2 rows of the table without an id."
     )
 
 

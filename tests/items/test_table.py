@@ -94,6 +94,11 @@ def test_unused_columns_of_any_kind_do_not_matter(tmp_path: Path) -> None:
     assert found.select("nested", "image", "thumbs", "objects", "length").null_count().row(0) == (2,) * 5
 
 
+def test_rows_whose_id_is_empty_or_a_word_for_nothing_have_none(tmp_path: Path) -> None:
+    found = read(section(written(tmp_path, "items.csv", "item_id,title\n1,a\n,b\nNaN,c\n \t,null\n")))
+    assert found.rows() == [("1", "a"), (None, "b"), (None, "c"), (None, "null")]
+
+
 @pytest.mark.parametrize("name", ["nested", "image", "objects"])
 def test_columns_that_are_used_must_be_text(tmp_path: Path, name: str) -> None:
     columns = {"nested": [[["a"]]], "image": [b"\xff\xd8"], "objects": [{"x": 1}]}
@@ -137,6 +142,7 @@ def test_json_keys_that_are_text_here_and_lists_there(tmp_path: Path) -> None:
         ("items.csv", b"item_id,title\n1,a\n2,\xff\n", {}, "row 3 is not UTF-8 .*; .* set items.charset: latin-1"),
         ("items.csv", "", {}, "items.csv: the file is empty; expected an items table"),
         ("items.csv", "item_id,title\n", {}, "items.csv: no rows; expected one per item"),
+        ("items.csv", "id,title\nnull,a\n,b\n", {"columns": {"item_id": "id"}}, "column id is empty in all 2 rows, "),
         ("items.csv", "item_id,title\n1,a\n2,b,c\n", {}, "items.csv: cannot be read: row 3 has 3 fields, expected 2"),
         ("items.jsonl", '{"asin": 1}\n{"asin": \n', {}, "items.jsonl: cannot be read: row 2 is not JSON"),
         ("items.jsonl", '{"asin": 1}\n' * 2000 + "[]", {}, "items.jsonl: .*: row 2001 is not a JSON object"),

@@ -35,7 +35,8 @@ def change(folder: Path, **values: object) -> None:
 
 
 def test_a_folder_that_is_missing_or_incomplete(folder: Path) -> None:
-    refused(folder.parent / "other", "items.encoder: .*other is no folder .*; expected that of a text model")
+    text = "items.encoder: .*other is no folder .*; expected that of a text model, or a name on the hub with its organ"
+    refused(folder.parent / "other", text)
     (folder / "tokenizer.json").rename(folder / "away")
     refused(folder, "is incomplete: none of tokenizer.json, .*; save the tokenizer beside the model")
     (folder / "away").rename(folder / "tokenizer.json")
