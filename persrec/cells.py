@@ -197,7 +197,12 @@ def score(
     With `folder` they are left there as a run without a model, which stands beside others under the folder's name.
     """
     data = data.asking(cell.evaluation.part)
-    targets, settings = targets_of(data, data.test), protocol(cell)
+    targets, settings = targets_of(data, data.test), protocol(cell).without_a_model()
+    if settings.seen_odds is not None:
+        raise UserError(
+            f"--recommendations: got evaluation.seen_odds {settings.seen_odds}, but ranks made elsewhere stand as they "
+            "are; add --set evaluation.seen_odds=null"
+        )
     rows = lists.read(recommendations)
     scored = lists.score(rows, data, targets, k=max(settings.k), exclude_seen=settings.exclude_seen)
     best = scored.lists[:, :LIST]

@@ -345,6 +345,23 @@ def test_lists_are_not_scored_on_sets_with_seen_items_hidden(here: Path) -> None
         api.score_lists("lists.csv", "tiny.yaml", ["split=next-basket"])
 
 
+def test_the_protocol_of_what_is_no_model_is_its_own(here: Path, tmp_path: Path) -> None:
+    """A length and an index are settings of models: baselines read whole histories and are ranked exactly."""
+    models = ["length=5", "retrieval={kind: hnsw}"]
+    alone = [*models, "history=[]", "baselines=[popular]"]
+    (popular,) = persrec.fit("tiny.yaml", alone, out=tmp_path / "popular", progress=False).rows
+    ids = runs.load(tmp_path / "popular").item_ids()
+    theirs = pl.DataFrame({"user_id": ["user-0001"], "item_id": ids[:1], "rank": [1]})
+    (lists,) = api.score_lists(theirs, "tiny.yaml", models).rows
+    for row in (popular, lists):
+        assert (row["protocol"]["length"], row["protocol"]["retrieval"]) == (None, {"kind": "flat"})
+    discounted = ["evaluation.exclude_seen=false", "evaluation.seen_odds=0.5"]
+    with pytest.raises(
+        UserError, match=r"got evaluation\.seen_odds 0\.5, but ranks made elsewhere stand as they are; add"
+    ):
+        api.score_lists(theirs, "tiny.yaml", discounted)
+
+
 @pytest.mark.parametrize("arguments", [["evaluate"], ["evaluate", "runs/tiny", "--log", "tiny.yaml"]])
 def test_evaluate_wants_a_run_or_lists(
     arguments: list[str], here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture

@@ -53,7 +53,7 @@ def rank(
     for start in range(0, len(lists), queries_per_chunk):
         part = targets.queries.take(slice(start, start + queries_per_chunk))
         scores = baseline.scores(data, part, time=time)
-        _check(scores, part.user)
+        _check(scores, part.user, data)
         asked = slice(*np.searchsorted(targets.query, [start, start + len(scores)]))
         row, item = targets.query[asked] - start, targets.item[asked]
         own = scores[row, item]
@@ -89,10 +89,11 @@ def _best(scores: Scores, k: int) -> Ints:
     return best
 
 
-def _check(scores: Scores, users: Ints) -> None:
+def _check(scores: Scores, users: Ints, data: Prepared) -> None:
     wrong = np.isnan(scores).any(axis=1)
     if wrong.any():
+        first = data.user_ids()[int(users[np.argmax(wrong)])].as_py()
         raise UserError(
-            f"baseline: scores of {int(wrong.sum())} queries are not numbers, the first of user row "
-            f"{users[np.argmax(wrong)]}; expected a number for every item: raise slist's ridge, or report a fault"
+            f"baseline: scores of {int(wrong.sum())} queries are not numbers, the first of user {first!r}; expected a "
+            "number for every item: raise slist's ridge, or report a fault"
         )

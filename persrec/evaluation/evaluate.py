@@ -4,7 +4,7 @@ Shapes: B users, Q queries, T targets, D width, V items.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,6 +59,10 @@ class EvaluationSettings:
     def index(self, vectors: npt.NDArray[np.float32]) -> Index:
         """What searches item vectors (V+1, D)."""
         return INDEXES[self.retrieval](vectors, **self.retrieval_options)
+
+    def without_a_model(self) -> "EvaluationSettings":
+        """The protocol of what reads whole histories and ranks exactly, such as baselines and lists made elsewhere."""
+        return replace(self, length=None, retrieval="flat", retrieval_options={})
 
 
 def protocol(recipe: Recipe) -> EvaluationSettings:
@@ -226,6 +230,7 @@ def evaluate_baseline(
         time=settings.time,
         on_queries=on_queries,
     )
+    settings = settings.without_a_model()
     return Evaluation(targets, found.rank, found.lists, seen_share(data, found.lists), 0.0, settings)
 
 

@@ -1,14 +1,17 @@
 """Ranks and lists of baselines against plain loops."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from persrec.baselines import BASELINES, Baseline
 from persrec.baselines.ranking import Ranked, rank
 from persrec.errors import UserError
-from persrec.prepared import Prepared, Queries
+from persrec.interactions.prepare import write_batch
+from persrec.prepared import USERS, Prepared, Queries
 from persrec.targets import Targets, targets_of
 from tests.baselines.worlds import asked, prepared_of, two_halves
 
@@ -97,7 +100,8 @@ def test_k_must_fit_the_catalogue(k: int, deepest: int) -> None:
         rank(Given([0.0] * 13), WORLD, TARGETS, k=k, deepest=deepest, exclude_seen=False, time="last")
 
 
-def test_scores_that_are_not_numbers_name_the_user() -> None:
+def test_scores_that_are_not_numbers_name_the_user(tmp_path: Path) -> None:
+    write_batch(pl.DataFrame({"user_id": [f"u{row}" for row in range(WORLD.users)]}), tmp_path / USERS)
     broken = Given([-np.inf, *[np.nan] * 12])
-    with pytest.raises(UserError, match="scores of 2 queries are not numbers, the first of user row 0; expected"):
-        ranked(broken, WORLD, TARGETS, exclude=False)
+    with pytest.raises(UserError, match="scores of 1 queries are not numbers, the first of user 'u10'; expected"):
+        ranked(broken, dataclasses.replace(WORLD, folder=tmp_path), targets_of(WORLD, asked((10, 1))), exclude=False)
