@@ -1,7 +1,7 @@
 """The chapters of a report: each takes the material and returns HTML, or nothing where it has nothing to show."""
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from persrec.evaluation.intervals import Interval
 from persrec.page import curves, figures, verdicts
 from persrec.page.attended import Attended
 from persrec.page.closeup import Closeup
-from persrec.page.examples import Example
+from persrec.page.examples import CLEAR, MEMORY, UNREAD, Example, Stretch
 from persrec.page.figures import Curve, Look
 from persrec.page.layout import Gallery, boxes, folded, note, table
 from persrec.run import Run
@@ -29,6 +29,12 @@ GROUPS = {  # of the targets: the heading, and what a figure says of its groups
     ),
     "training events of the item": ("by popularity of the target", "training events of the target, 0 = cold"),
     "hours since the last event": ("by hours since the last event", "hours since the user's last event"),
+}
+HEADINGS = {UNREAD: "Not read", MEMORY: "From memory", CLEAR: "Clear from here"}  # of events by how they are read
+READS = {
+    "full": "Events are read as they are.",
+    "recent": "Clear events are read as they are; nothing is read of those before them.",
+    "compressed": "Clear events are read as they are; of those before them the model has its memory alone.",
 }
 FEW = 10  # targets, below which a group is not drawn
 
@@ -232,7 +238,12 @@ def users(material: Material, gallery: Gallery) -> str:
     if not material.closeups:
         return ""
     one = next((one for one in material.closeups if one.history == "compressed"), material.closeups[0])
-    text = f"Drawn by chance from users with a long history, not by success; the lists are those of {one.side}."
+    text = (
+        f"Drawn by chance from users with a long history, not by success; the lists are those of {one.side}. "
+        f"{READS[one.history]}"
+    )
+    if any(side.name == one.side and side.recipe["repeat"] == "head" for side in material.sides):
+        text += " Its repeat head, beside that, counts what the user has had."
     shown = boxes([_user(example, one.names) for example in one.examples])
     return f'<h2>Three users</h2>\n{note(text)}<div class="pair">{shown}</div>'
 
@@ -241,10 +252,7 @@ def _user(example: Example, names: Sequence[str]) -> str:
     def name(item: int) -> str:
         return html.escape(names[item])
 
-    older = example.events - len(example.last)
-    history = " · ".join(map(name, example.last))
-    before = f"{older:,} older events, then " if older else ""
-    memory = f" The oldest {example.remembered:,} are read from memory." if example.remembered else ""
+    history = "".join(_stretch(stretch, name) for stretch in example.history)
     listed = "".join(
         f"<li{' class=hit' if place.hit else ''}>{name(place.item)}{' ✓ hit' if place.hit else ''}"
         f"{' <span class=had>had before</span>' if place.had else ''}</li>"
@@ -255,10 +263,19 @@ def _user(example: Example, names: Sequence[str]) -> str:
     ranks = "; ".join(f"{side} {', '.join(map(_rank, found[:10]))}" for side, found in example.ranks.items())
     return (
         f'<div class="user"><h3>User {html.escape(example.user)}: {"hit" if hit else "miss"}</h3>\n'
-        f"<p><b>History</b>, {example.events:,} events: {before}{history}.{memory}</p>\n"
+        f"<p><b>History</b>, {example.events:,} events</p>\n{history}"
         f"<p><b>Next</b>: {asked}</p>\n<b>Recommended</b>\n<ol>{listed}</ol>\n"
         f'<p class="note">Rank of what came next: {html.escape(ranks)}.</p></div>'
     )
+
+
+def _stretch(stretch: Stretch, name: Callable[[int], str]) -> str:
+    """How many events are read in that way, and the newest of them."""
+    older = stretch.events - len(stretch.newest)
+    newest = " · ".join(map(name, stretch.newest))
+    before = f"{older:,} older, then " if older else ""
+    items = f": {before}{newest}" if newest else ""
+    return f"<p class={stretch.how}><b>{HEADINGS[stretch.how]}</b>, {stretch.events:,}{items}</p>\n"
 
 
 def training(material: Material, gallery: Gallery) -> str:

@@ -24,9 +24,18 @@ from persrec.recipe.sections import Items
 
 TITLE: Final = "title"
 COUNT = 3
-LAST_SHOWN = 12  # events of a history
+UNREAD, MEMORY, CLEAR = "unread", "memory", "clear"  # how events are read
+SHOWN: Final = {UNREAD: 0, MEMORY: 4, CLEAR: 8}  # newest events of each
 
-Ints = npt.NDArray[np.int64]
+Ints = npt.NDArray[np.integer[Any]]
+
+
+class Stretch(NamedTuple):
+    """Events of a history, one after the other, that a model reads in the same way."""
+
+    how: str  # UNREAD, MEMORY or CLEAR
+    events: int
+    newest: list[int]  # items, the latest last
 
 
 class Place(NamedTuple):
@@ -42,8 +51,7 @@ class Example(NamedTuple):
 
     user: str
     events: int  # before the query
-    remembered: int  # of them, in closed segments; 0 without a memory
-    last: list[int]  # items, the latest last
+    history: list[Stretch]  # of these events, the oldest first
     targets: list[int]
     best: list[Place]
     ranks: dict[str, list[float]]  # of the targets, by side; inf beyond what was kept
@@ -67,18 +75,34 @@ def examples(model: Model, data: Prepared, cell: Recipe, queries: Queries, sides
     for user, end, items in zip(queries.user, queries.end, lists, strict=True):
         first = int(data.offsets[user])
         history = data.items[first : first + int(end)]
-        closed = 0
         ranks: dict[str, list[float]] = {}
         targets: list[int] = []
-        if cell.history == "compressed":
-            length = len(history) if cell.length is None else min(cell.length, len(history))
-            closed = max(0, (length - cell.memory.recent) // cell.memory.segment) * cell.memory.segment
         for side in sides:
             targets, ranks[side.name] = _ranks(side, int(user), int(end))
         listed = [Place(int(item), int(item) in targets, bool((history == item).any())) for item in items if item]
-        last = [int(item) for item in history[-LAST_SHOWN:]]
-        found.append(Example(str(ids[int(user)].as_py()), len(history), closed, last, targets, listed, ranks))
+        name = str(ids[int(user)].as_py())
+        found.append(Example(name, len(history), stretches(history, cell), targets, listed, ranks))
     return found
+
+
+def stretches(history: Ints, cell: Recipe) -> list[Stretch]:
+    """How a model of a recipe reads a history; stretches without events are left out.
+
+    Before the last `length` events nothing is read. Of the closed segments `compressed` reads those in memory, `recent`
+    none; `full` has none.
+    """
+    length = len(history) if cell.length is None else min(cell.length, len(history))
+    segment, recent, cap = cell.memory.segment, cell.memory.recent, cell.memory.cap
+    closed = 0 if cell.history == "full" else max(0, (length - recent) // segment)
+    kept = 0 if cell.history == "recent" else closed if cap is None else min(cap, closed)
+    clear = length - closed * segment
+    counts = {UNREAD: len(history) - kept * segment - clear, MEMORY: kept * segment, CLEAR: clear}
+    found, start = [], 0
+    for how, count in counts.items():
+        newest = history[start : start + count][max(0, count - SHOWN[how]) :]
+        found.append(Stretch(how, count, [int(item) for item in newest]))
+        start += count
+    return [stretch for stretch in found if stretch.events]
 
 
 def titles(path: str | Path) -> dict[str, str]:

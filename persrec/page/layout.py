@@ -37,6 +37,7 @@ figcaption,.note{color:var(--pale);font-size:.9rem}
 details{margin:.7rem 0}summary{cursor:pointer}
 pre{background:var(--box);padding:.7rem;overflow-x:auto;font-size:.8rem}
 .user{background:var(--box);padding:.8rem 1rem;border-radius:.4rem;margin:.5rem 0}
+.unread,.memory{color:var(--pale)}.unread+.clear,.memory+.clear{border-top:2px dashed var(--hit);padding-top:.6rem}
 .user ol{padding-left:1.6rem;margin:.3rem 0}.hit{color:var(--hit);font-weight:600}.had{color:var(--pale)}
 """
 

@@ -4,9 +4,11 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Iterable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -16,9 +18,15 @@ from persrec import api
 from persrec import run as runs
 from persrec.errors import UserError
 from persrec.evaluation import comparison
-from persrec.page import examples
-from persrec.page.chapters import GROUPS
+from persrec.evaluation.comparison import Side
+from persrec.evaluation.intervals import Interval
+from persrec.page import chapters, examples
+from persrec.page.chapters import GROUPS, Material
+from persrec.page.closeup import Closeup
+from persrec.page.examples import Example
+from persrec.page.layout import Gallery
 from persrec.prepared import open_prepared
+from tests.small import recipe_of
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 SMALL = [
@@ -213,6 +221,77 @@ def test_a_hit_is_where_the_run_ranked_the_target(text: str) -> None:
         hits = [place for place, style in enumerate(listed, start=1) if "hit" in style]
         assert hits == ([float(rank)] if said == "hit" else [])
         assert said == "hit" or rank == "beyond the list"
+
+
+HISTORY = np.arange(1, 31)  # of one user, with S = 6 and R = 5: four closed segments
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"history": "full"}, [("clear", 30, range(23, 31))]),
+        ({"history": "full", "length": 12}, [("unread", 18, []), ("clear", 12, range(23, 31))]),
+        ({"history": "recent"}, [("unread", 24, []), ("clear", 6, range(25, 31))]),
+        ({"history": "compressed"}, [("memory", 24, range(21, 25)), ("clear", 6, range(25, 31))]),
+        (
+            {"history": "compressed", "length": 20},
+            [("unread", 10, []), ("memory", 12, range(19, 23)), ("clear", 8, range(23, 31))],
+        ),
+        (
+            {"history": "compressed", "memory": {"segment": 6, "recent": 5, "tokens": 2, "cap": 3}},
+            [("unread", 6, []), ("memory", 18, range(21, 25)), ("clear", 6, range(25, 31))],
+        ),
+        (
+            {"history": "compressed", "memory": {"segment": 6, "recent": 15, "tokens": 2}},
+            [("memory", 12, range(9, 13)), ("clear", 18, range(23, 31))],
+        ),
+        ({"history": "compressed", "length": 10}, [("unread", 20, []), ("clear", 10, range(23, 31))]),
+    ],
+)
+def test_how_a_history_is_read(changes: dict[str, Any], expected: list[tuple[str, int, Iterable[int]]]) -> None:
+    found = examples.stretches(HISTORY, recipe_of(Path("log.csv"), **changes))
+    assert found == [(how, events, list(newest)) for how, events, newest in expected]
+
+
+def test_users_are_shown_what_is_in_memory_and_where_clear_events_begin(place: Path, text: str) -> None:
+    log = pl.read_csv(place / "shop.csv")
+    titles = dict(pl.read_csv(place / "titles.csv").iter_rows())
+    for body in re.findall(r'<div class="user">(.*?)</div>', text, flags=re.DOTALL):
+        found = Reader(body).text
+        user = re.findall(r"User (\S+):", found)[0]
+        items = [titles.get(item, item) for item in log.filter(pl.col("user_id") == user)["item_id"]]
+        parts = [" · ".join(part) for part in (items[20:24], items[24:29], items[29:])]
+        lines = (
+            "History, 29 events",
+            f"From memory, 24: 20 older, then {parts[0]}",
+            f"Clear from here, 5: {parts[1]}",
+            f"Next: {parts[2]}",
+        )
+        assert "\n".join(lines) in found
+
+
+@pytest.mark.parametrize(
+    ("history", "said"),
+    [
+        ("full", "Events are read as they are."),
+        ("recent", "nothing is read of those before them."),
+        ("compressed", "of those before them the model has its memory alone."),
+    ],
+)
+def test_a_history_is_shown_as_its_model_reads_it(tmp_path: Path, history: str, said: str) -> None:
+    read = examples.stretches(HISTORY, recipe_of(Path("log.csv"), history=history))
+    example = Example("someone", len(HISTORY), read, [1], [], {})
+    one = Interval(1.0, 1.0, 1.0)
+    closeup = Closeup(history, history, 1, one, 0.0, None, [example], [f"no. {item}" for item in range(31)])
+    material = Material([Side(history, history, {"repeat": "none"}, {})], [], "ndcg@10", {}, [closeup], None)
+    found = Reader(chapters.users(material, Gallery(tmp_path))).text
+    assert said in found
+    assert "repeat head" not in found
+    material.sides[0].recipe["repeat"] = "head"
+    assert "repeat head, beside that, counts what the user has had" in chapters.users(material, Gallery(tmp_path))
+    assert ("Not read, 24\nClear from here, 6: no. 25 ·" in found) == (history == "recent")
+    assert ("From memory, 24: 20 older, then no. 21 ·" in found) == (history == "compressed")
+    assert ("History, 30 events\nClear from here, 30: 22 older, then no. 23 ·" in found) == (history == "full")
 
 
 def test_every_figure_also_lies_beside_the_page(place: Path, page: Reader) -> None:
