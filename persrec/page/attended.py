@@ -35,6 +35,7 @@ class Attended(NamedTuple):
 
     written: Floats  # (B, K, S) of the events of a segment in a token, mean over segments and the layers that write
     read: Floats  # (B, G) of the newest, the one before it, ... segment in the query; NaN where the user has none
+    means: bool  # whether tokens begin as means of events, so that layer 1 reads something of the user as well
 
     @property
     def clear(self) -> Floats:
@@ -66,7 +67,8 @@ def attended(model: Model, batch: Batch) -> Attended:
     """Fold and read as served, segment by segment, and look at every layer.
 
     All users of the batch have a closed segment, and stand in descending order of them. Tokens are looked at in layers
-    1 to N-1, whose output is remembered; queries in layers 2 to N, where what is remembered is the user's own.
+    1 to N-1, whose output is remembered; queries where what is remembered is the user's own: in layers 2 to N, and in
+    layer 1 too where tokens begin as means.
     """
     backbone, compressor = model.backbone, model.compressor
     assert isinstance(backbone, HSTU | Softmax)
@@ -87,7 +89,12 @@ def attended(model: Model, batch: Batch) -> Attended:
     folds = [steps[start : start + backbone.layers] for start in range(0, len(steps), backbone.layers)]
     last = batch.events - closed * model.rule.segment - 1
     kept = closed if compressor.cap is None else closed.clamp(max=compressor.cap)
-    return Attended(_written(folds[:-1], closed, model.rule.segment), _read(folds[-1], last, kept, compressor.rows))
+    own = folds[-1][-compressor.stored :]
+    return Attended(
+        written=_written(folds[:-1], closed, model.rule.segment),
+        read=_read(own, last, kept, compressor.rows),
+        means=bool(compressor.means),
+    )
 
 
 def attention(
@@ -164,8 +171,8 @@ def _written(folds: list[list[_Step]], closed: Tensor, segment: int) -> Floats:
 
 
 def _read(steps: list[_Step], last: Tensor, kept: Tensor, tokens: int) -> Floats:
-    """(B, G), newest segment first, the mean over layers 2 to N."""
-    rows = torch.stack([step.shares[torch.arange(len(last)), last] for step in steps[1:]]).mean(dim=0).double()
+    """(B, G), newest segment first, the mean over the layers given."""
+    rows = torch.stack([step.shares[torch.arange(len(last)), last] for step in steps]).mean(dim=0).double()
     remembered = steps[0].shares.shape[2] - steps[0].shares.shape[1]
     by_segment = rows[:, :remembered].unflatten(1, (-1, tokens)).sum(dim=2).flip(1)  # (B, G)
     none = torch.arange(by_segment.shape[1])[None] >= kept[:, None]

@@ -213,6 +213,13 @@ def _looks_at(one: Closeup, found: Attended, look: Look, gallery: Gallery, numbe
     ages = [share[~np.isnan(share)] for share in found.read.T if (~np.isnan(share)).sum() >= min(5, count)]
     read = [intervals.mean(share, np.arange(len(share))) for share in ages]
     clear = intervals.mean(found.clear, users)
+    begun, layers = "", "the layers above the first"
+    if found.means:
+        begun = (
+            " Before it attends to anything, each token is given the mean of its share of the segment, the first one "
+            "that of the oldest events; that is not in the figure."
+        )
+        layers = "all layers"
     return [
         gallery(
             f"tokens-{number}",
@@ -220,14 +227,14 @@ def _looks_at(one: Closeup, found: Attended, look: Look, gallery: Gallery, numbe
             figures.written(written),
             f"Means over {count} users' segments and the layers whose output is remembered; bands are 95% intervals "
             "over users. The dotted line is an even share of the segment's events; what is missing to 100% goes to the "
-            "tokens and to older memory.",
+            f"tokens and to older memory.{begun}",
         ),
         gallery(
             f"segments-{number}",
             f"{one.side}: remembered segments that the query attends to",
             figures.read(read, look),
             f"Means over those of {count} users who have a segment of that age (at least {min(5, count)}), and over "
-            "the layers above the first; lines are 95% intervals over users. The clear events get "
+            f"{layers}; lines are 95% intervals over users. The clear events get "
             f"{clear.mean:.0%} [{clear.low:.0%}, {clear.high:.0%}].",
         ),
     ]

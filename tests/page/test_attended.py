@@ -16,7 +16,7 @@ from persrec.models.attention import position_bucket, time_bucket
 from persrec.models.compressor import loop
 from persrec.models.model import Model
 from persrec.models.softmax import SASRecLayer
-from persrec.page import chapters
+from persrec.page import chapters, figures
 from persrec.page.attended import attended, attention, shares, why_not
 from persrec.page.chapters import Material
 from persrec.page.closeup import Closeup
@@ -58,7 +58,7 @@ def dense(made: Model, batch: Batch, closed: int) -> list[Tensor]:
     place = torch.tensor([at if kind == "event" else (at + 1) * SEGMENT - 1 for kind, at in order])
     segment = torch.clamp(place // SEGMENT, max=closed)
     items, times = made.items(batch.history.item[0]), batch.history.time[0]
-    tokens = iter(list(made.compressor.tokens) * closed)
+    tokens = iter([begun for start in range(closed) for begun in first_rows(made, items[start * SEGMENT :])])
     x = torch.stack([next(tokens) if kind == "token" else items[at] for kind, at in order])
     time = times[place]
     earlier = torch.ones(len(order), len(order)).tril().bool()
@@ -85,6 +85,13 @@ def dense(made: Model, batch: Batch, closed: int) -> list[Tensor]:
     return found
 
 
+def first_rows(made: Model, events: Tensor) -> list[Tensor]:
+    """What layer 1 is given at the tokens of a segment that begins the events: with means, those of each half too."""
+    half = SEGMENT // TOKENS
+    means = [events[token * half : (token + 1) * half].mean(dim=0) for token in range(TOKENS)]
+    return [token + made.compressor.means * mean for token, mean in zip(made.compressor.tokens, means, strict=True)]
+
+
 def dense_softmax(
     layer: SASRecLayer, x: Tensor, place: Tensor, time: Tensor, seen: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -107,9 +114,12 @@ def dense_softmax(
 
 @pytest.mark.parametrize("kind", ["hstu", "sasrec"])
 @pytest.mark.parametrize("layers", [2, 3])
+@pytest.mark.parametrize("begin", ["learned", "means"])
 @torch.no_grad()
-def test_equal_to_one_dense_pass(tmp_path: Path, data: Prepared, layers: int, kind: str) -> None:
-    made = model(tmp_path, model={"kind": kind, "layers": layers, "width": 8, "heads": 2, "dropout": 0.0})
+def test_equal_to_one_dense_pass(tmp_path: Path, data: Prepared, begin: str, layers: int, kind: str) -> None:
+    changes = {"kind": kind, "layers": layers, "width": 8, "heads": 2, "dropout": 0.0}
+    memory = {"segment": SEGMENT, "recent": RECENT, "tokens": TOKENS, "begin": begin}
+    made = model(tmp_path, model=changes, memory=memory)
     closed, count = 3, 3 * SEGMENT + RECENT + 2
     batch = batch_of(data, [count])
     found, expected = attended(made, batch), dense(made, batch, closed)
@@ -118,9 +128,11 @@ def test_equal_to_one_dense_pass(tmp_path: Path, data: Prepared, layers: int, ki
         rows = [segment * width + SEGMENT + token for segment in range(closed)]
         written = [layer[row, row - SEGMENT - token : row - token] for layer in expected[:-1] for row in rows]
         np.testing.assert_allclose(found.written[0, token], torch.stack(written).mean(dim=0), atol=1e-9)
-    query = torch.stack([layer[-1] for layer in expected[1:]]).mean(dim=0)
+    own = expected if begin == "means" else expected[1:]  # layers whose memory differs from user to user
+    query = torch.stack([layer[-1] for layer in own]).mean(dim=0)
     read = [float(query[segment * width + SEGMENT : (segment + 1) * width].sum()) for segment in range(closed)]
     np.testing.assert_allclose(found.read[0], read[::-1], atol=1e-9)
+    assert found.means == (begin == "means")
     assert found.clear[0] == pytest.approx(float(query[closed * width :].sum()))
 
 
@@ -221,6 +233,18 @@ def test_of_others_it_is_said_why_not(tmp_path: Path, changes: dict[str, Any], r
     said = why_not(model_of(recipe, data.items_count), recipe.memory)
     assert said is not None
     assert said.startswith(reason)
+
+
+@pytest.mark.parametrize("begin", ["learned", "means"])
+def test_the_page_says_which_layers_are_looked_at(tmp_path: Path, data: Prepared, begin: str) -> None:
+    memory = {"segment": SEGMENT, "recent": RECENT, "tokens": TOKENS, "begin": begin}
+    found = attended(model(tmp_path, memory=memory), batch_of(data, [60, 45, 31]))
+    closeup = Closeup("compressed", "compressed", 1, Interval(1.0, 1.0, 1.0), 0.0, found, [], [])
+    looks = figures.looks([("compressed", "compressed", "small")])
+    said = chapters.attention(Material([], [], "ndcg@10", looks, [closeup], None), Gallery(tmp_path / "figures"))
+    assert ("over all layers" in said) == (begin == "means")
+    assert ("over the layers above the first" in said) == (begin == "learned")
+    assert ("each token is given the mean of its share of the segment" in said) == (begin == "means")
 
 
 def test_the_page_says_why_a_memory_is_not_shown(tmp_path: Path) -> None:
