@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from persrec.datasets.files import one_file, scan_parquet, uneven_row
+from persrec.datasets.quoting import scan_csv
 from persrec.interactions.schema import ITEM, ROW, TIME, USER, Say, check_columns, check_twice, conform, log, reading
 
 NAMES = ("online_retail.parquet", "*.parquet", "*.csv")
@@ -30,11 +31,11 @@ def read(path: Path, *, bad_rows: str = "refuse", say: Say = log) -> pl.LazyFram
         return uneven_row(file, ",") if text else ""
 
     with reading(str(file), why):
-        lines = pl.scan_csv(file, infer_schema=False) if text else scan_parquet(file)
+        lines = scan_csv(file) if text else scan_parquet(file)
         names, required = lines.collect_schema().names(), (INVOICE, *COLUMNS)
         check_columns(names, where=str(file), required=required)
         check_twice({name: name for name in required}, names, where=str(file))
-        without = pl.col("CustomerID").is_null()
+        without = pl.col("CustomerID").is_null() | pl.col("CustomerID").cast(pl.String).eq("NaN").fill_null(False)
         cancelled = pl.col(INVOICE).cast(pl.String).str.starts_with("C").fill_null(False)
         left_out = lines.select(without.sum().alias("without"), (cancelled & ~without).sum().alias("cancelled"))
         counts = left_out.collect().row(0, named=True)

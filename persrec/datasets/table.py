@@ -12,6 +12,7 @@ import polars as pl
 
 from persrec.datasets import histories, json_lines, movielens
 from persrec.datasets.files import PACKED, ending, first_line, one_file, scan_parquet, uneven_row
+from persrec.datasets.quoting import scan_csv
 from persrec.errors import UserError
 from persrec.interactions.schema import (
     COLUMNS,
@@ -73,11 +74,12 @@ def read(
         scanned = json_lines.scan(file, wanted)
         return _conformed(scanned, columns, why=lambda: json_lines.fault(file, wanted), **common)
     separator = separator or _separator(file)
-    quoted = ending(file) != RECBOLE
-    frame = pl.scan_csv(file, separator=separator, infer_schema=False, quote_char='"' if quoted else None)
+    plain = ending(file) == RECBOLE  # where quotes are signs like any other
+    options: dict[str, Any] = {"separator": separator, "infer_schema": False, "quote_char": None}
+    frame = pl.scan_csv(file, **options) if plain else scan_csv(file, separator=separator)
 
     def why() -> str:
-        return uneven_row(file, separator, quoted=quoted)
+        return uneven_row(file, separator, quoted=not plain)
 
     return _conformed(frame, columns, first_row=2, why=why, **common)
 

@@ -15,15 +15,20 @@ import numpy.typing as npt
 import polars as pl
 
 from persrec.constants import PAD
+from persrec.datasets import json_lines
+from persrec.datasets.files import uneven_row
+from persrec.datasets.quoting import scan_csv
 from persrec.datasets.table import JSON_LINES, PARQUET, SEPARATORS, as_polars
 from persrec.errors import UserError
-from persrec.interactions.schema import ITEM, USER, check_twice, reading
+from persrec.interactions.schema import ITEM, USER, Why, check_twice, reading, shown
+from persrec.interactions.values import plain_ids
 from persrec.prepared import Prepared
 from persrec.retrieval.seen import Seen
 from persrec.targets import Targets
 
 RANK: Final = "rank"
 SCORE: Final = "score"
+COLUMNS: Final = (USER, ITEM, RANK, SCORE)
 ROW: Final = "row"  # number of a row in the file
 UNKNOWN: Final = -1  # an item that the log does not have: takes its rank, and is no target
 
@@ -46,16 +51,16 @@ def read(source: Any) -> pl.DataFrame:
         UserError: missing columns, no rows, ids or ranks that are none, an item twice in a list, ranks with gaps or
             repeats, scores that are not numbers or contradict the ranks; the message names file, row and user.
     """
-    where, first_row, frame = _opened(source)
-    with reading(where):
+    where, first_row, frame, why = _opened(source)
+    with reading(where, why):
         names = frame.collect_schema().names()
         missing = [name for name in (USER, ITEM, RANK) if name not in names]
         if missing:
             raise UserError(
-                f"{where}: missing column{'s' * (len(missing) > 1)} {', '.join(missing)}; got {', '.join(names)}; "
+                f"{where}: missing column{'s' * (len(missing) > 1)} {', '.join(missing)}; got {shown(names)}; "
                 f"expected {USER}, {ITEM}, {RANK} and, if there is one, {SCORE}: rename the columns"
             )
-        wanted = [name for name in (USER, ITEM, RANK, SCORE) if name in names]
+        wanted = [name for name in COLUMNS if name in names]
         check_twice({name: name for name in wanted}, names, where=where)
         rows = frame.select(wanted).with_row_index(ROW, offset=first_row).collect()
     if rows.is_empty():
@@ -89,44 +94,40 @@ def score(rows: pl.DataFrame, data: Prepared, targets: Targets, *, k: int, exclu
     known = Seen.from_ranges(data.items, first, first + targets.queries.end)
     seen = known.contains(np.arange(len(lists)), np.maximum(lists, PAD)) & (lists > PAD)
     hidden = seen if exclude_seen else np.zeros_like(seen)
-    shown = _cut(lists, hidden, k)
+    kept = _cut(lists, hidden, k)
     counts = {
         "queries without a list": int((~listed).sum()),
         "lists not asked for": rows[USER].n_unique() - len(np.unique(asked[listed])),
         "unknown items": int((items == UNKNOWN).sum()),
         "seen items": int(seen.sum()),
-        "lists shorter than k": int(((shown != PAD).sum(axis=1)[listed] < k).sum()),
+        "lists shorter than k": int(((kept != PAD).sum(axis=1)[listed] < k).sum()),
     }
-    return Scored(_ranks(lists, hidden, targets), np.where(shown == UNKNOWN, PAD, shown), counts)
+    return Scored(_ranks(lists, hidden, targets), np.where(kept == UNKNOWN, PAD, kept), counts)
 
 
-def _opened(source: Any) -> tuple[str, int, pl.LazyFrame]:
-    """What to call a source, the number of its first row, and the source itself."""
+def _opened(source: Any) -> tuple[str, int, pl.LazyFrame, Why]:
+    """What to call a source, the number of its first row, the source itself, and what tells why it cannot be read."""
     if not isinstance(source, str | Path):
-        return "recommendations", 1, as_polars(source)
+        return "recommendations", 1, as_polars(source), str
     path = Path(source)
     if not path.is_file():
         raise UserError(f"{path}: no such file; expected recommendations as csv, tsv, parquet or jsonl")
     if path.stat().st_size == 0:
         raise UserError(f"{path}: the file is empty; expected one row per recommended item")
     if path.suffix in PARQUET:
-        return str(path), 1, pl.scan_parquet(path)
+        return str(path), 1, pl.scan_parquet(path), str
     if path.suffix in JSON_LINES:
-        return str(path), 1, pl.scan_ndjson(path, infer_schema_length=None)
+        return str(path), 1, json_lines.scan(path, COLUMNS), lambda: json_lines.fault(path, COLUMNS)
     if path.suffix in SEPARATORS:
-        return str(path), 2, pl.scan_csv(path, separator=SEPARATORS[path.suffix], infer_schema=False)
+        separator = SEPARATORS[path.suffix]
+        return str(path), 2, scan_csv(path, separator=separator), lambda: uneven_row(path, separator)
     known = ", ".join([*SEPARATORS, *PARQUET, *JSON_LINES])
     raise UserError(f"{path}: unknown ending {path.suffix!r}; expected one of {known}")
 
 
 def _whole(column: pl.Series, rows: pl.DataFrame, where: str) -> pl.Series:
     """Ids as text or whole numbers, ranks as whole numbers from 1 on; none of them absent."""
-    found = column
-    if column.name == RANK or column.dtype.is_float():
-        number = column.cast(pl.Float64, strict=False).fill_nan(None)
-        whole = number.cast(pl.Int64, strict=False)
-        good = (whole == number) & (whole >= 1) if column.name == RANK else whole == number
-        found = whole.zip_with(good.fill_null(False), pl.Series([None], dtype=pl.Int64)).alias(column.name)
+    found = _ranks_of(column, where) if column.name == RANK else plain_ids(column, where=where)
     if found.null_count():
         row = rows[ROW].filter(found.is_null())
         expected = "a whole number from 1 on" if column.name == RANK else "an id: text or a whole number"
@@ -137,6 +138,15 @@ def _whole(column: pl.Series, rows: pl.DataFrame, where: str) -> pl.Series:
             "remove these rows"
         )
     return found
+
+
+def _ranks_of(column: pl.Series, where: str) -> pl.Series:
+    """Ranks as whole numbers; null where they are none."""
+    if not (column.dtype == pl.String or column.dtype.is_numeric()):
+        raise UserError(f"{where}: column {RANK} is {column.dtype}, expected whole numbers from 1 on")
+    number = column.cast(pl.Float64, strict=False).fill_nan(None)
+    whole = number.cast(pl.Int64, strict=False)
+    return whole.set(whole.is_not_null() & ((whole != number) | (whole < 1)), None)
 
 
 def _check(rows: pl.DataFrame, where: str) -> None:

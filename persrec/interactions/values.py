@@ -174,6 +174,21 @@ def ids(column: pl.Series, faults: Faults, plain: Plain) -> pl.Series:
     return column
 
 
+def plain_ids(column: pl.Series, *, where: str) -> pl.Series:
+    """Ids of a list, text or whole numbers; whole floats become integers, other ones null.
+
+    Raises:
+        UserError: the column holds something else.
+    """
+    column = _as_text(column)
+    if column.dtype.is_float():
+        whole = column.fill_nan(None).cast(pl.Int64, strict=False)
+        return whole.set(whole.is_not_null() & (whole != column), None)
+    if not (column.dtype == pl.String or column.dtype.is_integer()):
+        raise UserError(f"{where}: column {column.name} is {column.dtype}, expected ids: whole numbers or text")
+    return column
+
+
 def _as_text(column: pl.Series) -> pl.Series:
     """Categories, and numbers that are too large, as text."""
     kinds = pl.Categorical, pl.Enum, pl.Int128

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import polars as pl
 
-from persrec.datasets import json_lines
+from persrec.datasets import json_lines, quoting
 from persrec.datasets.files import ending, opened, uneven_row
 from persrec.datasets.table import JSON_LINES, PARQUET
 from persrec.datasets.titles import titles
@@ -124,7 +124,7 @@ def _text(file: Path, section: Any) -> pl.DataFrame:
         raise UserError(f"{file}: the file is empty; expected an items table with one row per item")
     if known or len(separator) > 1:
         return _fields(text, separator, known[1] if known else (), file)
-    quoted = ending(file) != RECBOLE
+    quoted = ending(file) != RECBOLE and quoting.quoted(io.BytesIO(text.encode()), separator, where=str(file))
     with reading(str(file), lambda: uneven_row(file, separator, quoted=quoted)):
         return pl.read_csv(
             io.BytesIO(text.encode()), separator=separator, infer_schema=False, quote_char='"' if quoted else None

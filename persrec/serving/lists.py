@@ -8,9 +8,11 @@ import numpy.typing as npt
 import polars as pl
 
 from persrec.datasets import json_lines
+from persrec.datasets.quoting import scan_csv
 from persrec.datasets.table import JSON_LINES, PARQUET, SEPARATORS
 from persrec.errors import UserError
 from persrec.interactions.schema import ITEM, USER, check_twice, reading, shown
+from persrec.interactions.values import plain_ids
 from persrec.serving.histories import OneOrMore, Say, examples, ids_of, plain_id
 
 Ints = npt.NDArray[np.int64]
@@ -93,7 +95,8 @@ def _columns(path: Path, wanted: list[str], *, known: Sequence[str] = ()) -> pl.
             absent = f"missing column{'s' * (len(missing) > 1)} {', '.join(missing)}"
             raise UserError(f"{path}: {absent}; got {shown(names)}; name the columns {', '.join(wanted)}")
         check_twice({name: name for name in wanted}, names, where=str(path))
-        ids = table.select(pl.col(wanted).cast(pl.String)).collect()
+        found = table.select(wanted).collect()
+    ids = pl.DataFrame([plain_ids(found[name], where=str(path)).cast(pl.String) for name in wanted])
     for name in wanted:
         if ids[name].null_count():
             row = int(ids[name].is_null().arg_true()[0]) + 1 + (path.suffix in SEPARATORS)
@@ -109,6 +112,6 @@ def _table(path: Path, wanted: list[str], known: Sequence[str]) -> pl.LazyFrame:
     if path.suffix in JSON_LINES:
         return json_lines.scan(path, wanted)
     if path.suffix in SEPARATORS:
-        return pl.scan_csv(path, separator=SEPARATORS[path.suffix], infer_schema=False)
+        return scan_csv(path, separator=SEPARATORS[path.suffix])
     endings = ", ".join([*known, *SEPARATORS, *PARQUET, *JSON_LINES])
     raise UserError(f"{path}: unknown ending {path.suffix!r}; expected one of {endings}")

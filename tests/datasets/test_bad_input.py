@@ -85,6 +85,7 @@ CASES: dict[str, list[Case]] = {
         Case("an id of -1", "log.csv", b"user_id,item_id\n1,2\n-1,3\n"),
         Case("a line break in an id", "log.csv", CSV + b'"u3\nu4",d,1500000120,3\n'),
         Case("a quote that is not closed", "log.csv", CSV + b'"u3,d,1500000120,3\n'),
+        Case("quotes inside of fields, beside fields in quotes", "log.csv", CSV + b'"u3",5" disk,1500000120,3\n'),
         Case("a zero byte in an id", "log.csv", CSV + b"u\x003,d,1500000120,3\n"),
         Case("a byte order mark in an id", "log.csv", CSV + "\ufeffu3,d,1500000120,3\n".encode()),
         Case("a time that is none", "log.csv", CSV + b"u3,d,soon,3\n"),

@@ -173,6 +173,11 @@ def test_damaged_files_end_in_a_sound_log_or_one_sentence(name: str, data: st.Da
         assert message.isprintable()
 
 
+def no_quotes_around(value: str) -> bool:
+    """Quotes around a value may hold the end of a line, so that two lines are one row."""
+    return not re.search(r'(^|[,;|:\s])"', value)
+
+
 @pytest.mark.parametrize("name", [name for name in FORMS if name not in ("inter lists", "retail")])
 @given(data=st.data())
 @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
@@ -182,7 +187,7 @@ def test_every_row_is_read_or_said_to_be_skipped(name: str, data: st.DataObject)
     for _ in range(data.draw(st.integers(0, 2))):
         at = data.draw(st.integers(0, len(lines) - 1))
         fields = lines[at].split(form.between)
-        fields[data.draw(st.integers(0, len(fields) - 1))] = data.draw(VALUES.filter(lambda value: '"' not in value))
+        fields[data.draw(st.integers(0, len(fields) - 1))] = data.draw(VALUES.filter(no_quotes_around))
         lines[at] = form.between.join(fields)
     header = data.draw(damaged_header(form)) if form.header else ""
     contents = written(form._replace(header=header), lines)

@@ -49,6 +49,10 @@ BEHAVIORS = {
     "article_ids_clicked": [[13], [14]],
     "next_read_time": [8.0, 9.0],
 }
+RETAIL = {"InvoiceNo": ["1", "C2", "3"], "StockCode": ["a", "b", "c"], "InvoiceDate": days(1, 2, 3)} | {
+    "CustomerID": [17850.0, 17850.0, None]
+}
+GLOBO = {"user_id": [1, 1, 2], "click_article_id": [7, 8, 7], "click_timestamp": [1000 * one for one in SECONDS]}
 READ_TIMES = {"keep": ["dwell"]}
 FORMS = {
     "rows": Form("table", "a.parquet", "item_id", ROWS, READ_TIMES),
@@ -60,6 +64,8 @@ FORMS = {
             "user_id": [1, 2]
         }, {"events": True}
     ),
+    "Online Retail": Form("online-retail", "a.parquet", "StockCode", RETAIL),
+    "Globo": Form("globo-news", "clicks.parquet", "click_article_id", GLOBO),
     "EB-NeRD, history": Form("ebnerd", "history.parquet", "article_id_fixed", HISTORY, READ_TIMES),
     "EB-NeRD, behaviours": Form("ebnerd", "behaviors.parquet", "article_ids_clicked", BEHAVIORS, READ_TIMES),
 }  # fmt: skip
@@ -146,7 +152,12 @@ def answer(form: Form, contents: bytes, bad_rows: str) -> tuple[str, int]:
             return str(error).replace(f"{folder}/", "FOLDER/"), 0
     check_sound(frame)
     skipped = [found for sentence in said if (found := re.search(r": ([\d,]+) of [\d,]+ rows skipped", sentence))]
-    return "", frame.height + sum(int(found[1].replace(",", "")) for found in skipped)
+    left_out = [
+        found for sentence in said if (found := re.search(r"left out are (\d+) lines .* (\d+) of canc", sentence))
+    ]
+    return "", frame.height + sum(
+        int(count.replace(",", "")) for found in skipped + left_out for count in found.groups()
+    )
 
 
 @pytest.mark.parametrize("name", FORMS)

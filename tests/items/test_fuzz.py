@@ -1,4 +1,4 @@
-"""Damaged items tables and lists of items: what is read is text, or one sentence names the file."""
+"""Damaged items tables, ids, pairs and recommendations: what is read is sound, or one sentence names the file."""
 
 import tempfile
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from persrec.errors import UserError
+from persrec.evaluation import recommendations
 from persrec.items import table
 from persrec.recipe.sections import Items
 from persrec.serving import lists
@@ -32,6 +33,17 @@ LISTS = {
     "tsv": Form("", "ids.tsv", "note\titem_id\n", ("1\ta", "x\tb"), "\t"),
     "jsonl": Form("", "ids.jsonl", "", ('{"item_id": 7, "note": [1]}', '{"item_id": "x"}'), ","),
 }
+PAIRS = {
+    "csv": Form("", "pairs.csv", "user_id,item_id,note\n", ("u,1,a", "v,2,b"), ","),
+    "tsv": Form("", "pairs.tsv", "user_id\titem_id\n", ("u\t1", "v\t2"), "\t"),
+    "jsonl": Form("", "pairs.jsonl", "", ('{"user_id": 1, "item_id": "x"}',) * 2, ","),
+}
+RECOMMENDATIONS = {
+    "csv": Form("", "best.csv", "user_id,item_id,rank,score\n", ("u,1,1,.5", "u,2,2,.5", "v,1,1,.5"), ","),
+    "tsv": Form("", "best.tsv", "user_id\titem_id\trank\n", ("u\t1\t1", "u\t2\t2"), "\t"),
+    "jsonl": Form("", "best.jsonl", "", ('{"user_id": 1, "item_id": "x", "rank": 1, "note": [1]}',), ","),
+}
+IDS = [[1, 2], [1.0, 2.0], ["a", "b"], [[1], [2]], [{"a": 1}] * 2, [b"a", b"b"], [True, False], [None, 1], [None, None]]
 
 
 def answer(form: Form, contents: bytes, read: Callable[[Path], Any]) -> Any:
@@ -67,6 +79,42 @@ def test_damaged_lists_end_in_ids_or_one_sentence(name: str, data: st.DataObject
     form = LISTS[name]
     found = answer(form, data.draw(damaged(form)), lists.read)
     assert found is None or all(isinstance(one, str) for one in found)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+@given(data=st.data())
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+def test_damaged_pairs_end_in_ids_or_one_sentence(name: str, data: st.DataObject) -> None:
+    form = PAIRS[name]
+    found = answer(form, data.draw(damaged(form)), lists.read_candidates)
+    assert found is None or all(isinstance(one, str) for user in found for one in (user, *found[user]))
+
+
+@pytest.mark.parametrize("name", RECOMMENDATIONS)
+@given(data=st.data())
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+def test_damaged_recommendations_end_in_ranks_or_one_sentence(name: str, data: st.DataObject) -> None:
+    form = RECOMMENDATIONS[name]
+    found = answer(form, data.draw(damaged(form)), recommendations.read)
+    if found is not None:
+        assert found["rank"].dtype == pl.Int64
+        assert not found.select("user_id", "item_id", "rank").null_count().sum_horizontal().item()
+
+
+@given(user=st.sampled_from(IDS), item=st.sampled_from(IDS), rank=st.sampled_from(IDS))
+def test_columns_of_any_type_end_in_ids_and_ranks_or_one_sentence(user: Any, item: Any, rank: Any) -> None:
+    frame = pl.DataFrame({"user_id": user, "item_id": item, "rank": rank})
+    with tempfile.TemporaryDirectory() as folder:
+        frame.write_parquet(file := Path(folder) / "best.parquet")
+        contents = file.read_bytes()
+    form = Form("", "best.parquet", "", (), ",")
+    found = answer(form, contents, recommendations.read)
+    if found is not None:
+        assert {found[name].dtype for name in ("user_id", "item_id")} <= {pl.Int64, pl.String}
+        assert rank in ([1, 2], [1.0, 2.0])
+    pairs = answer(form, contents, lists.read_candidates)
+    plain = {"1", "2", "a", "b"}
+    assert pairs is None or plain.issuperset({one for user in pairs for one in (user, *pairs[user])})
 
 
 def test_a_message_that_quotes_the_file_stays_on_one_line() -> None:
