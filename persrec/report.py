@@ -52,7 +52,11 @@ def group_sheet(title: str, rows: Rows, what: str, metric: str) -> Sheet:
 
 
 def memory_sheets(rows: Rows, metric: str) -> list[Sheet]:
-    """What the compressed models lose without their memories, or with other boundaries; means over seeds."""
+    """What the compressed models lose without their memories, or with other boundaries; means over seeds.
+
+    Ratios stand with their 95% intervals over users: of several seeds, the means of the bounds, while what seeds differ
+    by is the deviation beside the mean.
+    """
     those = [row for row in rows if "memory_tests" in row]
     if not those:
         return []
@@ -60,13 +64,14 @@ def memory_sheets(rows: Rows, metric: str) -> list[Sheet]:
     whole = asked is None or asked == those[0]["protocol"]["queries"]
     found = []
     for tests in zip(*tested, strict=True):
-        means = (_spread([test[key]["mean"] for test in tests]) for key in (metric, "ratio"))
+        mean = _spread([test[metric]["mean"] for test in tests])
+        ratio = _with_bounds([test["ratio"] for test in tests])
         none = np.mean([test.get("got_none", 0.0) for test in tests])  # beside whom nobody had folded as few events
         name = tests[0]["memory"] + (f" ({none:.0%} got none)" if none >= 0.005 else "")
-        found.append((name, *means))
+        found.append((name, mean, ratio))
     where = "the same targets" if whole else f"{asked:,} of the queries"
     title = f"{metric} of the compressed model on {where}, its memory"
-    return [Sheet(title, ("memory", metric, "of compressed"), found)]
+    return [Sheet(title, ("memory", metric, "of compressed [95%, users]"), found)]
 
 
 def search_sheets(searches: Mapping[str, Mapping[str, Any]]) -> list[Sheet]:
@@ -152,6 +157,15 @@ def _by_history(rows: Rows) -> dict[str, list[Mapping[str, Any]]]:
 
 def _bounds(interval: Interval, digits: int) -> str:
     return f"[{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
+
+
+def _with_bounds(found: Sequence[Mapping[str, float]]) -> str:
+    """Means over seeds of figures and, where they have any, of the bounds of their intervals."""
+    mean = _spread([one["mean"] for one in found])
+    if not all({"low", "high"} <= one.keys() for one in found):
+        return mean
+    middle, low, high = (float(np.mean([one[key] for one in found])) for key in Interval._fields)
+    return f"{mean} {_bounds(Interval(middle, low, high), 3)}"
 
 
 def _spread(values: Sequence[float]) -> str:

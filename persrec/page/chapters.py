@@ -182,7 +182,11 @@ def memory(material: Material, gallery: Gallery) -> str:
             "interval holds 1 shows no use. A model should not mind where the boundary between memory and clear events "
             "stands (the last three).",
         )
-        parts.append(drawn + "".join(map(table, report.memory_sheets(rows, metric))))
+        said = note(
+            "Figures in brackets are 95% intervals over users; of several seeds, means of their bounds. They do not "
+            "cover what seeds differ by, whose standard deviation stands after ±."
+        )
+        parts.append(drawn + "".join(map(table, report.memory_sheets(rows, metric))) + said)
     return f"<h2>Whether the memory is used</h2>\n{boxes(parts)}"
 
 

@@ -30,6 +30,7 @@ caption{text-align:left;font-weight:600;padding:.3rem 0}
 th,td{padding:.3rem .7rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
 th:first-child,td:first-child{text-align:left;padding-left:0}
 .facts td{white-space:normal}
+@media (max-width:30rem){table{font-size:.8rem}th,td{padding:.3rem .45rem}th{white-space:normal;vertical-align:bottom}}
 .pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,20rem),1fr));gap:0 2rem;align-items:start}
 figure{margin:1rem 0;max-width:34rem}figure svg{width:100%;height:auto;display:block}
 figure svg text{font-family:inherit!important}

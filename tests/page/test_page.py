@@ -1,5 +1,6 @@
 """The page: its figures are those of the runs, it stands alone, and nothing in an id can break it."""
 
+import html
 import json
 import re
 import shutil
@@ -180,10 +181,15 @@ def test_memory_tests_data_and_protocol_are_those_of_the_run(place: Path, page: 
     run = runs.load(place / "grid" / "compressed-seed0")
     rows = page.tables["ndcg@10 of the compressed model on the same targets, its memory"][1:]
     expected = [
-        [test["memory"], f"{test['ndcg@10']['mean']:.4f}", f"{test['ratio']['mean']:.4f}"]
+        [
+            test["memory"],
+            f"{test['ndcg@10']['mean']:.4f}",
+            "{mean:.4f} [{low:.3f}, {high:.3f}]".format(**test["ratio"]),
+        ]
         for test in run.metrics["memory_tests"]
     ]
     assert rows == expected
+    assert "Figures in brackets are 95% intervals over users; of several seeds, means of their bounds." in page.text
     data = dict(page.tables["Data, as prepared"][1:])
     assert (data["users"], data["items"], data["events"]) == ("40", "20", "1,200")
     protocol = dict(page.tables["Protocol"][1:])
@@ -405,17 +411,33 @@ def test_places_that_cannot_be_written(place: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("scheme", "paper"), [(1, 255), (0, 0x14)])
 def test_a_browser_shows_it_by_day_and_night(place: Path, tmp_path: Path, scheme: int, paper: int) -> None:
-    browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-    if browser is None:
-        pytest.skip(f"no browser to render the page with: none of {', '.join(BROWSERS)} is on the path")
     picture = tmp_path / "page.png"
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=390,3000"]
-    options += ["--disable-background-networking", "--disable-sync", f"--user-data-dir={tmp_path / 'browser'}"]
-    options += [f"--blink-settings=preferredColorScheme={scheme}", f"--screenshot={picture}"]
-    subprocess.run([browser, *options, (place / "page.html").as_uri()], check=True, capture_output=True, timeout=120)
+    look = f"--blink-settings=preferredColorScheme={scheme}"
+    browse(place / "page.html", tmp_path, "--window-size=390,3000", look, f"--screenshot={picture}")
     from matplotlib.image import imread
 
     pixels = imread(picture)
     assert pixels.shape[:2] == (3000, 390)
     assert round(255 * float(pixels[0, 0, 0])) == paper
     assert len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) > 50  # not an empty sheet
+
+
+def test_a_phone_shows_the_ratios_of_the_memory_tests_with_their_intervals(text: str, tmp_path: Path) -> None:
+    """The table is no wider than a page of 390 pixels; a window has more, so the page stands in a frame."""
+    chapter = text[text.index("<h2>Whether the memory") : text.index("<h2>What memory tokens")]
+    phone = html.escape(text[: text.index("<h1>")] + chapter)
+    seen = "const box = this.contentDocument.querySelector('.wide'); document.title = box.scrollWidth - box.clientWidth"
+    frame = tmp_path / "frame.html"
+    frame.write_text(f'<title></title><iframe width="390" onload="{seen}" srcdoc="{phone}"></iframe>', encoding="utf-8")
+    assert "<title>0</title>" in browse(frame, tmp_path, "--dump-dom")
+
+
+def browse(page: Path, folder: Path, *options: str) -> str:
+    """What a browser without a window says of a page; the test is skipped where there is none."""
+    browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    if browser is None:
+        pytest.skip(f"no browser to render the page with: none of {', '.join(BROWSERS)} is on the path")
+    fixed = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-background-networking"]
+    fixed += ["--disable-sync", f"--user-data-dir={folder / 'browser'}"]
+    call = [browser, *fixed, *options, page.as_uri()]
+    return subprocess.run(call, check=True, capture_output=True, timeout=120).stdout.decode("utf-8")
