@@ -51,8 +51,8 @@ def quoted(lines: IO[bytes], separator: str, *, where: str) -> bool:
     if rest:
         got = rest.partition(b"\n")[0][:SHOWN].decode("utf-8", errors="replace")
         raise UserError(
-            f"{where}: row {row} has quotes that cannot be told apart (is one not closed?), at {got!r}; expected them around "
-            "whole fields, and those inside of such a field twice; correct or remove it."
+            f"{where}: row {row} has quotes that cannot be told apart (is one not closed?), at {got!r}; expected them "
+            "around whole fields, and those inside of such a field twice; correct or remove it."
         )
     return True
 

@@ -18,6 +18,7 @@ LOG_SOURCES = {
     ".pq": "table",
     ".jsonl": "table",
     ".ndjson": "table",
+    ".json": "amazon",
     ".inter": "table",
     ".gz": "table",
     ".txt": "sasrec",
@@ -29,7 +30,7 @@ LOG_SOURCES = {
 def locate(name_or_path: str | Path) -> tuple[dict[str, Any], str]:
     """The settings tree of a shipped recipe, a recipe file or the default recipe on a log, and what to call it."""
     path = Path(name_or_path)
-    if path.suffix in LOG_SOURCES:
+    if path.suffix in LOG_SOURCES or (path.is_dir() and str(name_or_path) not in shipped()):
         return _log_values(path), f"on {path}"
     if path.suffix in YAML_SUFFIXES:
         return {"name": path.stem, **read_yaml(path)}, str(path)
@@ -89,8 +90,10 @@ def _put(tree: Mapping[str, Any], path: list[str], value: Any) -> dict[str, Any]
 def _log_values(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise UserError(f"{path}: no such file; expected a log, a recipe file or one of: {', '.join(shipped())}")
-    name = re.sub(r"[^\w.\-]+", "-", path.stem).lstrip("-.") or "log"
-    return {"name": name, "data": {"source": LOG_SOURCES[path.suffix], "path": str(path)}}
+    if (path / "recipe.yaml").is_file():
+        raise UserError(f"{path}: is the folder of a run, expected a recipe or a log; {path}/recipe.yaml is its recipe")
+    name = re.sub(r"[^\w.\-]+", "-", path.resolve().stem).lstrip("-.") or "log"
+    return {"name": name, "data": {"source": LOG_SOURCES.get(path.suffix, "table"), "path": str(path)}}
 
 
 def shipped_path(name: str) -> Path:
@@ -100,7 +103,7 @@ def shipped_path(name: str) -> Path:
     logs = ", ".join(LOG_SOURCES)
     raise UserError(
         f"recipe {name}: there is none of this name{suggestion(name, list(known))}\n"
-        f"expected the path of a recipe (.yaml), of a log ({logs}) or one of: {', '.join(known)}"
+        f"expected the path of a recipe (.yaml), of a log ({logs}, or a folder) or one of: {', '.join(known)}"
     )
 
 

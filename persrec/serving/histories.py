@@ -19,6 +19,7 @@ from persrec.interactions.schema import DWELL, EVENT, ITEM, RATING, TIME, USER, 
 from persrec.prepared import Prepared
 from persrec.recipe.file import LOG_SOURCES
 from persrec.recipe.recipe import Recipe
+from persrec.recipe.sections import MADE
 
 Say = Callable[[str], None]
 Ints = npt.NDArray[np.int64]
@@ -110,18 +111,10 @@ def read(source: Any, recipe: Recipe, what: str, say: Say) -> pl.LazyFrame:
     Raises UserError for what cannot be read, and where times are absent that the model asks for.
     """
     data = recipe.data
-    options: dict[str, Any] = {"columns": columns_of(recipe), "unit": data.unit, "say": say}
-    options |= {"events": bool(data.events), "bad_rows": data.bad_rows}
-    asked = [*recipe.model.inputs, *(name for key, name in filters.CARRIED.items() if getattr(data, key) is not None)]
-    options |= {"keep": [name for name in (WEIGHT, DWELL) if name in asked]}
     if not isinstance(source, str | Path):
-        events = table.read_frame(source, **options)
-    elif Path(source).is_file():
-        kind = LOG_SOURCES.get(Path(source).suffix, "table")
-        if kind == "table":
-            events = table.read(Path(source), separator=data.separator, **options)
-        else:
-            events = datasets.read(kind, source, say=say)
+        events = table.read_frame(source, **_options(recipe), say=say)
+    elif Path(source).exists():
+        events = _file(Path(source), recipe, say)
     else:
         raise UserError(f"{what}: there is no file {source}; expected a log of their events")
     if recipe.time != "none" and TIME not in events.collect_schema().names():
@@ -138,6 +131,41 @@ def read(source: Any, recipe: Recipe, what: str, say: Say) -> pl.LazyFrame:
     if EVENT in recipe.model.inputs:
         read = sequences.coded(read, data.events or ())
     return sequences.ordered(read.drop({EVENT, RATING, WEIGHT, DWELL} - set(recipe.model.inputs), strict=False))
+
+
+def _options(recipe: Recipe) -> dict[str, Any]:
+    """How the tables of a run are read."""
+    data = recipe.data
+    asked = [*recipe.model.inputs, *(name for key, name in filters.CARRIED.items() if getattr(data, key) is not None)]
+    keep = [name for name in (WEIGHT, DWELL) if name in asked]
+    common = {"columns": columns_of(recipe), "unit": data.unit, "bad_rows": data.bad_rows}
+    return common | {"events": bool(data.events), "keep": keep}
+
+
+def _file(path: Path, recipe: Recipe, say: Say) -> pl.LazyFrame:
+    """A log in the form of the one that the run was fitted on, or else in the one that its ending says."""
+    own, ending = recipe.data.source, LOG_SOURCES.get(path.suffix, "table")
+    if own in (*MADE, "table", ending):
+        return _read(ending, path, recipe, say)
+    said: list[str] = []
+    try:
+        found = datasets.read_section({**recipe.data.model_dump(), "path": str(path)}, say=said.append)
+    except UserError as as_its_run:
+        try:
+            return _read(ending, path, recipe, say)
+        except UserError as by_ending:
+            raise UserError(
+                f"{as_its_run}\n(so read as {own}, as the run's log was; as {ending}: {by_ending})"
+            ) from None
+    for sentence in said:
+        say(sentence)
+    return found
+
+
+def _read(kind: str, path: Path, recipe: Recipe, say: Say) -> pl.LazyFrame:
+    if kind == "table":
+        return table.read(path, separator=recipe.data.separator, **_options(recipe), say=say)
+    return datasets.read(kind, path, bad_rows=recipe.data.bad_rows, say=say)
 
 
 def columns_of(recipe: Recipe) -> dict[str, str]:
