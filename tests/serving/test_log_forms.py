@@ -14,7 +14,8 @@ TINY = [
     "history=compressed", "time=none", "model.width=8", "memory.segment=4", "memory.recent=4", "memory.tokens=2",
     "training.epochs=1", "training.warmup_steps=2", "training.threads=1", "evaluation.k=[5]", "primary=ndcg@5",
 ]  # fmt: skip
-EVENTS = [(user, 7 * (user + 2 * step) % 53 + 10, 1_500_000_000 + 60 * step) for user in range(1, 9) for step in range(12)]
+START = 1_500_000_000
+EVENTS = [(user, 7 * (user + 2 * step) % 53 + 10, START + 60 * step) for user in range(1, 9) for step in range(12)]
 
 
 def movielens(folder: Path) -> Path:
