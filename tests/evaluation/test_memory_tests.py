@@ -1,9 +1,10 @@
-"""Memories exchanged between readers, in batches of several and of one."""
+"""Memories exchanged between readers, in batches of several and of one, and boundaries that are moved."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
@@ -11,6 +12,7 @@ from persrec.evaluation import evaluate as evaluation
 from persrec.evaluation import memory_tests as tested
 from persrec.evaluation.evaluate import EvaluationSettings, evaluate
 from persrec.evaluation.memory_tests import Exchange, memory_tests
+from persrec.models import compressor
 from persrec.report import memory_sheets
 from persrec.targets import targets_of
 from tests.evaluation.test_evaluate import SETTINGS
@@ -41,6 +43,41 @@ def test_batches_of_one_user_exchange_memories_too(tests_of_one_each: list[dict[
     assert other["memory"] == "of another user"
     assert 0 < other["got_none"] < 0.05, "the one with the fewest segments"
     assert other["ndcg@10"] != emptied["ndcg@10"]
+
+
+def test_boundaries_stand_where_they_are_said_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S = 6 and R = 5: who has 11 events or more has a memory, of all events that are not clear."""
+    had = [23, 17, 15, 12, 11, 10, 5, 2]  # events before the one that is asked for
+    users = np.repeat([f"user {number}" for number in range(len(had))], np.array(had) + 1)
+    items = np.random.default_rng(0).integers(0, 30, len(users))
+    frame = pl.DataFrame({"user_id": users, "item_id": items, "timestamp": 1_700_000_000_000 + np.arange(len(users))})
+    recipe, data = prepared_of(tmp_path, frame)
+    model, settings = model_of(recipe, data.items_count), EvaluationSettings(**SETTINGS)
+    found = evaluate(model, data, settings)
+    reads: list[tuple[list[int], list[int]]] = []
+    read = compressor.read
+
+    def seen(*given: Any, **options: Any) -> Any:
+        hidden, clear = read(*given, **options)
+        order = given[2].user.argsort()
+        reads.append((clear.valid.sum(dim=1)[order].tolist(), given[5].count[order].tolist()))
+        return hidden, clear
+
+    monkeypatch.setattr(compressor, "read", seen)
+    rows = memory_tests(model, data, settings, found, "ndcg@10")
+    assert [row["memory"] for row in rows[2:]] == ["5 clear events", "8 clear events", "10 clear events"]
+    assert len(reads) == len(rows), "one batch each"
+    assert [clear for clear, _ in reads[1:]] == [
+        [5, 5, 9, 6, 5, 10, 5, 2],
+        [5, 5, 5, 5, 5, 10, 5, 2],
+        [8, 8, 8, 8, 8, 10, 5, 2],
+        [10, 10, 10, 10, 10, 10, 5, 2],
+    ]
+    assert [folded for _, folded in reads[2:]] == [
+        [18, 12, 10, 7, 6, 0, 0, 0],
+        [15, 9, 7, 4, 3, 0, 0, 0],
+        [13, 7, 5, 2, 1, 0, 0, 0],
+    ]
 
 
 def test_of_many_queries_those_of_some_users_are_tested(tmp_path: Path) -> None:
