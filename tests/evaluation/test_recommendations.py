@@ -1,5 +1,7 @@
 """Anybody's lists: read from every form, scored as persrec scores its own, and refused by name where they are wrong."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +10,9 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from persrec import metrics
+from persrec import api, metrics
 from persrec.errors import UserError
+from persrec.evaluation.evaluate import seen_share
 from persrec.evaluation.recommendations import Scored, read, score
 from persrec.prepared import Prepared, Queries
 from persrec.retrieval.search import BruteForce, rank_targets, top_k
@@ -98,6 +101,27 @@ def test_what_is_missing_or_unknown_is_counted_and_missed(data: Prepared) -> Non
         "seen items": 0,
         "lists shorter than k": 0,
     }
+
+
+def test_the_share_of_seen_items_by_hand(data: Prepared) -> None:
+    """User a after i1, then after i1 i2 i3; user b after i2 i2 i5. A place without an item counts for nothing."""
+    asked = replace(data, test=queries_of((0, 1, 1), (0, 3, 1), (1, 3, 1)))
+    assert seen_share(asked, np.array([[2, 1, 0], [2, 1, 4], [3, 4, 6]])) == (1 + 2 + 0) / (2 + 3 + 3)
+    assert seen_share(asked, np.zeros((3, 3), np.int64)) == 0
+
+
+def test_the_file_of_metrics_says_how_much_of_the_top_10_was_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a's list i1 and i2 were seen, of b's the target i5, which it had before, and the eleventh; of c's nothing."""
+    monkeypatch.chdir(tmp_path)
+    histories = {"a": "i1 i2 i3 i1 i4", "b": "i5 i6 i5", "c": "i7 i8 i9 i10 i11 i12"}
+    rows = [(user, item) for user, items in histories.items() for item in items.split()]
+    log = pl.DataFrame(rows, schema=["user_id", "item_id"], orient="row").with_row_index("timestamp", offset=1000)
+    given = lists_of(a="i1 i4 i5 i2", b="i5 i1 i2 i3 i4 i7 i8 i9 i10 i11 i6", c="i12 i1")
+    api.score_lists(given, "quickstart", ["evaluation={exclude_seen: false, k: [10, 20]}"], frame=log, out="run")
+    found = json.loads(Path("run/metrics.json").read_text())
+    assert found["protocol"]["seen_in_top_10"] == (2 + 1 + 0) / (4 + 10 + 2)
 
 
 def test_rows_may_stand_in_any_order(data: Prepared) -> None:
