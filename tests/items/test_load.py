@@ -11,13 +11,15 @@ import pytest
 pytest.importorskip("transformers")
 
 import numpy as np
+import polars as pl
 import torch
 
 from persrec import Recommender, api
 from persrec.errors import UserError
+from persrec.items.load import live_encoder
 from persrec.recipe.recipe import load
 from persrec.run import load as load_run
-from tests.items.models import saved_model
+from tests.items.models import WORDS, saved_model
 from tests.items.places import made
 
 
@@ -100,6 +102,54 @@ def test_a_text_model_that_was_trained_stays_in_the_run_as_far_as_it_was(place: 
     assert len(Recommender.load("run").recommend(["ü-0"], 3)) == 3
     before = load_run("run").metrics["metrics"]["ndcg@10"]
     assert api.evaluate("run").rows[0]["metrics"]["ndcg@10"] == before
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_layers_of_a_trained_text_model_are_computed_again_for_the_same_gradient(place: Path, kind: str) -> None:
+    """With dropout: in the backward pass a layer leaves out what it has left out before."""
+    section = load("texts.yaml", [f"items.train={kind}", "items.use=text"]).items
+    encoder, tokens = live_encoder(section, ["red lamp", "blue cup", "large table"])
+    computed: list[int] = []
+    for number, layer in enumerate(encoder.model.encoder.layer):
+        layer.intermediate.dense.register_forward_hook(lambda *given, number=number: computed.append(number))
+
+    def gradients() -> dict[str, torch.Tensor]:
+        computed.clear()
+        encoder.zero_grad()
+        torch.manual_seed(0)
+        encoder(tokens, torch.arange(3)).square().sum().backward()
+        return {name: value.grad for name, value in encoder.named_parameters() if value.grad is not None}
+
+    again = gradients()
+    assert computed == [0, 1, 1, 0]
+    encoder.model.activation_checkpointing_disable()
+    kept = gradients()
+    assert computed == [0, 1]
+    assert any(value.any() for value in kept.values())
+    assert again.keys() == kept.keys()
+    assert all(torch.equal(again[name], kept[name]) for name in kept)
+
+
+@pytest.mark.parametrize("kind", ["sasrec", "ligr"])
+def test_softmax_layers_learn_from_texts(place: Path, kind: str) -> None:
+    """Users read either red or blue items at random; to know which is all that there is to learn."""
+    words = WORDS[3:13]
+    titles = {f"{sort} {n}": f"{sort} {words[n]} {words[n - 3]}" for sort in ("red", "blue") for n in range(10)}
+    pl.DataFrame({"item_id": list(titles), "title": list(titles.values())}).write_csv("items.csv")
+    chosen = np.random.default_rng(0).integers(0, 10, (40, 20))
+    user, item = np.repeat(np.arange(40), 20), [f"{('red', 'blue')[u % 2]} {n}" for u in range(40) for n in chosen[u]]
+    pl.DataFrame({"user_id": user, "item_id": item, "timestamp": np.arange(800)}).write_csv("log.csv")
+    keys = [f"model.kind={kind}", "model.width=16", "model.dropout=0", "model.temperature=0.2", "items.whiten=true"]
+    keys += ["loss={kind: full}", "training.learning_rate=0.02", "training.batch_events=300", "training.ema=null"]
+    fitted(*keys, "items.use=text", "training.epochs=5", "evaluation.exclude_seen=false")
+    epochs = pl.read_csv("run/training.csv")["train_loss"].drop_nulls()
+    assert len(epochs) == 5
+    assert epochs[-1] < 2.5 < epochs[0], "ln 20 of all items is 3.0, ln 10 of those of a sort 2.3"
+    asked = pl.DataFrame(
+        {"user_id": ["one", "other"] * 12, "item_id": ["red 1", "blue 1"] * 12, "timestamp": range(24)}
+    )
+    found = Recommender.load("run").recommend(histories=asked, k=10)
+    assert set(found["user_id"] + ": " + found["item_id"].str.head(3)) == {"one: red", "other: blu"}
 
 
 def test_the_same_fit_again_gives_the_same_weights(place: Path) -> None:
