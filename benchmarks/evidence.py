@@ -5,7 +5,8 @@
 
 Cells are trained as in quality.py. Rows: one per cell and group of the targets (`bucket`), and one per pair and group,
 the ratio of the mean NDCG@10 over the same users and seeds with its 95% interval; where full differs from recent, the
-pair compressed/full also holds the retention. Baselines of the recipe stand beside, and with `--window R` recent
+pair compressed/full also holds the retention. Compressed models have a row per memory test, all models the loss by
+number of clear events at the end of training. Baselines of the recipe stand beside, and with `--window R` recent
 history with so many clear events, as dear to read as a memory (R of the recipe, and the mean number of its rows).
 `--append` keeps the rows of other recipes, protocols and repeat heads in the file. With `--from`, all histories go on
 from a trained full model: full itself too, so that none is trained for longer than another.
@@ -13,8 +14,10 @@ from a trained full model: full itself too, so that none is trained for longer t
 
 import argparse
 import hashlib
+import json
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from benchmarks import causes, machine
 from benchmarks.quality import rounded, train
@@ -34,10 +38,14 @@ from persrec.recipe import recipe
 from persrec.recipe.recipe import Recipe
 
 METRIC = "ndcg@10"
+OLD = 60  # events before the target, from which on a history is called long
+MODELS = ("full", "recent", "compressed")
+OF_MODELS = ("model", "reads", "repeat", "K", "memory", "begin", "past_set", "start")
 GROUPS = ("history length", "last consumption of the item")
 PAIRS = (("full", "recent"), ("compressed", "full"), ("compressed", "recent"))
 WIDER = "recent-"  # and how many clear events
-EARLIER = {"begin": "learned"}  # of rows from before there was a choice
+EARLIER = ("dataset", "protocol", "model", "reads", "repeat", "S", "R", "K", "memory", "past_set", "data", "named")
+CLEAR_EVENTS = "clear_events.csv"
 Part = npt.NDArray[np.bool_]
 
 
@@ -58,7 +66,17 @@ def parts_of(side: Side) -> list[tuple[str, Part | None]]:
         found += causes.parts(side)
     for what in GROUPS:
         found += [(f"{what}: {name}", part) for name, part in comparison.groups(side, what)]
-    return found
+    long = next(iter(side.tables.values())).column("end").to_numpy() > OLD
+    return [*found, (f"more than {OLD} events before", long)] if long.any() else found
+
+
+def own(history: str) -> dict[str, Any]:
+    """What the rows of a history say otherwise than those of the recipe."""
+    if history in MODELS:
+        return {}
+    if history.startswith(WIDER):
+        return {"R": int(history.removeprefix(WIDER))}
+    return dict.fromkeys((*OF_MODELS, "S") if history == causes.CLEAR else (*OF_MODELS, "S", "R"))
 
 
 def cell_rows(side: Side, bucket: str, part: Part | None) -> list[dict[str, Any]]:
@@ -72,14 +90,14 @@ def cell_rows(side: Side, bucket: str, part: Part | None) -> list[dict[str, Any]
         ndcg, recall = means(np.stack([values[METRIC], values["recall@10"]]), targets.queries.user[queries])
         figures = {**rounded(ndcg._asdict(), "ndcg10"), "recall10": round(recall.mean, 6)}
         rows.append({"bucket": bucket, "queries": len(queries), "history": side.history, "seed": seed, **figures})
-    return rows
+    return [row | own(side.history) for row in rows]
 
 
 def gap_row(side: Side, known: list[Side], bucket: str, part: Part | None) -> dict[str, Any]:
     """The mean over seeds of a side between the two oracles."""
     over = comparison.mean(side, METRIC, part)
     row = {"bucket": bucket, "history": side.history, "seeds": len(side.tables), **rounded(over._asdict(), "ndcg10")}
-    return row | causes.closed(side, known, METRIC, part)
+    return row | causes.closed(side, known, METRIC, part) | own(side.history)
 
 
 def pair_rows(sides: dict[str, Side], bucket: str, part: Part | None) -> list[dict[str, Any]]:
@@ -93,11 +111,38 @@ def pair_rows(sides: dict[str, Side], bucket: str, part: Part | None) -> list[di
         if over not in sides or under not in sides:
             continue
         found = comparison.pair(sides[over], sides[under], METRIC, part)
-        row = {"bucket": bucket, "pair": f"{over}/{under.partition('-')[0]}", "against": under, "seeds": found.seeds}
+        row = {"bucket": bucket, "pair": f"{over}/{under}", "history": over, "against": under, "seeds": found.seeds}
         row |= rounded(found.ratio._asdict(), "mean") | {"p": found.p}
         if (over, under) == ("compressed", "full") and kept and kept[0].kept is not None:
             row |= {"retention": round(kept[0].kept.mean, 4), "retention_low": round(kept[0].kept.low, 4)}
         rows.append(row)
+    return rows
+
+
+def memory_rows(done: run.Run) -> list[dict[str, Any]]:
+    """A compressed model with its memories taken away, exchanged, and with other boundaries."""
+    return [
+        {"bucket": "all", "history": f"compressed, memory {test['memory']}", "seed": done.metrics["seed"]}
+        | {"of_compressed": round(test["ratio"]["mean"], 4)}
+        | rounded(test[METRIC], "ndcg10")
+        for test in done.metrics.get("memory_tests", [])
+    ]
+
+
+def loss_rows(done: run.Run, recent: int, segment: int) -> list[dict[str, Any]]:
+    """Training loss in the last epoch by number of clear events: below R, in the halves of R to R+S-1, and above."""
+    if not (done.folder / CLEAR_EVENTS).is_file():
+        return []
+    table = pl.read_csv(done.folder / CLEAR_EVENTS).filter(pl.col("epoch") == pl.col("epoch").max())
+    edges = [recent, recent + segment // 2, recent + segment]
+    names = [f"clear events: below {edges[0]}", *(f"clear events: {a}-{b - 1}" for a, b in pairwise(edges))]
+    place = np.searchsorted(edges, table["clear_events"].to_numpy(), side="right")
+    rows = []
+    for number, name in enumerate([*names, f"clear events: {edges[-1]} or more"]):
+        losses, weights = (table[column].to_numpy()[place == number] for column in ("loss", "rows"))
+        if weights.sum():
+            loss = round(float(np.average(losses, weights=weights)), 6)
+            rows.append({"bucket": name, "loss": loss} | {key: done.metrics[key] for key in ("history", "seed")})
     return rows
 
 
@@ -142,14 +187,17 @@ def main() -> None:
     if arguments.window is not None:
         sides[f"{WIDER}{arguments.window}"] = wider(arguments, out)
     shared = common(chosen, arguments.named, arguments.start)
-    hours = round(sum(run.load(folder).metrics["seconds"] for folder in folders) / 3600, 2)
-    rows = []
+    done = [run.load(folder) for folder in folders]
+    hours = round(sum(one.metrics["seconds"] for one in done) / 3600, 2)
+    whole = shared | {"settings": digest(shared), "core_hours_of_all": hours}
+    rows = [whole | row for one in done for row in memory_rows(one)]
+    rows += [whole | row for one in done for row in loss_rows(one, chosen.memory.recent, chosen.memory.segment)]
     known = causes.oracles(next(iter(sides.values()))) if chosen.data.source == "causes" else []
     for bucket, part in parts_of(next(iter(sides.values()))):
         found = [row for side in (*sides.values(), *known) for row in cell_rows(side, bucket, part)]
         found += [gap_row(side, known, bucket, part) for side in sides.values() if known]
-        rows += [shared | row | {"core_hours_of_all": hours} for row in found + pair_rows(sides, bucket, part)]
-    for row in rows:
+        rows += [whole | row for row in found + pair_rows(sides, bucket, part)]
+    for row in (row for row in rows if "loss" not in row):
         what = row.get("pair") or f"{row['history']}, {'seed ' + str(row['seed']) if 'seed' in row else 'mean'}"
         value = row.get("mean", row.get("ndcg10"))
         closes = f"  closes {row['gap_closed']:.2f} of the gap" if "gap_closed" in row else ""
@@ -159,9 +207,18 @@ def main() -> None:
 
 
 def others(arguments: argparse.Namespace, shared: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows of the file that are of other recipes or settings; keys that were not there yet have had defaults."""
-    rows = machine.rows_of(arguments.json)
-    return [row for row in rows if any(row.get(key, EARLIER.get(key)) != value for key, value in shared.items())]
+    """The rows of the file that are of other recipes or settings; older rows tell theirs one by one."""
+    rows, settings = machine.rows_of(arguments.json), digest(shared)
+    return [
+        row
+        for row in rows
+        if (row["settings"] != settings if "settings" in row else any(row.get(key) != shared[key] for key in EARLIER))
+    ]
+
+
+def digest(shared: dict[str, Any]) -> str:
+    """What is the same in all rows of a recipe with its settings."""
+    return hashlib.sha256(json.dumps(shared).encode()).hexdigest()[:8]
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ def warm(name: str, variants: list[str], arguments: argparse.Namespace) -> Rows:
     for variant in variants:
         overrides = [*arguments.overrides, *VARIANTS[variant], "baselines=[]"]
         cells = recipe.load(name, overrides).grid()
-        out = arguments.out / name / variant.replace(", ", "-")
+        out = arguments.out / cells[0].name / variant.replace(", ", "-")
         quality.train(name, cells, overrides, out, arguments.jobs)
         runs = [run.load(out / name_of(cell)) for cell in cells]
         ratios = quality.pair_rows(runs, arguments.named)
@@ -141,8 +141,10 @@ def warm(name: str, variants: list[str], arguments: argparse.Namespace) -> Rows:
 
 
 def cold(name: str, variant: str, arguments: argparse.Namespace) -> Rows:
-    """Rows of items that were taken out of the log before the fit, and put in by their texts."""
+    """Rows of items that were taken out of the log before the fit, and put in by their texts; without one, missed."""
     chosen = recipe.load(name, [*arguments.overrides, *VARIANTS[variant], "baselines=[]", "history=compressed"])
+    if chosen.time == "next":
+        raise SystemExit("got time: next, expected last or none: cold items are asked for at everybody's last event")
     log = log_of(chosen)
     ids = log[ITEM].unique().sort()
     out = ids.sample(fraction=arguments.share, seed=0).implode()
@@ -150,10 +152,12 @@ def cold(name: str, variant: str, arguments: argparse.Namespace) -> Rows:
     asked = log.filter(last & pl.col(ITEM).is_in(out))
     histories = log.filter(~last & ~pl.col(ITEM).is_in(out)).join(asked.select(USER), on=USER, how="semi")
     asked = asked.join(histories.select(USER).unique(), on=USER, how="semi")
+    if asked.is_empty():
+        raise SystemExit(f"--share {arguments.share}: got no query for an item that is left out; leave out more")
     kept = log.filter(~pl.col(ITEM).is_in(out))
     rows = []
     for cell in chosen.grid():
-        folder = arguments.out / name / f"{variant}, cold" / name_of(cell)
+        folder = arguments.out / chosen.name / f"{variant}, cold" / name_of(cell)
         if not (folder / run.MANIFEST).exists():
             api.fit(cell, frame=kept, out=folder, resume=folder.exists(), progress=False)
         if not pl.Series(run.load(folder).item_ids()).is_in(out).any():

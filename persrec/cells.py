@@ -204,8 +204,9 @@ def score(
             "are; add --set evaluation.seen_odds=null"
         )
     rows = lists.read(recommendations)
-    scored = lists.score(rows, data, targets, k=max(settings.k), exclude_seen=settings.exclude_seen)
-    best = scored.lists[:, :LIST]
+    k, hidden = max(settings.k), settings.exclude_seen
+    scored = lists.score(rows, data, targets, k=k, exclude_seen=hidden, listed=min(LIST, data.items_count))
+    best = scored.lists
     found = Evaluation(targets, scored.rank, best, seen_share(data, best), 0.0, settings)
     metrics = {
         "history": "lists" if folder is None else folder.name,

@@ -160,12 +160,9 @@ def _bounds(interval: Interval, digits: int) -> str:
 
 
 def _with_bounds(found: Sequence[Mapping[str, float]]) -> str:
-    """Means over seeds of figures and, where they have any, of the bounds of their intervals."""
-    mean = _spread([one["mean"] for one in found])
-    if not all({"low", "high"} <= one.keys() for one in found):
-        return mean
+    """Means over seeds of figures and of the bounds of their intervals."""
     middle, low, high = (float(np.mean([one[key] for one in found])) for key in Interval._fields)
-    return f"{mean} {_bounds(Interval(middle, low, high), 3)}"
+    return f"{_spread([one['mean'] for one in found])} {_bounds(Interval(middle, low, high), 3)}"
 
 
 def _spread(values: Sequence[float]) -> str:

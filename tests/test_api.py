@@ -308,6 +308,9 @@ def test_what_a_model_recommends_is_scored_as_the_model_is(here: Path, tmp_path:
     ]
     lists = recommender.recommend(histories=pl.DataFrame(rows), k=10)
     lists.write_parquet(tmp_path / "lists.parquet")
+    short = ["evaluation.k=[5]", "primary=ndcg@5"]  # lists as wholes are of ten all the same
+    of_ten = [api.score_lists(lists, "tiny.yaml", [with_seen, *sets]).rows[0] for sets in ([], short)]
+    assert of_ten[0]["lists"] == of_ten[1]["lists"]
     found = api.score_lists(tmp_path / "lists.parquet", "tiny.yaml", [with_seen]).rows[0]
     assert found["protocol"] == saved["protocol"]
     for metric in ("recall@10", "ndcg@5", "mrr@10"):

@@ -73,12 +73,15 @@ def read(source: Any) -> pl.DataFrame:
     return rows
 
 
-def score(rows: pl.DataFrame, data: Prepared, targets: Targets, *, k: int, exclude_seen: bool) -> Scored:
+def score(
+    rows: pl.DataFrame, data: Prepared, targets: Targets, *, k: int, exclude_seen: bool, listed: int | None = None
+) -> Scored:
     """The rank of each target in its user's list, which answers every query of that user.
 
     With `exclude_seen` items that the user had before the query take no rank, except the target itself, as when persrec
-    ranks; the lists come without them, cut at k. Counted: `queries without a list` (all their targets are missed),
-    `lists not asked for`, `unknown items` and, in the lists asked for, `seen items`, `lists shorter than k`.
+    ranks; the lists come without them, cut at `listed`, or else at k. Counted: `queries without a list` (all their
+    targets are missed), `lists not asked for`, `unknown items` and, in the lists asked for, `seen items`, `lists
+    shorter than k`.
 
     Raises:
         UserError: k below 1; no user or no item of the file is in the log.
@@ -88,21 +91,21 @@ def score(rows: pl.DataFrame, data: Prepared, targets: Targets, *, k: int, exclu
     users, items = _indices(rows, USER, data.user_ids(), 0), _indices(rows, ITEM, data.item_ids(), 1)
     table, place = _table(rows[RANK].to_numpy(), users, items, data.users)
     asked = place[targets.queries.user]
-    listed = asked < len(table) - 1  # (Q,) the last row of the table is that of users without a list
+    there = asked < len(table) - 1  # (Q,) the last row of the table is that of users without a list
     lists = table[asked]  # (Q, L)
     first = data.offsets[targets.queries.user]
     known = Seen.from_ranges(data.items, first, first + targets.queries.end)
     seen = known.contains(np.arange(len(lists)), np.maximum(lists, PAD)) & (lists > PAD)
     hidden = seen if exclude_seen else np.zeros_like(seen)
-    kept = _cut(lists, hidden, k)
+    kept = _cut(lists, hidden, max(k, listed or k))
     counts = {
-        "queries without a list": int((~listed).sum()),
-        "lists not asked for": rows[USER].n_unique() - len(np.unique(asked[listed])),
+        "queries without a list": int((~there).sum()),
+        "lists not asked for": rows[USER].n_unique() - len(np.unique(asked[there])),
         "unknown items": int((items == UNKNOWN).sum()),
         "seen items": int(seen.sum()),
-        "lists shorter than k": int(((kept != PAD).sum(axis=1)[listed] < k).sum()),
+        "lists shorter than k": int(((kept[:, :k] != PAD).sum(axis=1)[there] < k).sum()),
     }
-    return Scored(_ranks(lists, hidden, targets), np.where(kept == UNKNOWN, PAD, kept), counts)
+    return Scored(_ranks(lists, hidden, targets), np.where(kept == UNKNOWN, PAD, kept)[:, : listed or k], counts)
 
 
 def _opened(source: Any) -> tuple[str, int, pl.LazyFrame, Why]:

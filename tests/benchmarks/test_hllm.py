@@ -108,7 +108,7 @@ def test_rows_of_all_targets_and_of_those_with_rare_items(place: Path, monkeypat
         row = rows.pop(0)
         assert [*row] == FIELDS.split()
         assert (row["model"], row["bucket"], row["history"], row["whiten"]) == (model, bucket, "compressed", False)
-        ranks = ranks_by_user(Path("runs/texts.yaml") / model / "compressed-seed0")
+        ranks = ranks_by_user(Path("runs/texts") / model / "compressed-seed0")
         part = [rank for user, rank in ranks.items() if bucket == "all" or counts[log[user][-1]] < median]
         assert row["queries"] == len(part) == (18 if bucket == "all" else 6)
         assert row["ndcg10"] == pytest.approx(ndcg(part), abs=1e-6)

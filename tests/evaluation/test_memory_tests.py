@@ -99,7 +99,7 @@ def test_of_many_queries_those_of_some_users_are_tested(tmp_path: Path) -> None:
 
 
 def test_the_share_that_got_none_is_shown() -> None:
-    figure = {"mean": 0.5}
+    figure = {"mean": 0.5, "low": 0.4, "high": 0.6}
     rows = [{"memory_tests": [{"memory": "of another user", "got_none": 0.28, "ndcg@10": figure, "ratio": figure}]}]
     (sheet,) = memory_sheets(rows, "ndcg@10")
-    assert sheet.rows == [("of another user (28% got none)", "0.5000", "0.5000")]
+    assert sheet.rows == [("of another user (28% got none)", "0.5000", "0.5000 [0.400, 0.600]")]

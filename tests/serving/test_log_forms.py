@@ -75,9 +75,7 @@ def test_a_folder_and_a_json_file_are_logs(tmp_path: Path, monkeypatch: pytest.M
     table = api.fit("films", ["data.source=movielens", *TINY], progress=False)
     assert len(table.rows) == 1
     assert (tmp_path / "runs/films/run.json").is_file()
-    with pytest.raises(
-        UserError, match=r"films: is the folder of a run, .*; runs/films/recipe\.yaml is its recipe"
-    ):
+    with pytest.raises(UserError, match=r"films: is the folder of a run, .*; runs/films/recipe\.yaml is its recipe"):
         api.fit("runs/films", TINY, progress=False)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"empty has no \*\.parquet or .*, expected a table; got nothing"):
