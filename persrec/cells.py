@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import Progress
@@ -330,7 +331,11 @@ def evaluate(model: Model, data: Prepared, cell: Recipe) -> tuple[Evaluation, di
 
 
 def _summary(found: Evaluation, data: Prepared) -> dict[str, Any]:
-    return {**found.summary(), "lists": list_metrics(found, data)}
+    """What an evaluation found, and how many of the users and of the items that are asked for had no training."""
+    summary, targets = found.summary(), found.targets
+    users = int((data.train_end[np.unique(found.user)] == 0).sum())
+    summary["protocol"] |= {"cold_users": users, "cold_items": len(np.unique(targets.item[targets.item_events == 0]))}
+    return {**summary, "lists": list_metrics(found, data)}
 
 
 @contextmanager

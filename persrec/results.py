@@ -77,6 +77,8 @@ def _other_groups(row: dict[str, Any], folder: Path) -> str:
     found = [short for short, name in SHORT.items() if name in row["groups"] and name not in SHOWN_GROUPS]
     cold = row["protocol"]["cold_targets"]
     said = f"{cold:,} targets are cold" if cold else "no target is cold"
+    users = row["protocol"].get("cold_users", 0)
+    said += f", {users:,} users have no training" if users else ""
     return f"Also in metrics.json and by persrec compare {folder} --by: {' or '.join(found)} ({said})."
 
 

@@ -348,6 +348,21 @@ def test_lists_are_not_scored_on_sets_with_seen_items_hidden(here: Path) -> None
         api.score_lists("lists.csv", "tiny.yaml", ["split=next-basket"])
 
 
+def test_users_and_items_without_training_are_counted(empty: Path) -> None:
+    """Of the events of the last hour, two are of a new user and one is of a new item."""
+    rows = [(f"u{user}", f"i{(user + step) % 9}", 60 * step) for user in range(9) for step in range(60)]
+    late = [("new", "i1", 3700), ("new", "i2", 3701), ("u1", "rare", 3702), ("u2", "i3", 3703)]
+    log = pl.DataFrame([*rows, *late], schema=["user_id", "item_id", "timestamp"], orient="row")
+    split = "split={kind: global-time, test: '1970-01-01T01:01:00', validation: '1970-01-01T00:50:00'}"
+    alone = ["history=[]", "baselines=[popular]", split, "data.unit=s", "evaluation.k=[5]", "primary=ndcg@5"]
+    table = api.fit(log, [*alone, "evaluation.exclude_seen=false"], out="run", progress=False)
+    (row,) = table.rows
+    told = {key: row["protocol"][key] for key in ("cold_users", "cold_items", "cold_targets")}
+    assert told == {"cold_users": 1, "cold_items": 1, "cold_targets": 1}
+    assert "1 targets are cold, 1 users have no training" in " ".join(str(table).split())
+    assert "of them cold, without training" in api.report_page(["run"], out="page.html").read_text()
+
+
 def test_the_protocol_of_what_is_no_model_is_its_own(here: Path, tmp_path: Path) -> None:
     """A length and an index are settings of models: baselines read whole histories and are ranked exactly."""
     models = ["length=5", "retrieval={kind: hnsw}"]

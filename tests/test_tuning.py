@@ -3,6 +3,7 @@
 import csv
 import subprocess
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -141,6 +142,17 @@ def test_a_second_search_replaces_the_first_only_where_that_is_said(tmp_path: Pa
     with pytest.raises(UserError, match="none of 1 trials"):
         tuning.search(recipe, data, failing, out, minutes=2, trials=1, overwrite=True)
     assert [path.name for path in out.iterdir()] == ["trials.csv"], "the best of another search is none of this one"
+
+
+@optuna
+def test_a_search_ends_with_its_time_and_counts_the_trial_that_it_cut(tmp_path: Path) -> None:
+    recipe, data = world(tmp_path, events())
+    recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update={"epochs": 100_000})})
+    wanted, started = tuning.spaces(["training.learning_rate=loguniform(1e-3,1e-1)"]), time.monotonic()
+    (cut,) = tuning.search(recipe, data, wanted, tmp_path / "out", minutes=0.05)
+    assert 3 <= time.monotonic() - started < 60
+    assert cut.validation is not None
+    assert len((tmp_path / "out" / "trials.csv").read_text().splitlines()) == 2
 
 
 @optuna

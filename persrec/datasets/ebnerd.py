@@ -76,10 +76,14 @@ def _clicks(file: Path, keep: Sequence[str], bad_rows: str, say: Say) -> pl.Lazy
 
 
 def _clicked(pages: pl.LazyFrame, where: str, say: Say) -> pl.LazyFrame:
-    """One event per click on a page."""
+    """One event per click on a page, of which a row may hold several, one or none."""
     kinds = pages.collect_schema()
+    if kinds[ITEM].is_integer() or kinds[ITEM] == pl.String:
+        return pages.drop_nulls(ITEM)
     if kinds[ITEM] != pl.List:
-        raise UserError(f"{where}: column {BEHAVIORS[ITEM]} is {kinds[ITEM]}, expected a list of articles per page.")
+        raise UserError(
+            f"{where}: column {BEHAVIORS[ITEM]} is {kinds[ITEM]}, expected an article per row or a list of them."
+        )
     several = pl.col(ITEM).list.len() > 1
     if DWELL in kinds:
         with reading(where):

@@ -148,6 +148,7 @@ def protocol_sheet(runs: Sequence[Run]) -> Sheet:
         ("split", protocol["split"]),
         ("evaluated", f"its {protocol.get('part', 'test')} targets"),
         ("users asked", _count(protocol["users"])),
+        *[("of them cold, without training", _count(protocol[key])) for key in ("cold_users",) if key in protocol],
         ("queries", _count(protocol["queries"])),
         ("targets", _count(protocol["targets"])),
         ("of them seen before by the user", _count(protocol["targets_seen_before"])),

@@ -125,9 +125,18 @@ def test_faults_name_the_file_and_its_row(folder):
     frame.with_columns(pl.Series("impression_time", [day(15), None])).write_parquet(path)
     with pytest.raises(UserError, match=r"validation/behaviors.parquet: column timestamp has 1 null .*: row 2"):
         datasets.read("ebnerd", folder)
-    frame.with_columns(article_ids_clicked=pl.lit(5)).write_parquet(path)
-    with pytest.raises(UserError, match=r"column article_ids_clicked is Int32, expected a list of articles per page"):
+    frame.with_columns(article_ids_clicked=pl.lit(5.5)).write_parquet(path)
+    with pytest.raises(
+        UserError, match=r"article_ids_clicked is Float64, expected an article per row or a list of them"
+    ):
         datasets.read("ebnerd", folder)
+
+
+def test_behaviours_with_a_click_per_row(folder):
+    path = folder / "train" / "behaviors.parquet"
+    frame = pl.DataFrame({"user_id": [1, 1, 2], "impression_time": [day(8), day(9), day(9)]})
+    frame.with_columns(article_ids_clicked=pl.Series([13, None, 14])).write_parquet(path)
+    assert datasets.read("ebnerd", path).collect().rows() == [(1, 13, ms(8)), (2, 14, ms(9))]
 
 
 def test_lists_of_different_lengths(tmp_path):

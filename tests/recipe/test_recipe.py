@@ -17,6 +17,7 @@ NAMES = [
     "amazon-games-text",
     "amazon-sports",
     "baselines",
+    "globo-news",
     "ml-100k",
     "ml-1m",
     "ml-1m-text",
