@@ -169,7 +169,7 @@ CASES: dict[str, list[Case]] = {
         Case("no read times", "behaviors.parquet", parquet(PAGES | {"next_read_time": [None, None]})),
         Case("several clicks with one read time", "behaviors.parquet",
              parquet(PAGES | {"article_ids_clicked": [[13, 15], [14]]})),
-        Case("clicks that are no articles", "behaviors.parquet", parquet(PAGES | {"article_ids_clicked": [13.5, 14.5]})),
+        Case("clicks on half articles", "behaviors.parquet", parquet(PAGES | {"article_ids_clicked": [13.5, 14.5]})),
         Case("null as a time", "behaviors.parquet", parquet(PAGES | {"impression_time": [None, MAY[0]]}),
              {"history.parquet": parquet(HISTORY)}),
     ],
