@@ -132,7 +132,7 @@ def test_every_command_stands_in_the_readme() -> None:
 
 
 def test_every_recipe_stands_in_the_readme() -> None:
-    listed = re.findall(r"^\| `([\w.-]+)` \| (?:synthetic|MovieLens|Amazon|UCI)", README, flags=re.MULTILINE)
+    listed = re.findall(r"^\| `([\w.-]+)` \| (?:synthetic|MovieLens|Amazon|UCI|Globo)", README, flags=re.MULTILINE)
     assert sorted(listed) == sorted(shipped())
 
 

@@ -147,7 +147,8 @@ def test_a_second_search_replaces_the_first_only_where_that_is_said(tmp_path: Pa
 @optuna
 def test_a_search_ends_with_its_time_and_counts_the_trial_that_it_cut(tmp_path: Path) -> None:
     recipe, data = world(tmp_path, events())
-    recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update={"epochs": 100_000})})
+    endless = recipe.training.model_copy(update={"epochs": 100_000, "patience": None})
+    recipe = recipe.model_copy(update={"training": endless})
     wanted, started = tuning.spaces(["training.learning_rate=loguniform(1e-3,1e-1)"]), time.monotonic()
     (cut,) = tuning.search(recipe, data, wanted, tmp_path / "out", minutes=0.05)
     assert 3 <= time.monotonic() - started < 60
