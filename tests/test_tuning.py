@@ -150,8 +150,8 @@ def test_a_search_ends_with_its_time_and_counts_the_trial_that_it_cut(tmp_path: 
     endless = recipe.training.model_copy(update={"epochs": 100_000, "patience": None})
     recipe = recipe.model_copy(update={"training": endless})
     wanted, started = tuning.spaces(["training.learning_rate=loguniform(1e-3,1e-1)"]), time.monotonic()
-    (cut,) = tuning.search(recipe, data, wanted, tmp_path / "out", minutes=0.05)
-    assert 3 <= time.monotonic() - started < 60
+    (cut,) = tuning.search(recipe, data, wanted, tmp_path / "out", minutes=0.15)
+    assert 9 <= time.monotonic() - started < 120
     assert cut.validation is not None
     assert len((tmp_path / "out" / "trials.csv").read_text().splitlines()) == 2
 
