@@ -38,13 +38,13 @@ from persrec.recipe import recipe
 from persrec.recipe.recipe import Recipe
 
 METRIC = "ndcg@10"
-OLD = 60  # events before the target, from which on a history is called long
+LONG = 60  # events before the target, above which a history is called long
 MODELS = ("full", "recent", "compressed")
 OF_MODELS = ("model", "reads", "repeat", "K", "memory", "begin", "past_set", "start")
 GROUPS = ("history length", "last consumption of the item")
 PAIRS = (("full", "recent"), ("compressed", "full"), ("compressed", "recent"))
 WIDER = "recent-"  # and how many clear events
-EARLIER = ("dataset", "protocol", "model", "reads", "repeat", "S", "R", "K", "memory", "past_set", "data", "named")
+EARLIER = {"begin": "learned"}  # of rows from before there was a choice
 CLEAR_EVENTS = "clear_events.csv"
 Part = npt.NDArray[np.bool_]
 
@@ -66,8 +66,8 @@ def parts_of(side: Side) -> list[tuple[str, Part | None]]:
         found += causes.parts(side)
     for what in GROUPS:
         found += [(f"{what}: {name}", part) for name, part in comparison.groups(side, what)]
-    long = next(iter(side.tables.values())).column("end").to_numpy() > OLD
-    return [*found, (f"more than {OLD} events before", long)] if long.any() else found
+    long = next(iter(side.tables.values())).column("end").to_numpy() > LONG
+    return [*found, (f"more than {LONG} events before", long)] if long.any() else found
 
 
 def own(history: str) -> dict[str, Any]:
@@ -209,11 +209,11 @@ def main() -> None:
 def others(arguments: argparse.Namespace, shared: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows of the file that are of other recipes or settings; older rows tell theirs one by one."""
     rows, settings = machine.rows_of(arguments.json), digest(shared)
-    return [
-        row
-        for row in rows
-        if (row["settings"] != settings if "settings" in row else any(row.get(key) != shared[key] for key in EARLIER))
-    ]
+    return [row for row in rows if (row["settings"] != settings if "settings" in row else _differs(row, shared))]
+
+
+def _differs(row: dict[str, Any], shared: dict[str, Any]) -> bool:
+    return any(row.get(key, EARLIER.get(key)) != value for key, value in shared.items())
 
 
 def digest(shared: dict[str, Any]) -> str:

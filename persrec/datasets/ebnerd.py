@@ -79,7 +79,7 @@ def _clicked(pages: pl.LazyFrame, where: str, say: Say) -> pl.LazyFrame:
     """One event per click on a page, of which a row may hold several, one or none."""
     kinds = pages.collect_schema()
     if kinds[ITEM].is_integer() or kinds[ITEM] == pl.String:
-        return pages.drop_nulls(ITEM)
+        return pages.with_row_index(ROW).drop_nulls(ITEM)
     if kinds[ITEM] != pl.List:
         raise UserError(
             f"{where}: column {BEHAVIORS[ITEM]} is {kinds[ITEM]}, expected an article per row or a list of them."

@@ -17,14 +17,14 @@ SHOWN: Final = 40  # signs of what is wrong
 OPEN: Final = re.compile(rb'"(?:[^"]++|"")*+')  # the beginning of a field in quotes
 
 
-def scan_csv(file: Path, *, separator: str = ",") -> pl.LazyFrame:
-    """A scan of a text table with a header, every value as text.
+def scan_csv(file: Path, *, separator: str = ",", plain: bool = False) -> pl.LazyFrame:
+    """A scan of a text table with a header, every value as text; where it is `plain`, quotes are signs in any case.
 
     Raises:
         UserError: see `quoted`.
     """
     with opened(file) as lines:
-        quote = '"' if quoted(lines, separator, where=str(file)) else None
+        quote = None if plain or not quoted(lines, separator, where=str(file)) else '"'
     return pl.scan_csv(file, separator=separator, infer_schema=False, quote_char=quote)
 
 

@@ -75,8 +75,7 @@ def read(
         return _conformed(scanned, columns, why=lambda: json_lines.fault(file, wanted), **common)
     separator = separator or _separator(file)
     plain = ending(file) == RECBOLE  # where quotes are signs like any other
-    options: dict[str, Any] = {"separator": separator, "infer_schema": False, "quote_char": None}
-    frame = pl.scan_csv(file, **options) if plain else scan_csv(file, separator=separator)
+    frame = scan_csv(file, separator=separator, plain=plain)
 
     def why() -> str:
         return uneven_row(file, separator, quoted=not plain)

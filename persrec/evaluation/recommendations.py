@@ -97,7 +97,8 @@ def score(
     known = Seen.from_ranges(data.items, first, first + targets.queries.end)
     seen = known.contains(np.arange(len(lists)), np.maximum(lists, PAD)) & (lists > PAD)
     hidden = seen if exclude_seen else np.zeros_like(seen)
-    kept = _cut(lists, hidden, max(k, listed or k))
+    listed = k if listed is None else listed
+    kept = _cut(lists, hidden, max(k, listed))
     counts = {
         "queries without a list": int((~there).sum()),
         "lists not asked for": rows[USER].n_unique() - len(np.unique(asked[there])),
@@ -105,7 +106,7 @@ def score(
         "seen items": int(seen.sum()),
         "lists shorter than k": int(((kept[:, :k] != PAD).sum(axis=1)[there] < k).sum()),
     }
-    return Scored(_ranks(lists, hidden, targets), np.where(kept == UNKNOWN, PAD, kept)[:, : listed or k], counts)
+    return Scored(_ranks(lists, hidden, targets), np.where(kept == UNKNOWN, PAD, kept)[:, :listed], counts)
 
 
 def _opened(source: Any) -> tuple[str, int, pl.LazyFrame, Why]:

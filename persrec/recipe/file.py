@@ -92,7 +92,7 @@ def _log_values(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such file; expected a log, a recipe file or one of: {', '.join(shipped())}")
     if (path / "recipe.yaml").is_file():
         raise UserError(f"{path}: is the folder of a run, expected a recipe or a log; {path}/recipe.yaml is its recipe")
-    name = re.sub(r"[^\w.\-]+", "-", path.resolve().stem).lstrip("-.") or "log"
+    name = re.sub(r"[^\w.\-]+", "-", path.absolute().stem).lstrip("-.") or "log"
     return {"name": name, "data": {"source": LOG_SOURCES.get(path.suffix, "table"), "path": str(path)}}
 
 

@@ -91,6 +91,16 @@ def test_cold_items_were_never_trained_on_and_are_ranked_among_all(place: Path) 
     assert (row["bucket"], row["model"], row["history"], row["named"]) == ("cold", "text+hstu", "compressed", True)
 
 
+def test_cold_items_that_nobody_can_be_asked_for_are_refused_before_a_fit(place: Path) -> None:
+    few, timed = asked(), asked()
+    few.share, timed.overrides = 0.01, ["time=next"]
+    with pytest.raises(SystemExit, match=r"--share 0\.01: got no query for an item that is left out; leave out more"):
+        hllm.cold("texts.yaml", "text+hstu", few)
+    with pytest.raises(SystemExit, match="got time: next, expected last or none"):
+        hllm.cold("texts.yaml", "text+hstu", timed)
+    assert not Path("runs").exists()
+
+
 def test_rows_of_all_targets_and_of_those_with_rare_items(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rare is an item with fewer events in training, which the last two of a user are not in, than the median item."""
 

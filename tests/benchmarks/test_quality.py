@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import quality
-from persrec import api
+from persrec import api, run
+from persrec.recipe import recipe
 from tests.small import events
 
 RECIPE = """
@@ -36,3 +37,15 @@ def test_a_baseline_has_a_row_without_layers_and_validation(tmp_path: Path, monk
     assert full["validation_ndcg10"] > 0
     assert (popular["model"], popular["history"], popular["validation_ndcg10"]) == (None, "popular", None)
     assert popular["low"] <= popular["ndcg10"] <= popular["high"]
+
+
+def test_all_histories_go_on_from_the_full_model_of_their_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    events(users=20).write_csv("log.csv")
+    Path("small.yaml").write_text(RECIPE)
+    api.fit("small.yaml", ["baselines=[]"], out="models/full-seed0", progress=False)
+    cells = recipe.load("small.yaml", ["history=[full]"]).grid()
+    quality.train("small.yaml", cells, [], tmp_path / "out", 2, tmp_path / "models")
+    full, popular = (run.load(tmp_path / "out" / name).metrics for name in ("full-seed0", "popular"))
+    assert full["start"]["run"] == str(tmp_path / "models/full-seed0")
+    assert "start" not in popular

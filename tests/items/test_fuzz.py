@@ -60,6 +60,11 @@ def answer(form: Form, contents: bytes, read: Callable[[Path], Any]) -> Any:
     return None
 
 
+def candidates(path: Path) -> list[str]:
+    """The ids of a table of pairs."""
+    return [one for user, items in lists.read_candidates(path).items() for one in (user, *items)]
+
+
 @pytest.mark.parametrize("name", TABLES)
 @given(data=st.data())
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
@@ -72,22 +77,18 @@ def test_damaged_tables_end_in_text_or_one_sentence(name: str, data: st.DataObje
         assert found.height > 0
 
 
-@pytest.mark.parametrize("name", LISTS)
+@pytest.mark.parametrize(
+    ("form", "read"),
+    [*((form, lists.read) for form in LISTS.values()), *((form, candidates) for form in PAIRS.values())],
+    ids=[*LISTS, *(f"pairs, {name}" for name in PAIRS)],
+)
 @given(data=st.data())
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
-def test_damaged_lists_end_in_ids_or_one_sentence(name: str, data: st.DataObject) -> None:
-    form = LISTS[name]
-    found = answer(form, data.draw(damaged(form)), lists.read)
+def test_damaged_lists_end_in_ids_or_one_sentence(
+    form: Form, read: Callable[[Path], list[str]], data: st.DataObject
+) -> None:
+    found = answer(form, data.draw(damaged(form)), read)
     assert found is None or all(isinstance(one, str) for one in found)
-
-
-@pytest.mark.parametrize("name", PAIRS)
-@given(data=st.data())
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
-def test_damaged_pairs_end_in_ids_or_one_sentence(name: str, data: st.DataObject) -> None:
-    form = PAIRS[name]
-    found = answer(form, data.draw(damaged(form)), lists.read_candidates)
-    assert found is None or all(isinstance(one, str) for user in found for one in (user, *found[user]))
 
 
 @pytest.mark.parametrize("name", RECOMMENDATIONS)
@@ -112,9 +113,8 @@ def test_columns_of_any_type_end_in_ids_and_ranks_or_one_sentence(user: Any, ite
     if found is not None:
         assert {found[name].dtype for name in ("user_id", "item_id")} <= {pl.Int64, pl.String}
         assert rank in ([1, 2], [1.0, 2.0])
-    pairs = answer(form, contents, lists.read_candidates)
-    plain = {"1", "2", "a", "b"}
-    assert pairs is None or plain.issuperset({one for user in pairs for one in (user, *pairs[user])})
+    pairs = answer(form, contents, candidates)
+    assert pairs is None or {"1", "2", "a", "b"}.issuperset(pairs)
 
 
 def test_a_message_that_quotes_the_file_stays_on_one_line() -> None:
