@@ -3,12 +3,13 @@
     python benchmarks/probes.py --json benchmarks/results/probes.json
     python benchmarks/probes.py globo-news --json benchmarks/results/probes.json --append
 
-Rows are those of `persrec probe --json`: one per log, with its advice, then one per question, group and R. `--append`
-keeps the rows of other logs in the file.
+Rows are those of `persrec probe --json`: one per log, with its advice and the seconds from the log to the rows, then one
+per question, group and R. `--append` keeps the rows of other logs in the file.
 """
 
 import argparse
 import sys
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -39,9 +40,11 @@ def main() -> None:
     rows = []
     for name in arguments.logs:
         recipe, overrides = LOGS[name]
+        began = time.perf_counter()
         found = api.probe(recipe, [*overrides, f"name={name}"])
+        about, *gains = found.rows
+        rows += [about | {"seconds": round(time.perf_counter() - began, 1)}, *gains]
         print(found)
-        rows += found.rows
     before = machine.rows_of(arguments.json) if arguments.append else []
     machine.write(arguments.json, rows, keep=[row for row in before if row["name"] not in arguments.logs])
 

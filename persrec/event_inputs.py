@@ -49,15 +49,17 @@ def bucket(name: str, values: np.ndarray) -> Ints:
 
 def inputs_of(data: Any, row: Ints, valid: npt.NDArray[np.bool_]) -> Ints | None:
     """The inputs (B, T, F) of events `row` (B, T) of a log, or None where its `inputs` name none."""
-    names: Sequence[str] = getattr(data, "inputs", ())
-    if not names:
-        return None
-    found = []
-    for name in names:
+    return np.where(valid[..., None], buckets_of(data, row), 0) if getattr(data, "inputs", ()) else None
+
+
+def buckets_of(data: Any, row: Ints) -> Ints:
+    """The inputs (..., F) of events `row` (...) of a log: as many as its `inputs` name."""
+    found = np.zeros((*row.shape, len(data.inputs)), dtype=np.int64)
+    for place, name in enumerate(data.inputs):
         values = getattr(data, FIELDS[name])
-        unknown = values is None  # as of histories that come without
-        found.append(np.zeros(row.shape, np.int64) if unknown else np.where(valid, bucket(name, values[row]), 0))
-    return np.stack(found, axis=-1)
+        if values is not None:  # histories may come without
+            found[..., place] = bucket(name, values[row])
+    return found
 
 
 def target_weights(data: Any, weight_by: str | dict[str, float], types: Sequence[str]) -> npt.NDArray[np.float32]:

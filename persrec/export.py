@@ -1,11 +1,11 @@
 """What others use of a run: item vectors and user queries as parquet, and the read step as a torch program.
 
-Shapes: B users, L events, P planes, M remembered rows, D width, V items.
+Shapes: B users, L events, F inputs of each, P planes, M remembered rows, D width, V items.
 """
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -50,7 +50,7 @@ class Read(nn.Module):
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.register_buffer("vectors", model.items(torch.arange(model.items.count + 1)).detach().clone())
-        self.backbone, self.cosine = model.backbone, model.cosine
+        self.backbone, self.inputs, self.cosine = model.backbone, model.inputs, model.cosine
 
     def forward(
         self,
@@ -63,10 +63,18 @@ class Read(nn.Module):
         memory_time: Tensor,
         memory_position: Tensor,
         memory_valid: Tensor,
+        memory_weight: Tensor | None = None,
+        inputs: Tensor | None = None,
     ) -> Tensor:
-        """Fields of `History` (B, L) and of `Memory`: states (B, P, M, D), the others (B, M); the query (B, D)."""
-        rows = Rows(nn.functional.embedding(item, self.vectors), time, query_time, position, valid)
-        weight = torch.ones_like(memory_time, dtype=states.dtype)
+        """Fields of `History` (B, L) and of `Memory`: states (B, P, M, D), the others (B, M); the query (B, D).
+
+        `memory_weight` is asked for where `memory.count_weight` is true, `inputs` (B, L, F) with `model.inputs`.
+        """
+        x = nn.functional.embedding(item, self.vectors)
+        if self.inputs is not None:
+            x = x + self.inputs(inputs)
+        rows = Rows(x, time, query_time, position, valid)
+        weight = torch.ones_like(memory_time, dtype=states.dtype) if memory_weight is None else memory_weight
         memory = Memory(states, memory_time, memory_position, memory_valid, weight, memory_valid.sum(dim=1))
         hidden, _ = self.backbone.step(rows, memory if states.shape[2] else None)
         last = (valid.sum(dim=1) - 1)[:, None, None].expand(-1, 1, hidden.shape[-1])
@@ -77,10 +85,9 @@ class Read(nn.Module):
 def export(folder: str | Path, out: str | Path, *, length: int | None = None, say: Say = log) -> Path:
     """Write items.parquet, users.parquet, read.pt2 and export.json, which says what these are and what read.pt2 takes.
 
-    read.pt2 is left out where it could not say all that the model reads. Of `history: full` it takes `length` events,
-    by default as many as the recipe's length or the longest history has. What an earlier export has left in `out` stays
-    as it was until all is written. Raises UserError for a run without a model or without its log, for a length that the
-    run does not read, and where `out` cannot be written.
+    Of `history: full` read.pt2 takes `length` events, by default as many as the recipe's length or the longest history
+    has. What an earlier export has left in `out` stays as it was until all is written. Raises UserError for a run
+    without a model or without its log, for a length that the run does not read, and where `out` cannot be written.
     """
     out = Path(out)
     if out.exists() and not out.is_dir():
@@ -92,23 +99,25 @@ def export(folder: str | Path, out: str | Path, *, length: int | None = None, sa
     taken = _length(recipe, data, length)
     item_ids = run.item_ids()
     model = restored(recipe, weights, items=len(item_ids)).eval()
-    missing = _unreadable(recipe)
-    notes = [_product(recipe), *([] if missing is None else [missing])]
+    notes = [_product(recipe)]
+    if recipe.model.inputs:
+        notes.append(
+            f"inputs of read.pt2 are {_listed(recipe.model.inputs)}, as persrec.event_inputs.bucket counts them."
+        )
     about: dict[str, Any] = {"run": str(folder), "score": recipe.model.score, "time": recipe.time, "notes": notes}
     with torch.no_grad(), _whole(out) as working:
         _write(working / ITEMS, "item_id", item_ids, model.vectors()[1:].numpy())
         _write(working / USERS, "user_id", data.user_ids(), queries(model, data, recipe))
-        if missing is None:
-            program, inputs = read_program(model, recipe, taken.events)
-            torch.export.save(program, working / READ)
-            about |= {
-                "length": taken._asdict(),
-                "inputs of read.pt2": inputs,
-                "output of read.pt2": ["users", model.backbone.width],
-            }
+        program, inputs = read_program(model, recipe, taken.events)
+        torch.export.save(program, working / READ)
+        about |= {
+            "length": taken._asdict(),
+            "inputs of read.pt2": inputs,
+            "output of read.pt2": ["users", model.backbone.width],
+        }
         (working / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    read = "" if missing else f", and the read step on the last {taken.events:,} events ({taken.why})"
-    say(f"{out}: {len(item_ids):,} item vectors, {data.users:,} user queries{read}.")
+    read = f"the read step on the last {taken.events:,} events ({taken.why})"
+    say(f"{out}: {len(item_ids):,} item vectors, {data.users:,} user queries, and {read}.")
     for note in notes:
         say(note)
     return out
@@ -147,13 +156,8 @@ def _product(recipe: Recipe) -> str:
     )
 
 
-def _unreadable(recipe: Recipe) -> str | None:
-    """Why read.pt2 is left out, if it is."""
-    if recipe.model.inputs:
-        return f"read.pt2 is left out: model.inputs is {list(recipe.model.inputs)}, and it takes items alone yet."
-    if recipe.history == "compressed" and recipe.memory.count_weight:
-        return "read.pt2 is left out: memory.count_weight is true, and it takes no weights of rows yet."
-    return None
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def queries(model: Model, data: Prepared, recipe: Recipe) -> np.ndarray:
@@ -187,6 +191,10 @@ def read_program(model: Model, recipe: Recipe, length: int) -> tuple[torch.expor
         "memory_position": rows,
         "memory_valid": torch.ones(users, remembered, dtype=torch.bool),
     }
+    if recipe.history == "compressed" and recipe.memory.count_weight:
+        inputs["memory_weight"] = torch.ones(users, remembered)
+    if recipe.model.inputs:
+        inputs["inputs"] = torch.zeros(users, length, len(recipe.model.inputs), dtype=torch.int64)
     batch = torch.export.Dim("users", min=1, max=1 << 20)
     shapes = {name: {0: batch} for name in inputs}
     given = {name: value.clone() for name, value in inputs.items()}
@@ -217,8 +225,7 @@ def _whole(out: Path) -> Iterator[Path]:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".exporting-", dir=out) as temporary:
             yield Path(temporary)
-            for name in (ABOUT, READ):  # a read step that is left out now may be there from before
-                (out / name).unlink(missing_ok=True)
+            (out / ABOUT).unlink(missing_ok=True)
             for path in sorted(Path(temporary).iterdir(), key=lambda path: path.name == ABOUT):
                 path.replace(out / path.name)
     except OSError as error:

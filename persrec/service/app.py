@@ -66,6 +66,10 @@ class Event(Asked):
     user_id: Id
     item_id: Id
     timestamp: Moment | None = None
+    rating: float | None = None
+    weight: float | None = None
+    dwell: float | None = None
+    event: str | None = None  # its type, as the recipe's data.events has them
 
 
 class Update(Asked):

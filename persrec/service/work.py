@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from persrec.interactions.schema import ITEM, TIME, USER
+from persrec.interactions.schema import DWELL, EVENT, ITEM, RATING, TIME, USER, WEIGHT
 from persrec.serving.recommender import Recommender
 
 Id = int | str
@@ -78,11 +78,16 @@ def update(
 
 
 def frame_of(events: list[dict[str, Any]]) -> pl.DataFrame:
-    """Events as a frame; ids are text where one of them is, times are said to be ms since 1970."""
+    """Events as a frame with the columns that they have; ids are text where one of them is, times are said to be ms
+    since 1970."""
     columns = {}
     for name in (USER, ITEM):
         ids = [event[name] for event in events]
         columns[name] = pl.Series(ids if all(isinstance(one, int) for one in ids) else [str(one) for one in ids])
+    for name in (RATING, WEIGHT, DWELL, EVENT):
+        values = [event.get(name) for event in events]
+        if any(value is not None for value in values):
+            columns[name] = pl.Series(values)
     times = [event[TIME] for event in events]
     if all(time is not None for time in times):
         columns[TIME] = pl.Series(times, dtype=pl.Int64).cast(pl.Datetime("ms", "UTC"))

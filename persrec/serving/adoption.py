@@ -32,7 +32,7 @@ Done = Callable[[int, int], None] | None
 
 PENALTIES = 10.0 ** np.arange(-3, 4)
 HELD_OUT = 0.2  # share of the users by which the loss is measured
-SAME = ("history", "kind", "segment", "recent", "time", "length", "repeat", "raw", "seen_rate")
+SAME = ("history", "kind", "segment", "recent", "time", "length", "inputs", "repeat", "raw", "seen_rate")
 
 
 class Side(NamedTuple):
@@ -142,7 +142,7 @@ def _blocks(side: Side, log: Histories) -> list[Floats]:
     layout, found = side.keeping.layout, []
     for start in range(0, len(log.ids), 1024):
         part = log.take(np.arange(start, min(start + 1024, len(log.ids))))
-        records = [fresh(*part.of(row), layout) for row in range(len(part.ids))]
+        records = [fresh(part.of(row), layout) for row in range(len(part.ids))]
         fold(side.model, side.keeping, records)
         found += [_numbers(record.rows.states, layout).reshape(-1, _block(side)) for record in records]
     return found
@@ -195,4 +195,4 @@ def _moved(record: Record, renamed: Ints) -> Record:
     times = None if record.times is None else record.times[known]
     left = Past(past.item[order], past.frequency[order], past.position[order], past.time[order], past.strength[order])
     ties = int((items[len(items) - record.ties :] > 0).sum())
-    return replace(record, items=items[known], times=times, past=left, ties=ties)
+    return replace(record, items=items[known], times=times, inputs=record.inputs[known], past=left, ties=ties)

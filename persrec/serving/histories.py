@@ -14,12 +14,14 @@ import polars as pl
 from persrec import datasets
 from persrec.datasets import table
 from persrec.errors import UserError
+from persrec.event_inputs import buckets_of
 from persrec.interactions import filters, sequences
 from persrec.interactions.schema import DWELL, EVENT, ITEM, RATING, TIME, USER, WEIGHT
 from persrec.prepared import Prepared
 from persrec.recipe.file import LOG_SOURCES
 from persrec.recipe.recipe import Recipe
 from persrec.recipe.sections import MADE
+from persrec.serving.updates import Events
 
 Say = Callable[[str], None]
 Ints = npt.NDArray[np.int64]
@@ -40,10 +42,11 @@ class Histories(NamedTuple):
     events: npt.NDArray[np.int16] | None = None
     inputs: tuple[str, ...] = ()  # what of an event the model reads beside the item
 
-    def of(self, user: int) -> tuple[Ints, Ints | None]:
-        """Items and times of one user."""
-        part = slice(self.offsets[user], self.offsets[user + 1])
-        return self.items[part].astype(np.int64), None if self.times is None else self.times[part]
+    def of(self, user: int) -> Events:
+        """Those of one user."""
+        rows = np.arange(self.offsets[user], self.offsets[user + 1])
+        times = None if self.times is None else self.times[rows]
+        return Events(self.items[rows].astype(np.int64), times, buckets_of(self, rows))
 
     def take(self, users: Ints) -> "Histories":
         """Those of some users."""

@@ -2,7 +2,7 @@
 
 Times and positions count backwards from the last event's, in the largest unit of time that fits all of them; rows of
 a memory that agree in position, time and weight are one run. Seen items are gaps from one to the next, or a bit for
-each item up to the last, whichever is shorter. Shapes: M rows, G runs, W open events, J items.
+each item up to the last, whichever is shorter. Shapes: M rows, G runs, W open events, F inputs of each, J items.
 """
 
 import zlib
@@ -37,6 +37,7 @@ class Layout(NamedTuple):
     timed: bool  # whether events keep their times
     keeps: Keeps  # of the events that are no longer open
     rate: float = 0.0  # filter: share of other items that are taken for seen
+    inputs: int = 0  # F, what of an open event is kept beside item and time
 
     @property
     def row_bytes(self) -> int:
@@ -67,6 +68,7 @@ class Record:
     count: int = 0  # events that are no longer open
     items: Ints = field(default_factory=lambda: np.zeros(0, np.int64))  # (W,) of the open events
     times: Ints | None = None  # (W,) ms; None in a layout without times
+    inputs: Ints = field(default_factory=lambda: np.zeros((0, 0), np.int64))  # (W, F) buckets, see `event_inputs`
     last: int | None = None  # time of the last event; None in a log without times
     folded: int = 0  # time of the last event that is no longer open; 0 where there is none, or events keep no times
     ties: int = 0  # open events at the time of the last one, where events keep no times
@@ -123,6 +125,7 @@ def _numbers(record: Record, layout: Layout, seen: "_Seen") -> Iterator[tuple[st
     yield "open", record.items
     if layout.timed and record.times is not None:
         yield "open", _backwards(record.times, end) // unit
+    yield "open", record.inputs.reshape(-1)
     yield "seen", seen.numbers
     if counts:
         yield "seen", past.frequency
@@ -154,6 +157,7 @@ def unpack(data: bytes, layout: Layout) -> Record:
     weight = _unweighted(taken(runs))
     record.items = taken(opened)
     record.times = _forwards(taken(opened) * unit, moment) if layout.timed else None
+    record.inputs = taken(opened * layout.inputs).reshape(opened, layout.inputs)
     rest = _Taken(np.frombuffer(body[end:], np.uint8))
     item = taken(1 if dense else items) if layout.keeps in ("items", "counts") else NOTHING.item
     if layout.keeps == "counts":

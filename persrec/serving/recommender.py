@@ -72,11 +72,6 @@ class Recommender:
         """
         run = runs.load(folder)
         recipe = recipes.parse(run.recipe, f"of run {folder}")
-        if store is not None and recipe.model.inputs:
-            raise UserError(
-                f"{store}: a store keeps items and times of open events, but the run {folder} also reads "
-                f"{', '.join(recipe.model.inputs)} (model.inputs); recommend without a store, from the log or histories"
-            )
         item_ids = pl.Series(ITEM, run.item_ids())
         model = restored(recipe, run.weights(), items=len(item_ids))
         model.compressor.maker = model.maker()  # type: ignore[attr-defined]

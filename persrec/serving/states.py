@@ -57,7 +57,15 @@ def keeping_of(model: Model, recipe: Recipe, *, raw: bool, seen_rate: float | No
             raise UserError(f"seen_rate: got {seen_rate}, expected a share between 0 and 1, as 0.01")
         keeps = "filter"
     planes, width = model.compressor.stored if folds else 0, model.backbone.width
-    layout = Layout(planes, width, model.compressor.encoding, recipe.time != "none", keeps, seen_rate or 0.0)
+    layout = Layout(
+        planes,
+        width,
+        model.compressor.encoding,
+        timed=recipe.time != "none",
+        keeps=keeps,
+        rate=seen_rate or 0.0,
+        inputs=len(recipe.model.inputs),
+    )
     return Keeping(layout, recipe.time, not folds, recipe.length)
 
 
@@ -97,11 +105,11 @@ def _fold(model: Model, keeping: Keeping, records: list[Record], closed: Ints) -
     """Users in descending order of segments to close."""
     segment = model.rule.segment
     if model.compressor.rows:
-        batch = _opened(records, keeping, None, device=_device(model))
+        batch, encode = _opened(records, keeping, None, device=_device(model)), model.encode()
         memory = memory_of(model, keeping.layout, records)
         for index in range(int(closed[0])):
             users = int((closed > index).sum())
-            events = rows_of(batch.history.part(users, index * segment, (index + 1) * segment), model.items)
+            events = rows_of(batch.history.part(users, index * segment, (index + 1) * segment), encode)
             _, grown = model.compressor.fold(model.backbone, events, memories.take(memory, slice(0, users)))
             memory = memories.join(grown, memories.take(memory, slice(users, None)))
         for record, kept in zip(records, rows_of_memory(memory, keeping.layout), strict=True):
@@ -119,7 +127,7 @@ def _leave(record: Record, count: int, layout: Layout) -> None:
         record.past = record.past.after(items, record.count, times)
     if times is not None and record.times is not None:
         record.folded, record.times = int(times[-1]), record.times[count:]
-    record.items = record.items[count:]
+    record.items, record.inputs = record.items[count:], record.inputs[count:]
     record.ties = min(record.ties, len(record.items))
     record.count += count
 
@@ -162,7 +170,7 @@ def _read(model: Model, keeping: Keeping, records: list[Record], at: int | None)
         return model(batch, score=_last).scored[-1]
     none_closed = torch.zeros_like(batch.events)
     memory = memory_of(model, keeping.layout, records)
-    return _last(*read(model.backbone, model.items, batch, none_closed, model.rule, memory))
+    return _last(*read(model.backbone, model.encode(), batch, none_closed, model.rule, memory))
 
 
 def _last(hidden: Tensor, history: History) -> Tensor:
@@ -200,6 +208,10 @@ def _opened(records: Sequence[Record], keeping: Keeping, at: int | None, *, devi
     batch = collate(blocks, windows, time=keeping.time, at=asked)
     first = torch.tensor([record.count for record in records], dtype=torch.int64)
     history = batch.history._replace(position=batch.history.position + first[:, None])
+    if keeping.layout.inputs:
+        carried = np.zeros((*history.valid.shape, keeping.layout.inputs), dtype=np.int64)
+        carried[history.valid.numpy()] = np.concatenate([record.inputs for record in records])
+        history = history._replace(inputs=torch.from_numpy(carried))
     return batch._replace(history=history).to(device)
 
 

@@ -1,8 +1,8 @@
 """New events of a user put into the record: in order, late ones where they belong, duplicates dropped."""
 
 from bisect import bisect_right
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,18 @@ from persrec.serving.filters import none
 from persrec.serving.packing import Layout, Record, no_rows
 
 Ints = npt.NDArray[np.int64]
+
+
+class Events(NamedTuple):
+    """Of one user, in order of time."""
+
+    items: Ints  # (W,)
+    times: Ints | None  # (W,) ms
+    inputs: Ints  # (W, F) what the model reads beside the item; see `event_inputs`
+
+    def where(self, chosen: npt.NDArray[np.bool_]) -> "Events":
+        """Those that are chosen (W,)."""
+        return Events(self.items[chosen], None if self.times is None else self.times[chosen], self.inputs[chosen])
 
 
 @dataclass
@@ -30,9 +42,11 @@ class Update:
         return Update(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))
 
 
-def fresh(items: Ints, times: Ints | None, layout: Layout) -> Record:
-    """The record of a user with these events, in order of time, all of them open."""
-    record = Record(no_rows(layout), items=items, filter=none(layout.rate) if layout.keeps == "filter" else None)
+def fresh(events: Events, layout: Layout) -> Record:
+    """The record of a user with these events, all of them open."""
+    items, times, inputs = events
+    excluded = none(layout.rate) if layout.keeps == "filter" else None
+    record = Record(no_rows(layout), items=items, inputs=inputs, filter=excluded)
     if times is not None and len(times):
         record.last = int(times[-1])
         if layout.timed:
@@ -44,21 +58,22 @@ def fresh(items: Ints, times: Ints | None, layout: Layout) -> Record:
     return record
 
 
-def take(record: Record, items: Sequence[int], times: Sequence[int] | None, *, once: bool) -> Update:
-    """Put events, in order of time, into the open block; with `once` duplicates are dropped.
+def take(record: Record, events: Events, *, once: bool) -> Update:
+    """Put events into the open block; with `once` duplicates are dropped.
 
     Late events may enter before the first open one. Where the time signal is `next`, the last folded event was then
     folded as if asked at the time of the event after it; `rebuild` makes that exact.
     """
-    if times is None:
-        record.items = np.append(record.items, np.array(items, dtype=np.int64))
-        return Update(applied=len(items))
+    if events.times is None:
+        record.items = np.append(record.items, events.items)
+        record.inputs = np.concatenate([record.inputs, events.inputs])
+        return Update(applied=len(events.items))
     if record.times is None:
-        return _after_the_last(record, items, times, once=once)
+        return _after_the_last(record, events, once=once)
     found = Update()
-    own, when = record.items.tolist(), record.times.tolist()
+    own, when, carried = record.items.tolist(), record.times.tolist(), list(record.inputs)
     there = set(zip(own, when, strict=True))
-    for item, time in zip(items, times, strict=True):
+    for item, time, inputs in zip(events.items.tolist(), events.times.tolist(), events.inputs, strict=True):
         if once and (item, time) in there:
             found.duplicates += 1
             continue
@@ -69,19 +84,22 @@ def take(record: Record, items: Sequence[int], times: Sequence[int] | None, *, o
         place = bisect_right(when, time) if late else len(when)
         own.insert(place, item)
         when.insert(place, time)
+        carried.insert(place, inputs)
         there.add((item, time))
         record.last = time if record.last is None else max(time, record.last)
         found.applied += 1
         found.late_inserted += late
     record.items, record.times = np.array(own, dtype=np.int64), np.array(when, dtype=np.int64)
+    record.inputs = np.array(carried, dtype=np.int64).reshape(len(own), events.inputs.shape[1])
     return found
 
 
-def _after_the_last(record: Record, items: Sequence[int], times: Sequence[int], *, once: bool) -> Update:
+def _after_the_last(record: Record, events: Events, *, once: bool) -> Update:
     """Where open events keep no times, only those of the last moment are known apart."""
-    found = Update()
+    assert events.times is not None
+    found, taken = Update(), np.zeros(len(events.items), dtype=bool)
     own = record.items.tolist()
-    for item, time in zip(items, times, strict=True):
+    for index, (item, time) in enumerate(zip(events.items.tolist(), events.times.tolist(), strict=True)):
         if record.last is not None and time < record.last:
             found.late_skipped += 1
         elif once and time == record.last and item in own[len(own) - record.ties :]:
@@ -90,6 +108,8 @@ def _after_the_last(record: Record, items: Sequence[int], times: Sequence[int], 
             record.ties = record.ties + 1 if time == record.last else 1
             record.last = time
             own.append(item)
+            taken[index] = True
             found.applied += 1
     record.items = np.array(own, dtype=np.int64)
+    record.inputs = np.concatenate([record.inputs, events.inputs[taken]])
     return found

@@ -9,6 +9,7 @@ from typing import Any, Final
 import polars as pl
 
 from persrec.errors import UserError
+from persrec.event_inputs import size
 from persrec.interactions.schema import USER
 from persrec.models.model import Model
 from persrec.recipe.recipe import Recipe
@@ -39,6 +40,7 @@ def about(model: Model, recipe: Recipe, item_ids: pl.Series, keeping: Keeping) -
         "recent": recipe.memory.recent,
         "time": recipe.time,
         "length": recipe.length,
+        "inputs": [[name, size(name, len(recipe.data.events or ()))] for name in recipe.model.inputs],
         "repeat": recipe.repeat,
         "exclude_seen": recipe.evaluation.exclude_seen,
         "raw": keeping.raw,

@@ -64,7 +64,7 @@ def compress(users: Users, log: Histories, source: str, done: Done = None) -> Up
     while at < len(log.ids):
         end = _reach(log.offsets, at)
         part = log.take(np.arange(at, end))
-        records = [fresh(*part.of(row), users.keeping.layout) for row in range(end - at)]
+        records = [fresh(part.of(row), users.keeping.layout) for row in range(end - at)]
         found.applied += sum(record.events for record in records)
         found.folded += fold(users.model, users.keeping, records)
         found.new_users += len(records)
@@ -117,15 +117,15 @@ def _applied(users: Users, events: pl.DataFrame, cursors: Mapping[str, Any]) -> 
     known = events.filter(pl.col(ITEM).is_not_null())
     found = Update(unknown_items=events.height - known.height)
     layout, once = users.keeping.layout, users.recipe.data.deduplicate
-    part = logs.grouped(known.sort(USER, maintain_order=True)) if known.height else None
+    inputs = users.recipe.model.inputs
+    part = logs.grouped(known.sort(USER, maintain_order=True), inputs) if known.height else None
     names = users.ids(part.ids) if part is not None else []
     changed: dict[Ids, Record] = {}
     for row, (name, there) in enumerate(zip(names, users.find(names), strict=True)):
         assert part is not None
-        items, times = part.of(row)
-        none = items[:0]
-        record = there or fresh(none, None if times is None else times[:0], layout)
-        entered = take(record, items.tolist(), None if times is None else times.tolist(), once=once)
+        new = part.of(row)
+        record = there or fresh(new.where(np.zeros(len(new.items), dtype=bool)), layout)
+        entered = take(record, new, once=once)
         found += entered
         if entered.applied:
             changed[name] = record
@@ -144,7 +144,7 @@ def rebuild(users: Users, log: Histories) -> None:
             if record is not None:
                 _check_whole("rebuild", name, record, int(count))
     for part in chunks:
-        records = [fresh(*part.of(row), users.keeping.layout) for row in range(len(part.ids))]
+        records = [fresh(part.of(row), users.keeping.layout) for row in range(len(part.ids))]
         fold(users.model, users.keeping, records)
         users.write(dict(zip(users.ids(part.ids), records, strict=True)))
 
@@ -152,7 +152,8 @@ def rebuild(users: Users, log: Histories) -> None:
 def forget_event(users: Users, user: Ids, item: int, timestamp: int | None, log: Histories) -> None:
     """A user's record made anew of the log, which is of the user alone, without an event."""
     (record,) = users.known([user])
-    items, times = log.of(0)
+    events = log.of(0)
+    items, times, _ = events
     _check_whole("forget_event", user, record, len(items))
     gone = items == item
     if times is not None and timestamp is not None:
@@ -164,7 +165,7 @@ def forget_event(users: Users, user: Ids, item: int, timestamp: int | None, log:
         )
     if times is None:
         gone &= np.cumsum(gone) == 1
-    left = fresh(items[~gone], None if times is None else times[~gone], users.keeping.layout)
+    left = fresh(events.where(~gone), users.keeping.layout)
     fold(users.model, users.keeping, [left])
     users.write({user: left if left.events else None})
 

@@ -7,8 +7,8 @@ from persrec.serving.packing import Layout, Record, Rows
 from persrec.serving.past import NOTHING, of_items
 
 LAYOUTS = [
-    Layout(planes, 6, encoding, timed, keeps, 0.05 if keeps == "filter" else 0.0)
-    for planes, encoding in ((1, "float32"), (2, "float16"), (1, "int8"), (3, "int4"))
+    Layout(planes, 6, encoding, timed, keeps, 0.05 if keeps == "filter" else 0.0, inputs)
+    for planes, encoding, inputs in ((1, "float32", 0), (2, "float16", 1), (1, "int8", 3), (3, "int4", 0))
     for timed in (True, False)
     for keeps in ("none", "items", "filter", "counts")
 ]
@@ -27,6 +27,7 @@ def record_of(layout: Layout, seed: int) -> Record:
         record.times, record.folded = times[folded:], int(times[folded - 1]) if folded else 0
     else:
         record.ties = min(opened, 2)
+    record.inputs = random.integers(0, 35, (opened, layout.inputs))
     record.past = NOTHING
     if layout.keeps == "items":
         record.past = of_items(np.unique(items[:folded]))
@@ -51,6 +52,7 @@ def same(one: Record, other: Record) -> bool:
         *zip(one.rows, other.rows, strict=True),
         *zip(one.past, other.past, strict=True),
         (one.items, other.items),
+        (one.inputs, other.inputs),
     ]
     if one.times is None or other.times is None:
         plain &= one.times is other.times

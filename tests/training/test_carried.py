@@ -216,12 +216,11 @@ def test_no_row_sees_the_inputs_of_its_target_or_later(
     assert not torch.allclose(before[position == at], after[position == at])
 
 
-@pytest.mark.parametrize("history", ["full", "recent", "compressed"])
-def test_histories_given_at_serving_are_answered_as_the_log_is(tmp_path: Path, history: str) -> None:
-    frame = carrying()
-    recipe, data = world(tmp_path, frame, history=history)
-    run = save(
-        tmp_path / "run",
+def run_of_inputs(folder: Path, frame: pl.DataFrame, **changes: Any) -> Path:
+    """A run folder whose model was never trained and reads inputs."""
+    recipe, data = world(folder, frame, **changes)
+    return save(
+        folder / "run",
         recipe=recipe.dump(),
         weights=model_of(recipe, data.items_count).state_dict(),
         data={"hash": data.hash, "folder": str(data.folder)},
@@ -229,6 +228,12 @@ def test_histories_given_at_serving_are_answered_as_the_log_is(tmp_path: Path, h
         metrics={},
         targets=pa.table({"rank": [1.0]}),
     ).folder
+
+
+@pytest.mark.parametrize("history", ["full", "recent", "compressed"])
+def test_histories_given_at_serving_are_answered_as_the_log_is(tmp_path: Path, history: str) -> None:
+    frame = carrying()
+    run = run_of_inputs(tmp_path, frame, history=history)
     recommender = Recommender.load(run)
     users = ["ü-0", "ü-3", "ü-9"]
     expected = recommender.recommend(users, k=5)
@@ -242,8 +247,39 @@ def test_histories_given_at_serving_are_answered_as_the_log_is(tmp_path: Path, h
         assert changed != pytest.approx(expected.sort(key)["score"].to_list(), abs=1e-4), f"{other} is read"
     with pytest.raises(UserError, match="histories: no rating column, but this model reads ratings"):
         recommender.recommend(histories=given_ones.drop("rating"), k=5)
-    with pytest.raises(UserError, match=r"a store keeps items and times .* also reads rating, weight, dwell, event"):
-        Recommender.load(run, tmp_path / "store")
+
+
+@pytest.mark.parametrize("history", ["full", "recent", "compressed"])
+@pytest.mark.parametrize("time", ["none", "last", "next"])
+def test_a_store_keeps_what_events_carry(tmp_path: Path, history: str, time: str) -> None:
+    """Made of a part of the log and updated with the rest, it answers as the whole histories do."""
+    frame = carrying().sort("timestamp")
+    run = run_of_inputs(tmp_path, frame, history=history, time=time)
+    recommender = Recommender.load(run, tmp_path / "store")
+    earlier = frame.filter(pl.int_range(pl.len()).over("user_id") < pl.len().over("user_id") - 3)
+    recommender.compress(earlier)
+    later = frame.join(earlier, on=["user_id", "item_id", "timestamp"], how="anti", maintain_order="left")
+    for part in (later[::2].sort("timestamp"), later[1::2].sort("timestamp")) if time != "none" else (later,):
+        recommender.update(part)
+    users = frame["user_id"].unique(maintain_order=True).to_list()
+    found = recommender.recommend(users, k=30)
+    expected = Recommender.load(run).recommend(histories=frame, k=30)
+    key = ["user_id", "item_id"]
+    assert found.sort(key)["score"].to_list() == pytest.approx(expected.sort(key)["score"].to_list(), abs=1e-4)
+    recommender.rebuild(users, frame)
+    again = recommender.recommend(users, k=30)
+    assert again.sort(key)["score"].to_list() == pytest.approx(expected.sort(key)["score"].to_list(), abs=1e-4)
+
+
+def test_a_store_of_a_model_that_reads_other_inputs_is_refused(tmp_path: Path) -> None:
+    for name, inputs in (("one", ["rating", "dwell"]), ("other", ["dwell", "rating"])):
+        (tmp_path / name).mkdir()
+        run_of_inputs(tmp_path / name, carrying(), inputs=inputs)
+    Recommender.load(tmp_path / "one" / "run", tmp_path / "store").compress()
+    with pytest.raises(
+        UserError, match=r"was made by another model .*inputs: got \[\['rating', 22\], \['dwell', 34\]\], "
+    ):
+        Recommender.load(tmp_path / "other" / "run", tmp_path / "store").recommend(["ü-0"])
 
 
 def test_a_type_that_decides_the_next_item_is_learned(tmp_path: Path) -> None:

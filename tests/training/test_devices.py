@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,18 @@ def test_processes_of_a_launcher_share_one_run_folder(alone: Path) -> None:
     shown = fit(alone, "launched", "devices=2", launcher=(*torchrun, "-m", "persrec"))
     same(alone / "alone", alone / "launched")
     assert shown.count("Run folder: launched") == 1
+
+
+def test_two_machines_share_one_run_folder(alone: Path) -> None:
+    endpoint = f"127.0.0.1:{launching._free_port()}"
+    machine = ("--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-endpoint", endpoint)
+    launcher = ("-m", "torch.distributed.run", *machine, "--local-addr", "127.0.0.1", "-m", "persrec")
+    with ThreadPoolExecutor(2) as machines:
+        started = [machines.submit(fit, alone, "far", "nodes=2", launcher=launcher) for _ in range(2)]
+        shown = "".join(each.result() for each in started)
+    same(alone / "alone", alone / "far")
+    assert shown.count("Run folder: far") == 1
+    assert sum(line.startswith("epoch ") for line in shown.splitlines()) == 2
 
 
 def test_an_interrupted_fit_of_two_devices_is_resumed(alone: Path) -> None:

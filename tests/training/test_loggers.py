@@ -1,7 +1,6 @@
 """Loggers beside the CSV files: what they hold is what the CSV files hold, and a missing package is named."""
 
 import csv
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -33,7 +32,6 @@ def test_a_logger_whose_package_is_missing_is_refused_with_what_to_install() -> 
     check_installed("csv")
 
 
-@pytest.mark.skipif(find_spec("tensorboard") is None, reason="an extra")
 @pytest.mark.filterwarnings("ignore")
 def test_tensorboard_has_the_curve_of_the_csv_file(tmp_path: Path) -> None:
     found = logged(tmp_path, "tensorboard")
@@ -44,7 +42,6 @@ def test_tensorboard_has_the_curve_of_the_csv_file(tmp_path: Path) -> None:
     assert [event.value for event in written.Scalars("val_ndcg@10")] == pytest.approx(found, rel=1e-5)
 
 
-@pytest.mark.skipif(find_spec("mlflow") is None, reason="an extra")
 @pytest.mark.filterwarnings("ignore")
 def test_mlflow_has_the_curve_of_the_csv_file(tmp_path: Path) -> None:
     found = logged(tmp_path, "mlflow")
@@ -59,7 +56,6 @@ def test_mlflow_has_the_curve_of_the_csv_file(tmp_path: Path) -> None:
     assert [metric.value for metric in history] == pytest.approx(found, rel=1e-5)
 
 
-@pytest.mark.skipif(find_spec("wandb") is None, reason="an extra")
 @pytest.mark.filterwarnings("ignore")
 def test_wandb_writes_files_and_sends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_MODE", raising=False)
