@@ -3,8 +3,8 @@
     python benchmarks/probes.py --json benchmarks/results/probes.json
     python benchmarks/probes.py globo-news --json benchmarks/results/probes.json --append
 
-Rows are those of `persrec probe --json`: one per log, with its advice and the seconds from the log to the rows, then one
-per question, group and R. `--append` keeps the rows of other logs in the file.
+Rows are those of `persrec probe --json`: one per log, with its advice and the seconds from the log to the rows, then
+one per question, group and R. `--append` keeps the rows of other logs in the file.
 """
 
 import argparse
