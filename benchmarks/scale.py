@@ -9,6 +9,7 @@ For each number of events, each stage in a process of its own:
 * `prepare`: `persrec.prepare` of that file, from its hash to the last byte written.
 * `train`: `STEPS` steps of what `persrec fit` trains on the prepared log (synthetic-old-signal, compressed), with the
   batches of a whole epoch planned, the validation queries of 1,000 users and the counts of items at hand.
+* `train_repeats`: the same with a repeat head, and targets after a break that count more and are drawn from baskets.
 
 `seconds` are those of the whole process. `peak_mb` is its largest resident size, in which pages of mapped files count,
 though the system takes these back when it needs room; `peak_private_mb` is the largest size without them (RssAnon,
@@ -21,7 +22,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 MEDIAN = 300  # events of a user
 USERS = 10_000  # generated at a time
 STEPS = 20
+REPEATS = ("repeat=head", "time=next", "loss.break_hours=12", "loss.break_weight=2", "loss.break_target=any")
 LOG, PREPARED = "log.parquet", "prepared"
 LOOK = 0.02  # seconds
 
@@ -65,7 +68,7 @@ def prepare(folder: Path, events: int) -> None:
     prepared({"source": "table", "path": str(folder / LOG)}, "scale", folder / PREPARED)
 
 
-def train(folder: Path, events: int) -> None:
+def train(folder: Path, events: int, changes: Sequence[str] = ()) -> None:
     """A few steps on the prepared log."""
     import torch
 
@@ -76,12 +79,14 @@ def train(folder: Path, events: int) -> None:
     from persrec.training.settings import loss_settings, training_settings
 
     (made,) = (folder / PREPARED).iterdir()
-    cell = recipe.load("synthetic-old-signal", ["history=compressed", "seeds=1", "training.validation_users=1000"])
+    settled = ["history=compressed", "seeds=1", "training.validation_users=1000"]
+    cell = recipe.load("synthetic-old-signal", [*settled, *changes])
     data, settings = open_prepared(made), training_settings(cell)
     model = build(cell, items=data.items_count, seed=0)
     plan = plan_of(model, data, settings)
     queries = validation_queries(data, users=settings.validation_users, seed=settings.seed)
     asked: dict[str, Any] = {"length": cell.length, "time": cell.time, "exclude_seen": settings.exclude_seen}
+    asked["repeats"] = plan.repeats
     validation = Validation(data, queries, plan.budget, **asked)
     fitting = Fitting(model, loss_settings(cell), settings, total_steps=STEPS, counts=target_counts(data))
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate)
@@ -93,7 +98,12 @@ def train(folder: Path, events: int) -> None:
         model.eval().read_out(validation[0][0])
 
 
-STAGES: dict[str, Callable[[Path, int], None]] = {"generate": generate, "prepare": prepare, "train": train}
+STAGES: dict[str, Callable[..., None]] = {
+    "generate": generate,
+    "prepare": prepare,
+    "train": train,
+    "train_repeats": partial(train, changes=REPEATS),
+}
 
 
 def measure(stage: str, folder: Path, events: int) -> dict[str, Any]:

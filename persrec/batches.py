@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from persrec.baskets import Baskets
+from persrec import baskets
 from persrec.constants import PAD
-from persrec.consumption import Repeats, Runs
+from persrec.consumption import Runs, runs
 from persrec.event_inputs import inputs_of
 
 if TYPE_CHECKING:
@@ -123,16 +123,17 @@ def collate(
     *,
     time: str = "none",
     at: np.ndarray | None = None,
-    repeats: Repeats | None = None,
+    repeats: bool = False,
     last: bool = False,
-    weights: np.ndarray | None = None,
+    weights: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Batch:
     """The events of the windows as a batch; the target of each is its successor in the user's log, or PAD.
 
     `time` is none, last or next. Under `next` a row's query time is its successor's; for a row that has none it is
     `at`, (B,) int64 ms, the time at which the user is asked (default: the row's own). With `repeats` the batch says
-    what the users have had before each row, or with `last` before the last one. `weights` (E,) is what each event
-    counts as a target. The `inputs` that the data names are those of a row's own event, never of its target.
+    what the users have had before each row, or with `last` before the last one. `weights` says of places in the log
+    what these events count as targets. The `inputs` that the data names are those of a row's own event, never of its
+    target.
     """
     columns = windows.columns
     width = int(columns.max()) if len(columns) else 0
@@ -148,14 +149,14 @@ def collate(
     fields = (item, own, query, target, grid + windows.start[:, None], valid)
     history = History(*(torch.from_numpy(np.ascontiguousarray(_as_int64(field))) for field in fields))
     if weights is not None:
-        history = history._replace(weight=torch.from_numpy(np.where(follows, weights[successor], np.float32(0))))
+        history = history._replace(weight=torch.from_numpy(np.where(follows, weights(successor), np.float32(0))))
     carried = inputs_of(data, row, valid)
     if carried is not None:
         history = history._replace(inputs=torch.from_numpy(carried))
     users = torch.from_numpy(columns.astype(np.int64)), torch.from_numpy(windows.user.astype(np.int64))
-    if repeats is None:
+    if not repeats:
         return Batch(history, *users)
-    had = repeats.runs(windows, None if time == "none" else query, last=last)
+    had = runs(data, windows, None if time == "none" else query, last=last)
     return Batch(history._replace(cell=torch.arange(item.size).view(item.shape)), *users, had)
 
 
@@ -222,11 +223,11 @@ class Plan(Dataset, Sampler):
         budget: Budget,
         random_first_segment: bool,
         time: str,
-        repeats: Repeats | None = None,
-        baskets: Baskets | None = None,
-        weights: np.ndarray | None = None,
+        repeats: bool = False,
+        draw_after_ms: int | None = None,
+        weights: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> None:
-        self.data, self.seed, self.time, self.repeats, self.baskets = data, seed, time, repeats, baskets
+        self.data, self.seed, self.time, self.repeats, self.draw_after_ms = data, seed, time, repeats, draw_after_ms
         self.length, self.budget, self.weights = length, budget, weights
         self.random_first_segment = random_first_segment
         self.trainable = np.flatnonzero(data.train_end >= 2)
@@ -263,10 +264,10 @@ class Plan(Dataset, Sampler):
 
     def __getitem__(self, windows: Windows) -> Batch:
         batch = collate(self.data, windows, time=self.time, repeats=self.repeats, weights=self.weights)
-        if self.baskets is None:
+        if self.draw_after_ms is None:
             return batch
         random = self._random(self.epoch, 2, int(windows.user[0]), int(windows.start[0]))
-        target = self.baskets.drawn(windows, batch.history.target, random)
+        target = baskets.drawn(self.data, self.draw_after_ms, windows, batch.history.target, random)
         return batch._replace(history=batch.history._replace(target=target))
 
     def _random(self, epoch: int, purpose: int, *more: int) -> np.random.Generator:

@@ -78,47 +78,56 @@ def before(data: "Sequences") -> np.ndarray:
     return places
 
 
-class Repeats:
-    """Where in a log the same user has the same item again; made once per log."""
+def runs(data: "Sequences", windows: "Windows", asked: np.ndarray | None, *, last: bool) -> Runs:
+    """The pairs of all rows of windows, or with `last` of the last row of each, as runs.
 
-    def __init__(self, data: "Sequences") -> None:
-        self.data = data
-        earlier = before(data)
-        here = np.flatnonzero(earlier >= 0)
-        self.following = np.repeat(data.offsets[1:], np.diff(data.offsets))  # (E,) place of the next such event, or
-        self.following[earlier[here]] = here  # the end of the user's
-        self.count = np.ones(len(earlier), dtype=np.int64)  # (E,) such events so far, this one included
-        self.strength = np.ones(len(earlier), dtype=np.float32)  # (E,) the same, decayed
-        repeated = np.zeros(len(earlier), dtype=bool)
-        repeated[earlier[here]] = True
-        last = np.flatnonzero(earlier < 0)  # the first time of everything; then one step per repeat
-        while len(last := last[repeated[last]]):
-            here = self.following[last]
-            self.count[here] += self.count[last]
-            self.strength[here] += self.strength[last] * 0.5 ** ((here - last) / HALF_LIFE)
-            last = here
+    `asked` (B, T) is the time at which a row is asked, None in a log without times. What a window leaves out counts
+    too: counts and ages are those of the whole history.
+    """
+    ends = np.cumsum(windows.end)
+    window = np.repeat(np.arange(len(ends)), windows.end)
+    place = np.arange(len(window)) - (ends - windows.end)[window]  # in the user's history
+    event = data.offsets[windows.user][window] + place
+    following, count, strength = _again(window, data.items[event], ends)
+    low = np.maximum(place, (windows.end - 1 if last else windows.start)[window])
+    high = following - (ends - windows.end)[window]
+    some = high > low  # the event is the last with its item for a row at all
+    event, window, place, low, high = (each[some] for each in (event, window, place, low, high))
+    width = int(windows.columns.max(initial=0))
+    begin = window * width + low - windows.start[window] + windows.shift[window]
+    times = data.times
+    if asked is None or times is None:
+        asked, own = np.zeros(len(windows.user) * width), np.zeros_like(event)
+    else:
+        own = times[event]
+    fields = (
+        begin,
+        begin + high - low,
+        data.items[event],
+        count[some],
+        strength[some],
+        low - place,
+        own,
+        asked.ravel(),
+    )
+    kinds = (np.float32 if name == "strength" else np.int64 for name in Runs._fields)
+    return Runs(*(torch.from_numpy(field.astype(kind)) for field, kind in zip(fields, kinds, strict=True)))
 
-    def runs(self, windows: "Windows", asked: np.ndarray | None, *, last: bool) -> Runs:
-        """The pairs of all rows of windows, or with `last` of the last row of each, as runs.
 
-        `asked` (B, T) is the time at which a row is asked, None in a log without times. What a window leaves out
-        counts too: counts and ages are those of the whole history.
-        """
-        first = self.data.offsets[windows.user]  # (B,)
-        window = np.repeat(np.arange(len(first)), windows.end)
-        event = np.arange(len(window)) - (np.cumsum(windows.end) - windows.end - first)[window]
-        low = np.maximum(event, (first + (windows.end - 1 if last else windows.start))[window])
-        high = np.minimum(self.following[event], (first + windows.end)[window])
-        some = high > low  # the event is the last with its item for a row at all
-        event, window, low, high = event[some], window[some], low[some], high[some]
-        width = int(windows.columns.max(initial=0))
-        begin = window * width + low - first[window] - windows.start[window] + windows.shift[window]
-        times = self.data.times
-        if asked is None or times is None:
-            asked, own = np.zeros(len(first) * width), np.zeros_like(event)
-        else:
-            own = times[event]
-        counted = self.data.items[event], self.count[event], self.strength[event]
-        fields = (begin, begin + high - low, *counted, low - event, own, asked.ravel())
-        kinds = (np.float32 if name == "strength" else np.int64 for name in Runs._fields)
-        return Runs(*(torch.from_numpy(field.astype(kind)) for field, kind in zip(fields, kinds, strict=True)))
+def _again(window: np.ndarray, items: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of events (E,), window by window: the next one of the window with the same item, or the window's end; how many
+    there were so far, this one included; and the same decayed."""
+    order = np.lexsort((items, window))  # stable: events of a window and an item follow each other
+    new = np.ones(len(order), dtype=bool)
+    new[1:] = (window[order[1:]] != window[order[:-1]]) | (items[order[1:]] != items[order[:-1]])
+    following, count = ends[window], np.empty(len(order), dtype=np.int64)
+    following[order[:-1][~new[1:]]] = order[1:][~new[1:]]
+    rows = np.arange(len(order))
+    count[order] = rows - np.maximum.accumulate(np.where(new, rows, 0)) + 1
+    strength = np.ones(len(order), dtype=np.float32)
+    here = order[new]  # the first time of everything; then one step per repeat
+    while len(here := here[following[here] < ends[window[here]]]):
+        after = following[here]
+        strength[after] += strength[here] * 0.5 ** ((after - here) / HALF_LIFE)
+        here = after
+    return following, count, strength

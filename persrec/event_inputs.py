@@ -62,10 +62,12 @@ def buckets_of(data: Any, row: Ints) -> Ints:
     return found
 
 
-def target_weights(data: Any, weight_by: str | dict[str, float], types: Sequence[str]) -> npt.NDArray[np.float32]:
-    """(E,) what each event counts as a target: its rating or weight, log(1 + dwell time), or by its type."""
+def target_weights(
+    data: Any, weight_by: str | dict[str, float], types: Sequence[str], row: Ints
+) -> npt.NDArray[np.float32]:
+    """What events `row` of a log count as targets: their rating or weight, log(1 + dwell time), or by their type."""
     if isinstance(weight_by, str):
-        values = {"rating": data.ratings, "weight": data.weights, "dwell": data.dwells}[weight_by]
+        values = getattr(data, FIELDS[weight_by])[row]
         return np.log1p(values).astype(np.float32) if weight_by == "dwell" else np.asarray(values, dtype=np.float32)
     by_code = np.array([1.0, *(weight_by.get(kind, 1.0) for kind in types)], dtype=np.float32)
-    return by_code[data.events]
+    return by_code[data.events[row]]

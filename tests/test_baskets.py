@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 import torch
 
-from persrec.baskets import Baskets
+from persrec.baskets import drawn
 from persrec.batches import Budget, Plan, Windows, collate
 from persrec.interactions.prepare import prepare
 from persrec.prepared import Prepared, open_prepared
@@ -34,8 +34,8 @@ def test_the_first_item_after_a_break_is_any_of_its_basket(log: Prepared) -> Non
     """User 1's baskets: 1 2 | 3 4 5 | 6 7 | 8 | 9; user 2's: 10 11 12 | 13 14 15, of which 13 is trained on."""
     windows = Windows(np.array([0, 1]), np.array([0, 0]), np.array([6, 3]), np.array([2, 0]))
     batch = collate(log, windows, time="next")
-    baskets, random = Baskets(log, 12 * HOUR), np.random.default_rng(0)
-    found = torch.stack([baskets.drawn(windows, batch.history.target, random) for _ in range(200)])
+    random = np.random.default_rng(0)
+    found = torch.stack([drawn(log, 12 * HOUR, windows, batch.history.target, random) for _ in range(200)])
     options = [[set(found[:, user, column].tolist()) for column in range(8)] for user in range(2)]
     assert options[0] == [{0}, {0}, {2}, {3, 4, 5}, {4}, {5}, {6, 7}, {7}]
     assert options[1] == [{11}, {12}, {13}, {0}, {0}, {0}, {0}, {0}]
@@ -50,7 +50,7 @@ def test_a_plan_draws_anew_in_every_epoch_and_the_same_in_the_same(log: Prepared
             budget=Budget(4, None, None, 10),
             random_first_segment=False,
             time="next",
-            baskets=Baskets(log, 12 * HOUR),
+            draw_after_ms=12 * HOUR,
         )
         found = []
         for epoch in range(20):

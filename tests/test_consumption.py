@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from persrec.batches import Windows, collate
-from persrec.consumption import HALF_LIFE, Consumed, Repeats
+from persrec.consumption import HALF_LIFE, Consumed
 from tests.logs import log_of
 
 
@@ -50,7 +50,7 @@ def test_against_a_plain_loop(seed: int, last: bool) -> None:
     end = random.integers(1, lengths[user] + 1)
     start = random.integers(0, end)
     given = Windows(user, start, end, random.integers(0, 3, 4))
-    batch = collate(log, given, time="next", repeats=Repeats(log), last=last)
+    batch = collate(log, given, time="next", repeats=True, last=last)
     assert pairs(batch) == slow(log, given, batch.history.item.shape[1], last=last)
     rows = every(batch).row
     assert rows.tolist() == sorted(rows.tolist())
@@ -62,7 +62,7 @@ def test_against_a_plain_loop(seed: int, last: bool) -> None:
 def test_by_hand() -> None:
     """A window that leaves out the first two events: they count all the same."""
     log = log_of([[7, 8, 7, 9]], timed=False)
-    batch = collate(log, windows((0, 2, 4, 1)), repeats=Repeats(log))
+    batch = collate(log, windows((0, 2, 4, 1)), repeats=True)
     assert batch.history.cell.tolist() == [[0, 1, 2]]
     assert pairs(batch) == [(1, 7, 2, 0, 0), (1, 8, 1, 1, 0), (2, 7, 2, 1, 0), (2, 8, 1, 2, 0), (2, 9, 1, 0, 0)]
 
@@ -70,7 +70,7 @@ def test_by_hand() -> None:
 def test_strength_is_a_count_that_fades() -> None:
     """Had at events 0, 2 and 7: at the last of them (0.5 ** (5 / h) + 0.5 ** (7 / h)) + 1."""
     log = log_of([[7, 8, 7, 9, 9, 9, 9, 7, 8]])
-    had = every(collate(log, windows((0, 0, 9, 0)), repeats=Repeats(log), last=True))
+    had = every(collate(log, windows((0, 0, 9, 0)), repeats=True, last=True))
     found = dict(zip(had.item.tolist(), had.strength.tolist(), strict=True))
     fade = 0.5 ** (1 / HALF_LIFE)
     assert found[7] == pytest.approx(1 + fade**5 + fade**7, abs=1e-6)
@@ -80,13 +80,13 @@ def test_strength_is_a_count_that_fades() -> None:
 
 def test_nobody_has_had_what_others_had() -> None:
     log = log_of([[1, 2], [2, 1, 2]])
-    batch = collate(log, windows((0, 0, 2, 0), (1, 0, 3, 0)), time="last", repeats=Repeats(log), last=True)
+    batch = collate(log, windows((0, 0, 2, 0), (1, 0, 3, 0)), time="last", repeats=True, last=True)
     assert [pair[:4] for pair in pairs(batch)] == [(1, 1, 1, 1), (1, 2, 1, 0), (5, 1, 1, 1), (5, 2, 2, 0)]
 
 
 def test_some_rows() -> None:
     log = log_of([[1, 2, 1, 3]])
-    had = collate(log, windows((0, 0, 4, 0)), repeats=Repeats(log)).consumed
+    had = collate(log, windows((0, 0, 4, 0)), repeats=True).consumed
     some = had.of(torch.tensor([3, 0, 9, 0]))
     assert list(zip(some.row.tolist(), some.item.tolist(), some.frequency.tolist(), strict=True)) == [
         (0, 2, 1), (0, 1, 2), (0, 3, 1), (1, 1, 1), (3, 1, 1)

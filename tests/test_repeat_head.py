@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from persrec.batches import Batch, Budget, collate, evaluation_windows
-from persrec.consumption import HALF_LIFE, Consumed, Repeats
+from persrec.consumption import HALF_LIFE, Consumed
 from persrec.errors import UserError
 from persrec.evaluation.evaluate import EvaluationSettings, evaluate
 from persrec.models.attention import position_bucket, time_bucket
@@ -103,7 +103,7 @@ def test_validation_by_torch_gives_the_ranks_of_faiss(world: tuple[Model, Prepar
     model, data = world
     found = evaluate(model, data, SETTINGS)
     validation = training.Validation(
-        data, data.test, Budget(6, 5, 300, None), length=None, time="next", exclude_seen=False, repeats=Repeats(data)
+        data, data.test, Budget(6, 5, 300, None), length=None, time="next", exclude_seen=False, repeats=True
     )
     ranks = {}
     for batch, targets, excluded in (validation[index] for index in range(len(validation))):
@@ -120,7 +120,7 @@ def test_the_loss_is_that_of_dense_logits(world: tuple[Model, Prepared], reads_a
         data,
         evaluation_windows(users, data.train_end[users] - 1, length=None),
         time="next",
-        repeats=Repeats(data),
+        repeats=True,
     )
     settings = LossSettings(sampled=False, logit_adjustment=adjustment)
     counts = training.target_counts(data)
@@ -155,7 +155,7 @@ def test_rows_after_a_break_count_more(world: tuple[Model, Prepared]) -> None:
     """Events of this log are a minute apart; with a break of a minute all rows are after one."""
     model, data = world
     windows = evaluation_windows(np.array([0]), np.array([20]), length=None)
-    batch = collate(data, windows, time="next", repeats=Repeats(data))
+    batch = collate(data, windows, time="next", repeats=True)
     plain = objective(model, batch, LossSettings(sampled=False), reads_all=True)
     every = objective(model, batch, LossSettings(sampled=False, break_ms=60_000, break_weight=20.0), reads_all=True)
     none = objective(model, batch, LossSettings(sampled=False, break_ms=60_001, break_weight=20.0), reads_all=True)
@@ -213,7 +213,7 @@ def long_history(events: int, history: str = "compressed") -> tuple[Model, Batch
     recipe = recipe_of(Path("log.csv"), **changes)
     log = log_of([list(range(1, events + 1))])
     windows = evaluation_windows(np.array([0]), np.array([events - 1]), length=None)
-    return model_of(recipe, events), collate(log, windows, time="next", repeats=Repeats(log))
+    return model_of(recipe, events), collate(log, windows, time="next", repeats=True)
 
 
 def gradients(model: Model, batch: Batch, chunk: int, *, reads_all: bool) -> list[torch.Tensor]:

@@ -18,7 +18,6 @@ from persrec.baselines.events import distinct, trained
 from persrec.baselines.vectors import weighted_vectors
 from persrec.batches import Batch, Budget, Sequences, Windows, collate, evaluation_windows
 from persrec.constants import PAD
-from persrec.consumption import Repeats
 from persrec.evaluation import intervals
 from persrec.models.compressor import Recall
 from persrec.models.encodings import memory_bytes
@@ -364,7 +363,7 @@ def read_users(
     if model.repeat is None and recall is None and at is None and _in_one_pass(windows):
         return _read_together(model, data, windows, time, on_queries)
     queries, stored = np.zeros((len(windows.user), model.backbone.width), np.float32), 0.0
-    repeats = Repeats(data) if model.repeat is not None else None
+    repeats = model.repeat is not None
     pairs: list[Additions] = []
 
     def batch_of(rows: npt.NDArray[np.int64]) -> Batch:
@@ -379,7 +378,7 @@ def read_users(
             row, item, value = (field.cpu().numpy() for field in reading.bonus)
             pairs.append(Additions(rows[row], item, value))
         on_queries(len(rows))
-    return Read(queries, _sorted(pairs) if repeats is not None else None, stored / max(len(queries), 1))
+    return Read(queries, _sorted(pairs) if repeats else None, stored / max(len(queries), 1))
 
 
 def _stored(model: Model, memory: Memory) -> int:

@@ -9,6 +9,7 @@ every so many-th batch: two devices do what one does that accumulates two batche
 import math
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from persrec import metrics
-from persrec.baskets import Baskets
 from persrec.batches import Batch, Budget, EpochLoader, Plan
-from persrec.consumption import Repeats
 from persrec.errors import UserError, memory_for
 from persrec.event_inputs import target_weights
 from persrec.models.model import Model
@@ -281,6 +280,7 @@ def fit(
 
 def plan_of(model: Model, data: Prepared, settings: TrainingSettings) -> Plan:
     """The batches that a model is trained on."""
+    by = settings.weight_by
     return Plan(
         data,
         seed=settings.seed,
@@ -288,9 +288,9 @@ def plan_of(model: Model, data: Prepared, settings: TrainingSettings) -> Plan:
         budget=Budget(model.rule.segment, model.rule.recent, settings.batch_events, settings.batch_users),
         random_first_segment=settings.random_first_segment,
         time=settings.time,
-        repeats=Repeats(data) if model.repeat is not None else None,
-        baskets=None if settings.draw_after_ms is None else Baskets(data, settings.draw_after_ms),
-        weights=None if settings.weight_by is None else target_weights(data, settings.weight_by, settings.types),
+        repeats=model.repeat is not None,
+        draw_after_ms=settings.draw_after_ms,
+        weights=None if by is None else partial(target_weights, data, by, settings.types),
     )
 
 

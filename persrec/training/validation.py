@@ -11,7 +11,6 @@ from torch import Tensor
 
 from persrec.batches import Batch, Budget, Windows, collate, evaluation_windows
 from persrec.constants import PAD
-from persrec.consumption import Repeats
 from persrec.models.model import Model
 from persrec.prepared import Prepared, Queries
 from persrec.targets import targets_of
@@ -59,7 +58,7 @@ class Validation(torch.utils.data.Dataset):
         time: str,
         exclude_seen: bool,
         seen_odds: float | None = None,
-        repeats: Repeats | None = None,
+        repeats: bool = False,
     ) -> None:
         self.data, self.time, self.repeats = data, time, repeats
         self.asks_seen = exclude_seen or seen_odds is not None

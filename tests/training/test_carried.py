@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,8 @@ def test_targets_count_as_their_own_event_says(tmp_path: Path) -> None:
         ("dwell", lambda at: math.log1p(data.dwells[at])),
         ({"buy": 5.0, "view": 0.0}, lambda at: {1: 0.0, 2: 1.0, 3: 5.0}[int(data.events[at])]),
     ):
-        found = collate(data, windows, weights=target_weights(data, by, TYPES)).history.weight  # type: ignore[arg-type]
+        weights = partial(target_weights, data, by, TYPES)  # type: ignore[arg-type]
+        found = collate(data, windows, weights=weights).history.weight
         for row, user in enumerate(users):
             first = data.offsets[user]
             expected = [of(first + place + 1) for place in range([6, 4][row])]
@@ -151,7 +153,7 @@ def test_the_loss_is_the_weighted_mean(tmp_path: Path) -> None:
     settings = LossSettings(sampled=False)
 
     def loss(weights: np.ndarray | None, keep: torch.Tensor | None = None) -> float:
-        batch = collate(data, windows, time="last", weights=weights)
+        batch = collate(data, windows, time="last", weights=None if weights is None else weights.__getitem__)
         if keep is not None:
             batch = batch._replace(history=batch.history.without_targets(~keep))
         return objective(model, batch, settings, reads_all=True).loss.item()
