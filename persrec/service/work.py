@@ -1,6 +1,6 @@
 """What a Recommender does for several requests at once."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from persrec.interactions.schema import DWELL, EVENT, ITEM, RATING, TIME, USER, WEIGHT
+from persrec.serving.histories import carried
 from persrec.serving.recommender import Recommender
 
 Id = int | str
@@ -69,24 +70,25 @@ def update(
 ) -> list[dict[str, Any] | Exception]:
     """For each request, a list of events, what became of them; or its fault, as those before it are committed."""
     answers: list[dict[str, Any] | Exception] = []
+    asked = carried(recommender.recipe)
     for events in requests:
         try:
-            answers.append(asdict(recommender.update(frame_of(events))))
+            answers.append(asdict(recommender.update(frame_of(events, asked))))
         except Exception as error:
             answers.append(error)
     return answers
 
 
-def frame_of(events: list[dict[str, Any]]) -> pl.DataFrame:
-    """Events as a frame with the columns that they have; ids are text where one of them is, times are said to be ms
-    since 1970."""
+def frame_of(events: list[dict[str, Any]], asked: Container[str] = ()) -> pl.DataFrame:
+    """Events as a frame, of what they carry only what is asked for and there; ids are text where one of them is, times
+    are said to be ms since 1970."""
     columns = {}
     for name in (USER, ITEM):
         ids = [event[name] for event in events]
         columns[name] = pl.Series(ids if all(isinstance(one, int) for one in ids) else [str(one) for one in ids])
     for name in (RATING, WEIGHT, DWELL, EVENT):
         values = [event.get(name) for event in events]
-        if any(value is not None for value in values):
+        if name in asked and any(value is not None for value in values):
             columns[name] = pl.Series(values)
     times = [event[TIME] for event in events]
     if all(time is not None for time in times):

@@ -136,11 +136,16 @@ def read(source: Any, recipe: Recipe, what: str, say: Say) -> pl.LazyFrame:
     return sequences.ordered(read.drop({EVENT, RATING, WEIGHT, DWELL} - set(recipe.model.inputs), strict=False))
 
 
+def carried(recipe: Recipe) -> set[str]:
+    """The columns beside user, item and time that are asked for: what the model reads, and what filters look at."""
+    looked_at = {name for key, name in filters.CARRIED.items() if getattr(recipe.data, key) is not None}
+    return {*recipe.model.inputs, *looked_at}
+
+
 def _options(recipe: Recipe) -> dict[str, Any]:
     """How the tables of a run are read."""
     data = recipe.data
-    asked = [*recipe.model.inputs, *(name for key, name in filters.CARRIED.items() if getattr(data, key) is not None)]
-    keep = [name for name in (WEIGHT, DWELL) if name in asked]
+    keep = [name for name in (WEIGHT, DWELL) if name in carried(recipe)]
     common = {"columns": columns_of(recipe), "unit": data.unit, "bad_rows": data.bad_rows}
     return common | {"events": bool(data.events), "keep": keep}
 

@@ -51,9 +51,10 @@ def test_updates_beside_a_faulty_one_are_applied_once(kept: Recommender) -> None
     assert kept.memory([3])["events"].item() == LOG.filter(pl.col("user_id") == 3).height + 2
 
 
-def test_what_events_carry_are_columns_where_one_of_them_has_it() -> None:
-    plain = {"user_id": 3, "item_id": "чай 1", "timestamp": LAST, "rating": None, "weight": None}
-    frame = work.frame_of([plain | {"dwell": 2.5, "event": "buy"}, plain | {"dwell": None, "event": "view"}])
+def test_what_events_carry_are_columns_where_it_is_asked_for_and_one_of_them_has_it() -> None:
+    plain = {"user_id": 3, "item_id": "чай 1", "timestamp": LAST, "rating": 4.0, "weight": None}
+    sent = [plain | {"dwell": 2.5, "event": "buy"}, plain | {"dwell": None, "event": "view"}]
+    frame = work.frame_of(sent, {"weight", "dwell", "event"})
     assert frame.columns == ["user_id", "item_id", "dwell", "event", "timestamp"]
     assert frame["dwell"].to_list() == [2.5, None]
     assert frame["event"].to_list() == ["buy", "view"]
