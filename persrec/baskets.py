@@ -22,6 +22,8 @@ def drawn(data: "Prepared", gap_ms: int, windows: "Windows", target: Tensor, ran
     """
     assert data.times is not None
     inside = target.numpy() > 0
+    if not inside.any():
+        return target
     first = data.offsets[windows.user] + windows.start
     place = (first - windows.shift)[:, None] + np.arange(target.shape[1]) + 1  # of the targets
     left = np.maximum(0, data.train_end[windows.user] - windows.start)  # events of each window, and those after it

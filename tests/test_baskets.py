@@ -41,6 +41,13 @@ def test_the_first_item_after_a_break_is_any_of_its_basket(log: Prepared) -> Non
     assert options[1] == [{11}, {12}, {13}, {0}, {0}, {0}, {0}, {0}]
 
 
+def test_where_nothing_is_asked_for_nothing_is_drawn(log: Prepared) -> None:
+    """As in the batch of a device that has none left: the last event of a user."""
+    windows = Windows(np.array([0]), np.array([8]), np.array([9]), np.array([0]))
+    target = collate(log, windows, time="next").history.target
+    assert drawn(log, 12 * HOUR, windows, target, np.random.default_rng(0)).tolist() == [[0]]
+
+
 def test_a_plan_draws_anew_in_every_epoch_and_the_same_in_the_same(log: Prepared) -> None:
     def targets(seed: int) -> list[list[int]]:
         plan = Plan(
