@@ -195,8 +195,6 @@ def _carried_conflicts(recipe: Recipe) -> Iterator[Fault]:
     if foreign:
         text = f"got {', '.join(foreign)}, expected types of data.events = {list(data.events or ())}"
         yield Fault(("loss.weight_by", "data.events"), text)
-    if recipe.model.inputs and recipe.model.kind == "decoder":
-        yield Fault(("model.inputs", "model.kind"), "is read by hstu, sasrec and ligr, and model.kind is decoder")
 
 
 def _item_conflicts(recipe: Recipe) -> Iterator[Fault]:

@@ -46,9 +46,11 @@ def carrying(seed: int = 0) -> pl.DataFrame:
     )
 
 
-def world(folder: Path, frame: pl.DataFrame, inputs: list[str] = INPUTS, **changes: Any) -> tuple[Recipe, Prepared]:
+def world(
+    folder: Path, frame: pl.DataFrame, inputs: list[str] = INPUTS, kind: str = "hstu", **changes: Any
+) -> tuple[Recipe, Prepared]:
     frame.write_csv(folder / "log.csv")
-    model = {"layers": 2, "width": 8, "heads": 2, "dropout": 0.0, "inputs": inputs}
+    model = {"kind": kind, "layers": 2, "width": 8, "heads": 2, "dropout": 0.0, "inputs": inputs}
     recipe = recipe_of(
         folder / "log.csv", **{"data": DATA | {"path": str(folder / "log.csv")}, "model": model, **changes}
     )
@@ -176,9 +178,14 @@ def test_inputs_start_as_a_model_without_them(tmp_path: Path) -> None:
     assert torch.equal(with_inputs.queries(batch), plain.eval().queries(batch._replace(history=history)))
 
 
-@pytest.fixture(scope="module", params=["full", "recent", "compressed"])
+LEAKING = [("hstu", "full"), ("hstu", "recent"), ("hstu", "compressed"), ("decoder", "full"), ("decoder", "compressed")]
+
+
+@pytest.fixture(scope="module", params=LEAKING, ids=" ".join)
 def leaking(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Prepared]:
-    recipe, data = world(tmp_path_factory.mktemp("leak"), carrying(), history=request.param)
+    kind, history = request.param
+    time = "none" if kind == "decoder" else "last"
+    recipe, data = world(tmp_path_factory.mktemp("leak"), carrying(), kind=kind, history=history, time=time)
     return model_of(recipe, data.items_count), data
 
 
@@ -252,11 +259,11 @@ def test_histories_given_at_serving_are_answered_as_the_log_is(tmp_path: Path, h
 
 
 @pytest.mark.parametrize("history", ["full", "recent", "compressed"])
-@pytest.mark.parametrize("time", ["none", "last", "next"])
-def test_a_store_keeps_what_events_carry(tmp_path: Path, history: str, time: str) -> None:
+@pytest.mark.parametrize(("kind", "time"), [("hstu", "none"), ("hstu", "last"), ("hstu", "next"), ("decoder", "none")])
+def test_a_store_keeps_what_events_carry(tmp_path: Path, history: str, kind: str, time: str) -> None:
     """Made of a part of the log and updated with the rest, it answers as the whole histories do."""
     frame = carrying().sort("timestamp")
-    run = run_of_inputs(tmp_path, frame, history=history, time=time)
+    run = run_of_inputs(tmp_path, frame, kind=kind, history=history, time=time)
     recommender = Recommender.load(run, tmp_path / "store")
     earlier = frame.filter(pl.int_range(pl.len()).over("user_id") < pl.len().over("user_id") - 3)
     recommender.compress(earlier)
@@ -284,16 +291,17 @@ def test_a_store_of_a_model_that_reads_other_inputs_is_refused(tmp_path: Path) -
         Recommender.load(tmp_path / "other" / "run", tmp_path / "store").recommend(["ü-0"])
 
 
-def test_a_type_that_decides_the_next_item_is_learned(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["hstu", "decoder"])
+def test_a_type_that_decides_the_next_item_is_learned(tmp_path: Path, kind: str) -> None:
     """After a `buy` comes the other item, after a `view` the same one: items alone cannot tell."""
     random = np.random.default_rng(1)
     rows = []
     for user in range(60):
         item = int(random.integers(2))
         for moment in range(20):
-            kind = str(random.choice(["view", "buy"]))
-            rows.append((user, f"i{item}", 1000 * moment, kind))
-            item = 1 - item if kind == "buy" else item
+            done = str(random.choice(["view", "buy"]))
+            rows.append((user, f"i{item}", 1000 * moment, done))
+            item = 1 - item if done == "buy" else item
     frame = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp", "event"], orient="row")
     frame.write_csv(tmp_path / "log.csv")
     losses = {}
@@ -302,7 +310,8 @@ def test_a_type_that_decides_the_next_item_is_learned(tmp_path: Path) -> None:
         recipe = recipe_of(
             tmp_path / "log.csv",
             data=data,
-            model={"layers": 2, "width": 16, "heads": 2, "dropout": 0.0, "inputs": inputs},
+            model={"kind": kind, "layers": 2, "width": 16, "heads": 2, "dropout": 0.0, "inputs": inputs},
+            time="none" if kind == "decoder" else "last",
             loss={"kind": "full"},
             evaluation={"k": [1], "exclude_seen": False},
             primary="ndcg@1",
