@@ -21,12 +21,23 @@ from persrec.prepared import Prepared
 from persrec.recipe.file import LOG_SOURCES
 from persrec.recipe.recipe import Recipe
 from persrec.recipe.sections import MADE
-from persrec.serving.updates import Events
 
 Say = Callable[[str], None]
 Ints = npt.NDArray[np.int64]
 OneOrMore = Iterable[Any] | int | np.generic  # ids
 CARRIED = ("ratings", "weights", "dwells", "events")  # fields of what events carry
+
+
+class Events(NamedTuple):
+    """Events of one user, in order of time; W of them, with F inputs each."""
+
+    items: Ints  # (W,)
+    times: Ints | None  # (W,) ms
+    inputs: Ints  # (W, F) what the model reads beside the item; see `event_inputs`
+
+    def where(self, chosen: npt.NDArray[np.bool_]) -> "Events":
+        """Those that are chosen (W,)."""
+        return Events(self.items[chosen], None if self.times is None else self.times[chosen], self.inputs[chosen])
 
 
 class Histories(NamedTuple):

@@ -2,27 +2,15 @@
 
 from bisect import bisect_right
 from dataclasses import dataclass, fields
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from persrec.serving.filters import none
+from persrec.serving.histories import Events
 from persrec.serving.packing import Layout, Record, no_rows
 
 Ints = npt.NDArray[np.int64]
-
-
-class Events(NamedTuple):
-    """Of one user, in order of time."""
-
-    items: Ints  # (W,)
-    times: Ints | None  # (W,) ms
-    inputs: Ints  # (W, F) what the model reads beside the item; see `event_inputs`
-
-    def where(self, chosen: npt.NDArray[np.bool_]) -> "Events":
-        """Those that are chosen (W,)."""
-        return Events(self.items[chosen], None if self.times is None else self.times[chosen], self.inputs[chosen])
 
 
 @dataclass

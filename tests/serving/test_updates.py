@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from persrec.serving.histories import Events
 from persrec.serving.packing import Layout, Record
-from persrec.serving.updates import Events, Update, fresh, take
+from persrec.serving.updates import Update, fresh, take
 
 TIMED = Layout(1, 4, "int8", True, "none", inputs=1)
 UNTIMED = TIMED._replace(timed=False)
