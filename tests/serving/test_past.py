@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from persrec import consumption
 from persrec.batches import evaluation_windows
-from persrec.consumption import HALF_LIFE, Repeats
+from persrec.consumption import HALF_LIFE
 from persrec.serving.past import NOTHING, joined
 from tests.logs import log_of
 
@@ -35,7 +36,8 @@ def test_pairs_are_those_that_training_saw(seed: int) -> None:
     windows = evaluation_windows(users, lengths, length=None)
     assert log.times is not None
     last = log.times[log.offsets[1:] - 1]
-    runs = Repeats(log).runs(windows, np.repeat(last[:, None], lengths.max(), axis=1), last=True)
+    asked = np.repeat(last[:, None], lengths.max(), axis=1)
+    runs = consumption.runs(log, windows, asked, last=True)
     expected = runs.of(torch.arange(4 * lengths.max()))
     pasts, items, times, first = [], [], [], []
     for user in users:
