@@ -3,6 +3,7 @@
 Shapes: E events of a log or a batch, B windows, T columns, N rows, P pairs of a row and an item that its user has had.
 """
 
+from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -82,7 +83,7 @@ def runs(data: "Sequences", windows: "Windows", asked: np.ndarray | None, *, las
     """The pairs of all rows of windows, or with `last` of the last row of each, as runs.
 
     `asked` (B, T) is the time at which a row is asked, None in a log without times. What a window leaves out counts
-    too: counts and ages are those of the whole history.
+    too: counts and ages are those of the whole history, which is why all of it is sorted here.
     """
     ends = np.cumsum(windows.end)
     window = np.repeat(np.arange(len(ends)), windows.end)
@@ -124,10 +125,8 @@ def _again(window: np.ndarray, items: np.ndarray, ends: np.ndarray) -> tuple[np.
     following[order[:-1][~new[1:]]] = order[1:][~new[1:]]
     rows = np.arange(len(order))
     count[order] = rows - np.maximum.accumulate(np.where(new, rows, 0)) + 1
-    strength = np.ones(len(order), dtype=np.float32)
-    here = order[new]  # the first time of everything; then one step per repeat
-    while len(here := here[following[here] < ends[window[here]]]):
-        after = following[here]
-        strength[after] += strength[here] * 0.5 ** ((after - here) / HALF_LIFE)
-        here = after
+    left = 0.5 ** (np.where(new, np.inf, np.diff(order, prepend=0)) / HALF_LIFE)  # of the strength at the one before
+    decayed = accumulate(left.tolist(), lambda before, part: 1 + before * part, initial=0.0)
+    strength = np.empty(len(order), dtype=np.float32)
+    strength[order] = np.fromiter(decayed, np.float32, len(order) + 1)[1:]
     return following, count, strength

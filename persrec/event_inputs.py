@@ -56,9 +56,7 @@ def buckets_of(data: Any, row: Ints) -> Ints:
     """The inputs (..., F) of events `row` (...) of a log: as many as its `inputs` name."""
     found = np.zeros((*row.shape, len(data.inputs)), dtype=np.int64)
     for place, name in enumerate(data.inputs):
-        values = getattr(data, FIELDS[name])
-        if values is not None:  # histories may come without
-            found[..., place] = bucket(name, values[row])
+        found[..., place] = bucket(name, getattr(data, FIELDS[name])[row])
     return found
 
 

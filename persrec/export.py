@@ -86,8 +86,9 @@ def export(folder: str | Path, out: str | Path, *, length: int | None = None, sa
     """Write items.parquet, users.parquet, read.pt2 and export.json, which says what these are and what read.pt2 takes.
 
     Of `history: full` read.pt2 takes `length` events, by default as many as the recipe's length or the longest history
-    has. What an earlier export has left in `out` stays as it was until all is written. Raises UserError for a run
-    without a model or without its log, for a length that the run does not read, and where `out` cannot be written.
+    has; of a decoder it is left out. What an earlier export has left in `out` stays as it was until all is written.
+    Raises UserError for a run without a model or without its log, for a length that the run does not read, and where
+    `out` cannot be written.
     """
     out = Path(out)
     if out.exists() and not out.is_dir():
@@ -100,24 +101,26 @@ def export(folder: str | Path, out: str | Path, *, length: int | None = None, sa
     item_ids = run.item_ids()
     model = restored(recipe, weights, items=len(item_ids)).eval()
     notes = [_product(recipe)]
-    if recipe.model.inputs:
-        notes.append(
-            f"inputs of read.pt2 are {_listed(recipe.model.inputs)}, as persrec.event_inputs.bucket counts them."
-        )
+    decoder = recipe.model.kind == "decoder"
+    if decoder:
+        notes.append("read.pt2 is left out: torch.export does not follow the decoders of transformers.")
+    elif recipe.model.inputs:
+        notes.append(_carried(recipe))
     about: dict[str, Any] = {"run": str(folder), "score": recipe.model.score, "time": recipe.time, "notes": notes}
     with torch.no_grad(), _whole(out) as working:
         _write(working / ITEMS, "item_id", item_ids, model.vectors()[1:].numpy())
         _write(working / USERS, "user_id", data.user_ids(), queries(model, data, recipe))
-        program, inputs = read_program(model, recipe, taken.events)
-        torch.export.save(program, working / READ)
-        about |= {
-            "length": taken._asdict(),
-            "inputs of read.pt2": inputs,
-            "output of read.pt2": ["users", model.backbone.width],
-        }
+        if not decoder:
+            program, inputs = read_program(model, recipe, taken.events)
+            torch.export.save(program, working / READ)
+            about |= {
+                "length": taken._asdict(),
+                "inputs of read.pt2": inputs,
+                "output of read.pt2": ["users", model.backbone.width],
+            }
         (working / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    read = f"the read step on the last {taken.events:,} events ({taken.why})"
-    say(f"{out}: {len(item_ids):,} item vectors, {data.users:,} user queries, and {read}.")
+    read = "" if decoder else f", and the read step on the last {taken.events:,} events ({taken.why})"
+    say(f"{out}: {len(item_ids):,} item vectors, {data.users:,} user queries{read}.")
     for note in notes:
         say(note)
     return out
@@ -153,6 +156,16 @@ def _product(recipe: Recipe) -> str:
     return (
         "A product of a query and an item's vector is the score of `recommend` for items that the user has not had; "
         f"for the others it is not the whole score: what comes from {named} is in no vector."
+    )
+
+
+def _carried(recipe: Recipe) -> str:
+    """What the inputs of events are."""
+    codes = ", ".join(f"{kind} {code}" for code, kind in enumerate(recipe.data.events or (), start=1))
+    types = f", of event {codes}" if "event" in recipe.model.inputs else ""
+    return (
+        f"The inputs of an event in read.pt2 are {_listed(recipe.model.inputs)}: numbers by "
+        f"persrec.event_inputs.bucket{types}; 0 is not known."
     )
 
 
@@ -225,7 +238,8 @@ def _whole(out: Path) -> Iterator[Path]:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".exporting-", dir=out) as temporary:
             yield Path(temporary)
-            (out / ABOUT).unlink(missing_ok=True)
+            for name in (ABOUT, READ):  # a read step that is left out now may be there from before
+                (out / name).unlink(missing_ok=True)
             for path in sorted(Path(temporary).iterdir(), key=lambda path: path.name == ABOUT):
                 path.replace(out / path.name)
     except OSError as error:

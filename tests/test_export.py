@@ -166,8 +166,20 @@ def test_where_export_json_is_all_files_are_of_one_export(
     monkeypatch.undo()
     exporting.export(run, out)
     again, anew = contents(out), contents(exporting.export(run, tmp_path / "fresh"))
-    assert list(again) == list(anew)
+    assert sorted(again) == sorted(anew)
     assert all(again[name] == anew[name] for name in again if name != exporting.READ)  # a zip, with its moment
+
+
+def test_a_decoder_has_no_read_step_and_it_is_said(tmp_path: Path) -> None:
+    """What an earlier export has left of one goes."""
+    out, said = tmp_path / "out", list[str]()
+    earlier(out)
+    model = {"kind": "decoder", "layers": 2, "width": 8, "heads": 2, "dropout": 0.0}
+    exporting.export(run_of(tmp_path, events(), model=model, time="none"), out, say=said.append)
+    assert sorted(contents(out)) == [exporting.ABOUT, exporting.ITEMS, exporting.USERS]
+    assert "read.pt2 is left out: torch.export does not follow the decoders of transformers." in said
+    assert described(out)["notes"] == said[1:]
+    assert "inputs of read.pt2" not in described(out)
 
 
 def test_a_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:

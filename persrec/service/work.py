@@ -1,14 +1,16 @@
 """What a Recommender does for several requests at once."""
 
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
 from typing import Any
 
 import polars as pl
 
-from persrec.interactions.schema import DWELL, EVENT, ITEM, RATING, TIME, USER, WEIGHT
-from persrec.serving.histories import carried
+from persrec.errors import UserError
+from persrec.interactions.schema import ITEM, TIME, USER
+from persrec.recipe.recipe import Recipe
+from persrec.serving.histories import carried, columns_of
 from persrec.serving.recommender import Recommender
 
 Id = int | str
@@ -70,30 +72,36 @@ def update(
 ) -> list[dict[str, Any] | Exception]:
     """For each request, a list of events, what became of them; or its fault, as those before it are committed."""
     answers: list[dict[str, Any] | Exception] = []
-    asked = carried(recommender.recipe)
     for events in requests:
         try:
-            answers.append(asdict(recommender.update(frame_of(events, asked))))
+            answers.append(asdict(recommender.update(frame_of(events, recommender.recipe))))
         except Exception as error:
             answers.append(error)
     return answers
 
 
-def frame_of(events: list[dict[str, Any]], asked: Container[str] = ()) -> pl.DataFrame:
-    """Events as a frame, of what they carry only what is asked for and there; ids are text where one of them is, times
-    are said to be ms since 1970."""
+def frame_of(events: list[dict[str, Any]], recipe: Recipe) -> pl.DataFrame:
+    """Events as a frame in the columns of the run's log, of what they carry only what is asked for.
+
+    Ids are text where one of them is, times are said to be ms since 1970. Raises UserError for an event that lacks what
+    the model reads, or the filters.
+    """
     columns = {}
     for name in (USER, ITEM):
         ids = [event[name] for event in events]
         columns[name] = pl.Series(ids if all(isinstance(one, int) for one in ids) else [str(one) for one in ids])
-    for name in (RATING, WEIGHT, DWELL, EVENT):
+    for name in sorted(carried(recipe)):
         values = [event.get(name) for event in events]
-        if name in asked and any(value is not None for value in values):
-            columns[name] = pl.Series(values)
+        if None in values:
+            raise UserError(
+                f"update: event {values.index(None) + 1} of {len(values)} has no {name}, expected one with every "
+                "event, as this model or the filters of its log read it"
+            )
+        columns[name] = pl.Series(values)
     times = [event[TIME] for event in events]
     if all(time is not None for time in times):
         columns[TIME] = pl.Series(times, dtype=pl.Int64).cast(pl.Datetime("ms", "UTC"))
-    return pl.DataFrame(columns)
+    return pl.DataFrame(columns).rename(columns_of(recipe), strict=False)
 
 
 WORK: dict[str, Callable[..., Sequence[Any]]] = {"recommend": recommend, "score": score, "update": update}

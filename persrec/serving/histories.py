@@ -89,7 +89,7 @@ def of_events(source: Any, recipe: Recipe, item_ids: pl.Series, say: Say) -> His
 
 def divided(source: Any, recipe: Recipe, item_ids: pl.Series, say: Say) -> tuple[Histories, dict[int, Any]]:
     """Histories as in `of_events`, and the users who are left out, by their places among all users."""
-    ordered = read(source, recipe, "histories", say)
+    ordered = sifted(opened(source, recipe, "histories", say), recipe, say)
     events = (filters.drop_duplicates(ordered) if recipe.data.deduplicate else ordered).collect()
     known = numbered(events, item_ids, say).filter(pl.col(ITEM).is_not_null())
     users = events[USER].unique(maintain_order=True)
@@ -119,12 +119,8 @@ def grouped(events: pl.DataFrame, inputs: tuple[str, ...] = ()) -> Histories:
     return Histories(lists[USER], offsets, items, times, **carried, inputs=inputs)
 
 
-def read(source: Any, recipe: Recipe, what: str, say: Say) -> pl.LazyFrame:
-    """The events of a file or frame in our schema, ordered by user and time.
-
-    Raises UserError for what cannot be read, and where times are absent that the model asks for.
-    """
-    data = recipe.data
+def opened(source: Any, recipe: Recipe, what: str, say: Say) -> pl.LazyFrame:
+    """The events of a file or frame in our schema; raises UserError for what cannot be read or what the model lacks."""
     if not isinstance(source, str | Path):
         events = table.read_frame(source, **_options(recipe), say=say)
     elif Path(source).exists():
@@ -137,14 +133,21 @@ def read(source: Any, recipe: Recipe, what: str, say: Say) -> pl.LazyFrame:
             "events"
         )
     names = events.collect_schema().names()
+    for name in recipe.model.inputs:
+        if name not in names:
+            raise UserError(f"{what}: no {name} column, but this model reads {name} (model.inputs); add one")
+    return events
+
+
+def sifted(events: pl.LazyFrame, recipe: Recipe, say: Say) -> pl.LazyFrame:
+    """What the recipe's filters leave of events, ordered by user and time; raises NoEvents where that is nothing."""
+    data, names = recipe.data, events.collect_schema().names()
     held = {key: getattr(data, key) for key, name in filters.CARRIED.items() if name in names}
     section = {**filters.DEFAULTS, **held}
-    read = filters.by_value(events, section, say)
-    if RATING in recipe.model.inputs and RATING not in read.collect_schema().names():
-        raise UserError(f"{what}: no rating column, but this model reads ratings (model.inputs); add one")
+    kept = filters.by_value(events, section, say)
     if EVENT in recipe.model.inputs:
-        read = sequences.coded(read, data.events or ())
-    return sequences.ordered(read.drop({EVENT, RATING, WEIGHT, DWELL} - set(recipe.model.inputs), strict=False))
+        kept = sequences.coded(kept, data.events or ())
+    return sequences.ordered(kept.drop({EVENT, RATING, WEIGHT, DWELL} - set(recipe.model.inputs), strict=False))
 
 
 def carried(recipe: Recipe) -> set[str]:

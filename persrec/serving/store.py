@@ -23,7 +23,7 @@ from persrec.serving.pages import damaged
 
 T = TypeVar("T")
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 READERS: Final = 512
 FIRST_MAP: Final = 1 << 24  # bytes of the map, doubled when it is full
 COPIED: Final = 10_000  # entries of a transaction that copies

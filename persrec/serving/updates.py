@@ -11,6 +11,7 @@ from persrec.serving.histories import Events
 from persrec.serving.packing import Layout, Record, no_rows
 
 Ints = npt.NDArray[np.int64]
+Alike = tuple[int, tuple[int, ...]]  # an item and what the event carries
 
 
 @dataclass
@@ -21,7 +22,8 @@ class Update:
     folded: int = 0  # segments that were closed
     late_inserted: int = 0  # older than the last event, younger than the last folded one
     late_skipped: int = 0  # older than what is folded, or in a run without a time signal than the last event
-    duplicates: int = 0  # of an open event: same user, item and time
+    duplicates: int = 0  # of an open event: same user, item, time and inputs
+    filtered: int = 0  # that the filters of the recipe's data leave out
     unknown_items: int = 0  # events of items that training never saw
     new_users: int = 0
     already: int = 0  # rows of the file that an earlier update had committed
@@ -49,20 +51,28 @@ def fresh(events: Events, layout: Layout) -> Record:
 def take(record: Record, events: Events, *, once: bool) -> Update:
     """Put events into the open block; with `once` duplicates are dropped.
 
-    Late events may enter before the first open one. Where the time signal is `next`, the last folded event was then
-    folded as if asked at the time of the event after it; `rebuild` makes that exact.
+    Duplicates are alike in all that a record knows of events: of two ratings of one bucket at one moment the second
+    is one. Late events may enter before the first open one. Where the time signal is `next`, the last folded event was
+    then folded as if asked at the time of the event after it; `rebuild` makes that exact.
     """
+    items, inputs = np.append(record.items, events.items), np.concatenate([record.inputs, events.inputs])
     if events.times is None:
-        record.items = np.append(record.items, events.items)
-        record.inputs = np.concatenate([record.inputs, events.inputs])
+        record.items, record.inputs = items, inputs
         return Update(applied=len(events.items))
-    if record.times is None:
-        return _after_the_last(record, events, once=once)
-    found = Update()
-    own, when, carried = record.items.tolist(), record.times.tolist(), list(record.inputs)
-    there = set(zip(own, when, strict=True))
-    for item, time, inputs in zip(events.items.tolist(), events.times.tolist(), events.inputs, strict=True):
-        if once and (item, time) in there:
+    alike = list(zip(items.tolist(), map(tuple, inputs.tolist()), strict=True))
+    enter = _after_the_last if record.times is None else _in_order
+    order, found = enter(record, alike, events.times.tolist(), once=once)
+    record.items, record.inputs = items[order], inputs[order]
+    return found
+
+
+def _in_order(record: Record, alike: list[Alike], times: list[int], *, once: bool) -> tuple[list[int], Update]:
+    """Which events, the open ones and then the new ones, stand one after the other now; and what became of the new."""
+    assert record.times is not None
+    found, when = Update(), record.times.tolist()
+    order, there = list(range(len(when))), set(zip(alike, when, strict=False))  # those that are open
+    for index, time in enumerate(times, start=len(when)):
+        if once and (alike[index], time) in there:
             found.duplicates += 1
             continue
         late = record.last is not None and time < record.last
@@ -70,34 +80,27 @@ def take(record: Record, events: Events, *, once: bool) -> Update:
             found.late_skipped += 1
             continue
         place = bisect_right(when, time) if late else len(when)
-        own.insert(place, item)
         when.insert(place, time)
-        carried.insert(place, inputs)
-        there.add((item, time))
+        order.insert(place, index)
+        there.add((alike[index], time))
         record.last = time if record.last is None else max(time, record.last)
         found.applied += 1
         found.late_inserted += late
-    record.items, record.times = np.array(own, dtype=np.int64), np.array(when, dtype=np.int64)
-    record.inputs = np.array(carried, dtype=np.int64).reshape(len(own), events.inputs.shape[1])
-    return found
+    record.times = np.array(when, dtype=np.int64)
+    return order, found
 
 
-def _after_the_last(record: Record, events: Events, *, once: bool) -> Update:
-    """Where open events keep no times, only those of the last moment are known apart."""
-    assert events.times is not None
-    found, taken = Update(), np.zeros(len(events.items), dtype=bool)
-    own = record.items.tolist()
-    for index, (item, time) in enumerate(zip(events.items.tolist(), events.times.tolist(), strict=True)):
+def _after_the_last(record: Record, alike: list[Alike], times: list[int], *, once: bool) -> tuple[list[int], Update]:
+    """As `_in_order`, where open events keep no times, so that only those of the last moment are known apart."""
+    found, order = Update(), list(range(len(record.items)))
+    for index, time in enumerate(times, start=len(record.items)):
         if record.last is not None and time < record.last:
             found.late_skipped += 1
-        elif once and time == record.last and item in own[len(own) - record.ties :]:
+        elif once and time == record.last and alike[index] in (alike[of] for of in order[len(order) - record.ties :]):
             found.duplicates += 1
         else:
             record.ties = record.ties + 1 if time == record.last else 1
             record.last = time
-            own.append(item)
-            taken[index] = True
+            order.append(index)
             found.applied += 1
-    record.items = np.array(own, dtype=np.int64)
-    record.inputs = np.concatenate([record.inputs, events.inputs[taken]])
-    return found
+    return order, found

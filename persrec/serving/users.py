@@ -9,8 +9,7 @@ from typing import Any, Final
 import polars as pl
 
 from persrec.errors import UserError
-from persrec.event_inputs import size
-from persrec.interactions.schema import USER
+from persrec.interactions.schema import EVENT, USER
 from persrec.models.model import Model
 from persrec.recipe.recipe import Recipe
 from persrec.serving.disk import StoreError
@@ -29,6 +28,7 @@ Ids = int | str
 def about(model: Model, recipe: Recipe, item_ids: pl.Series, keeping: Keeping) -> dict[str, Any]:
     """What the records of a run's store depend on; a store that differs in any of it is another run's."""
     fitted = item_ids.head(model.items.fitted)  # items that were added since change nothing in a record
+    types = recipe.data.events or ()
     catalogue = hashlib.sha256("\0".join(fitted.cast(pl.String)).encode()).hexdigest()[:16]
     return {
         "maker": model.maker(),
@@ -40,7 +40,7 @@ def about(model: Model, recipe: Recipe, item_ids: pl.Series, keeping: Keeping) -
         "recent": recipe.memory.recent,
         "time": recipe.time,
         "length": recipe.length,
-        "inputs": [[name, size(name, len(recipe.data.events or ()))] for name in recipe.model.inputs],
+        "inputs": [[name, *map(str, types if name == EVENT else ())] for name in recipe.model.inputs],
         "repeat": recipe.repeat,
         "exclude_seen": recipe.evaluation.exclude_seen,
         "raw": keeping.raw,

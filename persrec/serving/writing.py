@@ -85,13 +85,16 @@ def _reach(offsets: Ints, start: int) -> int:
 def update(users: Users, events: Any, *, rows: int, say: Say, done: Done = None) -> Update:
     """Put new events into the records; see `Recommender.update`."""
     check_complete(users.store)
+    found = Update()
     try:
-        frame = logs.read(events, users.recipe, "update", say).collect()
+        opened = logs.opened(events, users.recipe, "update", say)
+        found.filtered = opened.select(pl.len()).collect().item()
+        frame = logs.sifted(opened, users.recipe, say).collect()
     except NoEvents as none:
         say(f"update: nothing to do: {none}")
-        return Update()
+        return found
+    found.filtered -= frame.height
     source = f"file {_digest(Path(events))}" if isinstance(events, str | Path) else None
-    found = Update()
     if users.recipe.data.deduplicate and frame.height > 1:  # a unique of Polars costs time, and .4 KB that stay
         height, frame = frame.height, filters.drop_duplicates(frame.lazy()).collect()
         found.duplicates += height - frame.height

@@ -15,6 +15,7 @@ from persrec.service.line import Line
 from persrec.service.work import WORK, recommend, score
 from persrec.serving.recommender import Recommender
 from tests.small import events, run_of
+from tests.training.test_carried import DATA, carrying, run_of_inputs
 
 LOG = events().with_columns(pl.col("user_id").str.extract(r"(\d+)").cast(pl.Int64))
 LAST = int(LOG["timestamp"].max())
@@ -51,13 +52,31 @@ def test_updates_beside_a_faulty_one_are_applied_once(kept: Recommender) -> None
     assert kept.memory([3])["events"].item() == LOG.filter(pl.col("user_id") == 3).height + 2
 
 
-def test_what_events_carry_are_columns_where_it_is_asked_for_and_one_of_them_has_it() -> None:
-    plain = {"user_id": 3, "item_id": "чай 1", "timestamp": LAST, "rating": 4.0, "weight": None}
-    sent = [plain | {"dwell": 2.5, "event": "buy"}, plain | {"dwell": None, "event": "view"}]
-    frame = work.frame_of(sent, {"weight", "dwell", "event"})
-    assert frame.columns == ["user_id", "item_id", "dwell", "event", "timestamp"]
-    assert frame["dwell"].to_list() == [2.5, None]
-    assert frame["event"].to_list() == ["buy", "view"]
+def test_what_events_carry_enters_as_from_a_log_whatever_its_columns_are_called(tmp_path: Path) -> None:
+    frame = carrying()
+    columns = {"user_id": "customer", "rating": "stars"}
+    data = {**DATA, "path": str(tmp_path / "log.csv"), "columns": columns}
+    run = run_of_inputs(tmp_path, frame.rename(columns), data=data)
+    earlier, last = frame[:-3], frame[-3:]
+    with Recommender.load(run, tmp_path / "store") as kept:
+        kept.compress(earlier.rename(columns))
+        sent = [row | {"timestamp": int(row["timestamp"])} for row in last.iter_rows(named=True)]
+        strange = sent[-1] | {"event": "wish"}
+        (answer,) = work.update(kept, None, [[*sent, strange]])
+        assert isinstance(answer, dict), answer
+        assert (answer["applied"], answer["filtered"]) == (3, 1)
+        (nothing,) = work.update(kept, None, [[strange]])
+        assert isinstance(nothing, dict), nothing
+        assert (nothing["applied"], nothing["filtered"]) == (0, 1)
+        user = str(last["user_id"][-1])
+        expected = kept.recommend(histories=frame.filter(pl.col("user_id") == user).rename(columns), k=20)
+        found = kept.recommend([user], k=20)
+        assert found["score"].to_list() == pytest.approx(expected["score"].to_list(), abs=1e-4)
+        (fault,) = work.update(kept, None, [[sent[0], sent[1] | {"rating": None}]])
+        assert str(fault) == (
+            "update: event 2 of 2 has no rating, expected one with every event, as this model or the filters of its "
+            "log read it"
+        )
 
 
 def test_a_user_who_is_asked_for_as_number_and_as_text_is_one(kept: Recommender) -> None:

@@ -485,7 +485,7 @@ def test_events_that_the_recipe_leaves_out_stay_out(tmp_path: Path) -> None:
         same(kept.recommend(None, 30), Recommender.load(tmp_path / "run").recommend(None, 30))
         before, said = bytes_of(kept), list[str]()
         low = rated.filter(pl.col("rating") < 4.5)
-        assert kept.update(low, say=said.append) == Update()
+        assert kept.update(low, say=said.append) == Update(filtered=len(low))
         assert bytes_of(kept) == before
         assert f"nothing to do: data.min_rating: 4.5 leaves none of the {len(low)} events (there are 4.0 to" in said[-1]
 

@@ -297,13 +297,13 @@ def test_a_store_or_file_in_the_way(store: Store, tmp_path: Path) -> None:
 def test_a_store_of_another_format(store: Store, about: bytes) -> None:
     store.write({}, {ABOUT: about})
     store.close()
-    with pytest.raises(StoreError, match=r"got store format (0|None), expected 3; it was written by another version"):
+    with pytest.raises(StoreError, match=r"got store format (0|None), expected 4; it was written by another version"):
         Store.open(store.path)
 
 
 def test_a_store_of_the_first_format(tmp_path: Path) -> None:
     (tmp_path / DATA).write_bytes(b"records")
-    with pytest.raises(UserError, match="got store format 1, expected 3; it was written by another version"):
+    with pytest.raises(UserError, match="got store format 1, expected 4; it was written by another version"):
         Store.open(tmp_path)
     with pytest.raises(UserError, match="is there already; choose another folder or delete it"):
         Store.create(tmp_path, {})

@@ -13,10 +13,10 @@ TIMED = Layout(1, 4, "int8", True, "none", inputs=1)
 UNTIMED = TIMED._replace(timed=False)
 
 
-def events_of(items: list[int], times: list[int] | None) -> Events:
-    """Events, each with its item as its only input, of which the updates know no more than that it stays with it."""
-    own = np.array(items, dtype=np.int64)
-    return Events(own, None if times is None else np.array(times, dtype=np.int64), own[:, None])
+def events_of(items: list[int], times: list[int] | None, inputs: list[int] | None = None) -> Events:
+    """Events with one input each, which is the item if nothing is said."""
+    own, carried = np.array(items, dtype=np.int64), np.array(items if inputs is None else inputs, dtype=np.int64)
+    return Events(own, None if times is None else np.array(times, dtype=np.int64), carried[:, None])
 
 
 def open_of(*events: tuple[int, int], layout: Layout = TIMED, folded: int = 0) -> Record:
@@ -68,6 +68,16 @@ def test_duplicates_of_open_events_are_dropped_if_the_recipe_says_so(once: bool,
     found = take(record, events_of([1, 2], [10, 20]), once=once)
     assert len(record.items) == left
     assert (found.duplicates, found.applied) == ((2, 0) if once else (0, 2))
+
+
+@pytest.mark.parametrize("layout", [TIMED, UNTIMED])
+def test_events_that_differ_in_what_they_carry_are_no_duplicates(layout: Layout) -> None:
+    """A view and a purchase of one item at one moment."""
+    record = fresh(events_of([5, 5], [10, 20], [1, 1]), layout)
+    found = take(record, events_of([5, 5, 5], [20, 20, 20], [1, 2, 2]), once=True)
+    assert record.items.tolist() == [5, 5, 5]
+    assert record.inputs.tolist() == [[1], [1], [2]]
+    assert found == Update(applied=1, duplicates=2)
 
 
 def test_without_times_what_is_older_than_the_last_event_is_skipped() -> None:
