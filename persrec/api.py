@@ -78,10 +78,10 @@ def fit(
     `training.tune_epochs`, `recent` and `compressed` do from those of `full`, where that is in the grid). Raises
     UserError for what a person can put right.
     """
+    loaded, frame = _recipe(recipe, overrides, frame)  # so that nobody waits for Lightning to be told of a typo
     from persrec import cells
     from persrec import run as runs
 
-    loaded, frame = _recipe(recipe, overrides, frame)
     grid = loaded.grid()
     if any(cell.tuned for cell in grid) and "full" not in loaded.histories and start is None:
         raise UserError(
@@ -187,7 +187,11 @@ def _runs_below(folder: Path) -> list[Path]:
     unfinished = sorted(path.parent.name for path in folder.glob(f"*/{runs.CHECKPOINTS}"))
     if unfinished:
         say(f"{folder}: left out, as their fit was interrupted: {', '.join(unfinished)}; finish it with --resume")
-    return sorted(path.parent for path in folder.glob(f"*/{runs.MANIFEST}")) or [folder]
+    found = sorted(path.parent for path in folder.glob(f"*/{runs.MANIFEST}"))
+    grids = sorted({path.parent.parent.name for path in folder.glob(f"*/*/{runs.MANIFEST}")})
+    if found and grids:
+        say(f"{folder}: left out, as they are grids of their own: {', '.join(grids)}")
+    return found or [folder]
 
 
 def _check_apart(folder: Path, *, several: bool) -> None:
@@ -245,8 +249,10 @@ def compare(
         means = [comparison.mean(side, metric, part) for side in sides]
         pairs = comparison.pairs(sides, metric, part)
         kept = comparison.retention(sides, metric, part)
-        title = f"{metric}, {name}" if by is None else f"{metric}, {by} {name}"
-        found += [report.sides_sheet(title, sides, means, metric), report.pairs_sheet(f"Pairs, {title}", pairs)]
+        targets = len(comparison.targets_of(sides[0]).query) if part is None else int(part.sum())
+        title = f"{metric}, {name if by is None else f'{by} {name}'}, {targets:,} targets"
+        found.append(report.sides_sheet(title, sides, means, metric))
+        found += [report.pairs_sheet(f"Pairs, {title}", pairs)] if pairs else []
         sentences += report.retention_sentences(kept, title)
         rows += report.comparison_rows({"group": name, "metric": metric}, sides, means, pairs, kept)
     if by == comparison.SHORT["consumption"]:

@@ -1,5 +1,6 @@
 """What fit, evaluate, compare and prepare found, as sheets."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ def metrics_sheet(title: str, rows: Rows, metrics: Sequence[str]) -> Sheet:
             np.mean([row[key] for row in same]) for key in ("bytes_per_user", "epochs", "seconds")
         )
         found.append((history, str(len(same)), *means, f"{sizes:,.0f}", f"{epochs:.0f}", f"{seconds:,.0f}"))
-    return Sheet(title, ("history", "seeds", *metrics, "bytes/user", "epochs", "seconds"), found)
+    return Sheet(title, ("history", "seeds", *metrics, "memory bytes", "epochs", "seconds"), found)
 
 
 def group_sheet(title: str, rows: Rows, what: str, metric: str) -> Sheet:
@@ -106,9 +107,9 @@ def pairs_sheet(title: str, pairs: Sequence["Pair"]) -> Sheet:
     found = [
         (
             f"{pair.over} / {pair.under}",
-            f"{pair.ratio.mean:.3f} {_bounds(pair.ratio, 3)}",
-            f"{pair.difference.mean:+.4f} {_bounds(pair.difference, 4)}",
-            f"{pair.p:.4f}",
+            f"{_number(pair.ratio.mean, '.3f')} {_bounds(pair.ratio, 3)}",
+            f"{_number(pair.difference.mean, '+.4f')} {_bounds(pair.difference, 4)}",
+            _number(pair.p, ".4f"),
         )
         for pair in pairs
     ]
@@ -138,8 +139,10 @@ def retention_sentences(found: Sequence["Retention"], metric: str) -> list[str]:
     """What compression keeps of what history brings, or that there is nothing to keep."""
     sentences = []
     for one in found:
-        gain = f"full / recent {one.gain.mean:.3f} {_bounds(one.gain, 3)}"
-        if one.kept is None:
+        gain = f"full / recent {_number(one.gain.mean, '.3f')} {_bounds(one.gain, 3)}"
+        if not math.isfinite(one.gain.low):
+            text = f"Too few users have a hit to say whether history helps: {gain} in {metric}."
+        elif one.kept is None:
             text = f"No history effect shown: {gain} in {metric}; retention is not defined."
         else:
             kept = f"{one.kept.mean:.2f} {_bounds(one.kept, 2)}"
@@ -156,7 +159,14 @@ def _by_history(rows: Rows) -> dict[str, list[Mapping[str, Any]]]:
 
 
 def _bounds(interval: Interval, digits: int) -> str:
+    """The interval, or that there is none: a ratio to nothing, or of a user or two."""
+    if not math.isfinite(interval.low + interval.high):
+        return "[-]"
     return f"[{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
+
+
+def _number(value: float, form: str) -> str:
+    return format(value, form) if math.isfinite(value) else "-"
 
 
 def _with_bounds(found: Sequence[Mapping[str, float]]) -> str:
@@ -167,5 +177,5 @@ def _with_bounds(found: Sequence[Mapping[str, float]]) -> str:
 
 def _spread(values: Sequence[float]) -> str:
     """Mean, and the standard deviation over seeds where there are several."""
-    mean = f"{np.mean(values):.4f}"
-    return mean if len(values) == 1 else f"{mean} ±{np.std(values, ddof=1):.4f}"
+    mean = f"{np.mean(values):.4f}" if np.isfinite(values).all() else "-"  # of a ratio to nothing
+    return mean if len(values) == 1 or mean == "-" else f"{mean} ±{np.std(values, ddof=1):.4f}"

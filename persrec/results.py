@@ -79,7 +79,7 @@ def _other_groups(row: dict[str, Any], folder: Path) -> str:
     said = f"{cold:,} targets are cold" if cold else "no target is cold"
     users = row["protocol"].get("cold_users", 0)
     said += f", {users:,} users have no training" if users else ""
-    return f"Also in metrics.json and by persrec compare {folder} --by: {' or '.join(found)} ({said})."
+    return f"More groups: persrec compare {folder} --by {found[0]} (or {', '.join(found[1:])}); {said}."
 
 
 def shown(found: Sequence[sheets.Sheet], sentences: Sequence[str]) -> Group:

@@ -241,7 +241,13 @@ def _why_no_manifest(folder: Path) -> str:
         return "there is no such folder; expected one that `persrec fit` left"
     if (folder / CHECKPOINTS).is_dir():
         return "its fit was interrupted; finish it with `persrec fit ... --resume`"
-    return f"is incomplete or not a run: it has no {MANIFEST}; fit again"
+    below = [str(path.parent) for depth in ("*", "*/*") for path in sorted(folder.glob(f"{depth}/{MANIFEST}"))]
+    if below:
+        more = f" and {len(below) - 6} more" * (len(below) > 6)
+        return f"is no run but holds {len(below)}, expected one of them: {', '.join(below[:6])}{more}"
+    if (folder / RECIPE).exists() or (folder / WEIGHTS).exists():
+        return f"is incomplete: it has no {MANIFEST}; restore or fit again"
+    return f"is not a run: it has no {MANIFEST}; expected a folder that `persrec fit` left"
 
 
 def _check_files(folder: Path, fingerprints: Mapping[str, Any]) -> None:

@@ -103,7 +103,7 @@ def test_the_command_prints_one_table_with_a_line_per_history(place: Path) -> No
         "ndcg@10 by history length",
         "ndcg@10 by last consumption of the item",
         "emptied",
-        "Also in metrics.json and by persrec compare runs/tiny --by: hours or cold (",
+        "More groups: persrec compare runs/tiny --by hours (or cold); ",
         "Run folder: runs/tiny",
     ):
         assert words in output, words
@@ -617,10 +617,10 @@ def test_a_spoilt_run_or_log_is_refused(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["evaluate", "runs"], "run folder runs: is incomplete or not a run: it has no run.json; fit again"),
+        (["evaluate", "runs"], "run folder runs: is no run but holds "),
         (["evaluate", "nowhere"], "run folder nowhere: there is no such folder"),
         (["evaluate", "runs/tiny", "--json", "no/x.json"], "--json no/x.json: the folder no does not exist"),
-        (["recommend", "runs/tiny", "u"], "run folder runs/tiny: is incomplete or not a run"),
+        (["recommend", "runs/tiny", "u"], "run folder runs/tiny: is no run but holds "),
         (["recommend", "RUN", "ghost"], "1 of 1 users are not in the run's log: 'ghost'; expected ids such as 'user-"),
         (["recommend", "RUN", "user-0001", "--k", "99999"], "k: got 99999, expected 1 to"),
         (["recommend", "RUN", "--histories", "no.csv"], "histories: there is no file no.csv"),

@@ -118,7 +118,7 @@ def test_a_manifest_that_names_other_files(folder: Path) -> None:
 def test_no_folder_an_empty_one_and_an_interrupted_one(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no such folder; expected one that `persrec fit` left"):
         run.load(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"is incomplete or not a run: it has no run\.json"):
+    with pytest.raises(UserError, match=r"is not a run: it has no run\.json; expected a folder that `persrec fit`"):
         run.load(tmp_path)
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(UserError, match=r"its fit was interrupted; finish it with `persrec fit \.\.\. --resume`"):

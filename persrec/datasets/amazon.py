@@ -83,6 +83,11 @@ def _without_header(file: Path, columns: Mapping[str, str] | None, say: Say) -> 
     frame = scan_text(file, FIELDS, separator=",")
     with reading(str(file), uneven(file, ",")):
         head = frame.head(SAMPLE).collect()
+    if str(head.row(0)[0]).lstrip().startswith(("[", "{")):
+        raise UserError(
+            f"{file}: is JSON, but not of one event per line; expected ratings without a header, or lines of JSON. "
+            "Write one object per line and call it .jsonl."
+        )
     if head["4"].head(1).cast(pl.Int64, strict=False).is_null().all():
         raise UserError(
             f"{file}: the first line is {','.join(map(str, head.row(0)))!r}, expected numbers in fields 3 and 4 and no "

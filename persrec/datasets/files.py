@@ -19,8 +19,9 @@ UNPACKING: Final = (EOFError, gzip.BadGzipFile, zlib.error)
 AGAIN: Final = "The file may be truncated or damaged; write or download it again."
 
 
-def one_file(path: Path, *, patterns: Sequence[str], what: str, but: str = "/") -> Path:
-    """The file itself, or in a folder the one that matches the first pattern that matches any.
+def one_file(path: Path, *, patterns: Sequence[str], what: str, but: str = "/", alike: bool = False) -> Path:
+    """The file itself, or in a folder the one that matches the first pattern that matches any; where these are `alike`,
+    the one that matches any.
 
     Files whose names start with `but` are left out.
 
@@ -29,8 +30,9 @@ def one_file(path: Path, *, patterns: Sequence[str], what: str, but: str = "/") 
     """
     if path.is_file():
         return path
-    for pattern in patterns:
-        found = [file for file in sorted(path.glob(pattern)) if not file.name.startswith(but)]
+    for group in [patterns] if alike else [[pattern] for pattern in patterns]:
+        matching = sorted({file for pattern in group for file in path.glob(pattern)})
+        found = [file for file in matching if not file.name.startswith(but)]
         if len(found) == 1:
             return found[0]
         if found:

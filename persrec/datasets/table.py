@@ -44,7 +44,7 @@ def files(path: Path) -> list[Path]:
     """The table in a folder, or the file itself."""
     text = [f"*{known}" for known in (*SEPARATORS, *JSON_LINES)]
     patterns = ["*.parquet", *text, *(f"{pattern}{PACKED}" for pattern in text)]
-    return [one_file(path, patterns=patterns, what="a table")]
+    return [one_file(path, patterns=patterns, what="a table", alike=True)]
 
 
 def read(
@@ -143,7 +143,8 @@ def rename(
         return histories.of_recbole(frame, found)
     wanted = (*COLUMNS, *keep) + (EVENT,) * events
     used = {ours: found[ours] for ours in wanted if ours in found}
-    check_columns([*used, *(name for name in names if name not in used.values())], where=where)
+    there = [*used, *(name for name in names if name not in used.values())]
+    check_columns(there, where=where, columns=columns, theirs=names)
     twice = sorted(theirs for theirs in set(used.values()) if list(used.values()).count(theirs) > 1)
     if twice:
         raise UserError(f"{where}: data.columns uses {', '.join(twice)} for more than one of our columns.")
@@ -154,9 +155,13 @@ def rename(
     unused = [ours for ours in columns if ours not in wanted]
     if unused:
         say(f"{where}: {', '.join(unused)}: not used.")
-    near = [] if TIME in used else close_matches(TIME, names) + close_matches("date", names)
-    if near:
-        say(f"{where}: no {TIME}; if {near[0]} holds the time, set data.columns: {{{TIME}: {near[0]}}}.")
+    unread = [name for name in names if name not in used.values()]
+    if TIME not in used and unread:
+        near = [*close_matches(TIME, unread), *close_matches("date", unread), "THEIRS"]
+        say(
+            f"Note: {where}: no {TIME}; not read are {shown(unread)}. If one of them holds the time, set data.columns: "
+            f"{{{TIME}: {near[0]}}}."
+        )
     return frame.select(pl.col(theirs).alias(ours) for ours, theirs in used.items())
 
 

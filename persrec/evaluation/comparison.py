@@ -321,7 +321,7 @@ def _check_same(first: runs.Run, other: runs.Run) -> None:
     if differing:
         raise UserError(
             f"{first.folder} and {other.folder} were not tested on the same targets ({'; '.join(differing)}), so their "
-            "figures do not compare; evaluate both under one split of one log"
+            "figures do not compare; evaluate both on one log by one split, with one rule for seen items"
         )
 
 

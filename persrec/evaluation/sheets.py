@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.measure import Measurement
 from rich.table import Table
 
 LATEX = {
@@ -37,7 +37,7 @@ LATEX = {
 }
 
 
-WIDEST = 10_000  # signs of a terminal line on which everything fits
+GAP = 2  # signs between columns, and around all of them
 
 
 class Sheet(NamedTuple):
@@ -54,20 +54,45 @@ def rich(sheet: Sheet) -> "Fitting":
 
 
 class Fitting:
-    """A sheet as it is; where that is too wide, rows as columns; else names over several lines, but never a figure."""
+    """A sheet as it is; where that is too wide, rows as columns; else its columns in several tables.
+
+    Figures stand on one line, names and heads are broken between words.
+    """
 
     def __init__(self, sheet: Sheet) -> None:
         self.sheet = sheet
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        forms = _table(self.sheet), _table(_turned(self.sheet))
-        fitting = (form for form in forms if _least(form, console, options) <= options.max_width)
-        yield next(fitting, _table(self.sheet, names_fold=True))
+        room = options.max_width
+        forms = [_parts(sheet, room) for sheet in (self.sheet, _turned(self.sheet))]
+        yield from (_table(part, room) for part in min(forms, key=len))  # as it is, where both need as many
 
 
-def _least(table: Table, console: Console, options: ConsoleOptions) -> int:
-    """The width below which a number would have to be broken."""
-    return Measurement.get(console, options.update(width=WIDEST), table).minimum
+def _parts(sheet: Sheet, room: int) -> list[Sheet]:
+    """The sheet in as few as can be that fit, each with the first column; a column that does not is one of its own."""
+
+    def part(columns: Sequence[int], title: str) -> Sheet:
+        head, *rows = (tuple(row[place] for place in (0, *columns)) for row in (sheet.head, *sheet.rows))
+        return Sheet(title, head, rows)
+
+    found: list[list[int]] = [[]]
+    for place in range(1, len(sheet.head)):
+        if found[-1] and sum(_widths(part([*found[-1], place], ""), 0)) > room:
+            found.append([])
+        found[-1].append(place)
+    return [part(columns, "" if index else sheet.title) for index, columns in enumerate(found)]
+
+
+def _widths(sheet: Sheet, room: int) -> list[int]:
+    """Of each column, with the gap after it: of the first as much as there is room for, or as its longest word is."""
+    first, *others = zip(sheet.head, *sheet.rows, strict=True)
+    needed = [GAP + max(_longest_word(head), *map(cell_len, cells)) for head, *cells in others]
+    whole, word = max(map(cell_len, first)), max(map(_longest_word, first))
+    return [GAP + max(word, min(whole, room - GAP - sum(needed))), *needed]
+
+
+def _longest_word(text: str) -> int:
+    return max(map(cell_len, text.split()), default=0)
 
 
 def _turned(sheet: Sheet) -> Sheet:
@@ -76,18 +101,17 @@ def _turned(sheet: Sheet) -> Sheet:
     return Sheet(sheet.title, first, others)
 
 
-def _table(sheet: Sheet, *, names_fold: bool = False) -> Table:
+def _table(sheet: Sheet, room: int) -> Table:
     table = Table(
-        title=sheet.title,
+        title=sheet.title or None,
         title_justify="left",
         box=box.SIMPLE_HEAVY,
         padding=(0, 1),
         pad_edge=False,
         collapse_padding=True,
     )
-    for place, name in enumerate(sheet.head):
-        whole = names_fold if place else not names_fold
-        table.add_column(name, justify="right" if place else "left", no_wrap=whole, overflow="fold")
+    for place, (name, width) in enumerate(zip(sheet.head, _widths(sheet, room), strict=True)):
+        table.add_column(name, justify="right" if place else "left", width=width - GAP, overflow="fold")
     for row in sheet.rows:
         table.add_row(*row)
     return table

@@ -28,7 +28,8 @@ class Cold:
     def __str__(self) -> str:
         return (
             f"{self.queries:,} test queries; {self.cold_users:,} of the {self.users:,} users asked are cold (no event "
-            f"in training); {self.cold_targets:,} of {self.targets:,} targets are of cold items ({self.cold_items:,})"
+            f"in training); {self.cold_targets:,} of {self.targets:,} targets are of cold items "
+            f"({self.cold_items:,} items)"
         )
 
 

@@ -57,20 +57,34 @@ def close_matches(word: str, known: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(inside + [name for name, short in plain.items() if short in near]))[:3]
 
 
-def check_columns(names: Sequence[str], *, where: str, required: Sequence[str] = REQUIRED) -> None:
-    """Raise UserError unless all required columns are among `names`."""
+def check_columns(
+    names: Sequence[str],
+    *,
+    where: str,
+    required: Sequence[str] = REQUIRED,
+    columns: Mapping[str, str] | None = None,
+    theirs: Sequence[str] | None = None,
+) -> None:
+    """Raise UserError unless all required columns are among `names`.
+
+    Where some were renamed, `theirs` are those of the file, and `columns` maps our names to what a person has said.
+    """
     missing = [name for name in required if name not in names]
     if not missing:
         return
-    got = f"{where}: missing column{'s' * (len(missing) > 1)} {', '.join(missing)}; got {shown(names)}"
+    got = f"{where}: missing column{'s' * (len(missing) > 1)} {', '.join(missing)}; got {shown(theirs or names)}"
     separators = [sign for sign in ";|\t," if len(names) == 1 and sign in names[0]]
     if separators:
         raise UserError(f"{got}, a single column. If the file is split by {separators[0]!r}, set data.separator.")
     if required is not REQUIRED:
         raise UserError(f"{got}. Expected its publisher's columns; for others use source: table with data.columns.")
-    near = [close_matches(name, names)[:1] or ["THEIRS"] for name in missing]
-    named = ", ".join(f"{name}: {shown(one)}" for name, one in zip(missing, near, strict=True))
-    raise UserError(f"{got}. Say which they are: --set 'data.columns={{{named}}}', or data.columns in a recipe.")
+    asked = [*missing, *([] if TIME in names else [TIME])]
+    near = {name: shown(close_matches(name, names)[:1] or ["THEIRS"]) for name in asked}
+    named = ", ".join(f"{name}: {one}" for name, one in {**(columns or {}), **near}.items())
+    without = "" if TIME in names else f", without {TIME} if there is none"
+    raise UserError(
+        f"{got}. Rename them, or say in the recipe which they are: --set 'data.columns={{{named}}}'{without}."
+    )
 
 
 def check_twice(

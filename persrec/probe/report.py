@@ -1,5 +1,6 @@
 """What a probe found, as tables for the terminal and as a figure."""
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,8 @@ def shown(probe: Probe) -> Group:
     seen = f"{facts['repeat_share']:.1%} of the events repeat an item of the user; seen items are {facts['seen']}"
     asked = list(dict.fromkeys(row["asked"] for row in probe.rows))
     tables = [rich(_sheet(name, [row for row in probe.rows if row["asked"] == name])) for name in asked]
-    return Group(Text(head), Text(seen), *tables, Text(str(probe.advice), style="bold"))
+    signs = "±: half of a 95% interval; had > R: share of the targets whose item the user last had so long ago"
+    return Group(Text(head), Text(seen), *tables, *[Text(signs)] * bool(tables), Text(str(probe.advice), style="bold"))
 
 
 def figure(probe: Probe, path: Path) -> list[Path]:
@@ -51,9 +53,16 @@ def figure(probe: Probe, path: Path) -> list[Path]:
     if counted:
         _ages(panels[0, -1], probe)
         panels[1, -1].axis("off")
-    marks, names = panels[0, 0].get_legend_handles_labels()
-    drawn.legend(marks, names, title="events before the target", loc="outside lower center", ncols=3, frameon=False)
-    drawn.suptitle(f"{probe.name}: what events older than the last R add (NDCG@10)", fontsize=12)
+    marks = {
+        name: mark
+        for panel in panels[:, : len(asked)].flat
+        for mark, name in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
+    drawn.legend(
+        marks.values(), marks, title="events before the target", loc="outside lower center", ncols=3, frameon=False
+    )
+    title = f"{probe.name}: what events older than the last R add (NDCG@10)"
+    drawn.suptitle(textwrap.fill(title, int(11 * size[0])), fontsize=12)
     files = [path.with_suffix(ending) for ending in FORMATS]
     try:
         for file in files:
@@ -102,6 +111,8 @@ def _gains(panel: "Axes", title: str, rows: list[dict[str, Any]], keys: tuple[st
     panel.axhline(0, color=GREY, linewidth=0.8)
     for place, (group, _) in enumerate(LENGTHS):
         found = [row for row in rows if row["group"] == group]
+        if not found:
+            continue
         at = [WINDOWS.index(row["R"]) + 0.2 * (place - 1) for row in found]
         middle, low, high = (100 * np.array([row[key] for row in found], dtype=float) for key in keys)
         bars = [middle - low, high - middle]

@@ -110,7 +110,15 @@ def probe(
     for asked in _ways(histories, gap_hours, seed, say):
         found[asked.name] = age[asked.queries]
         say(f"{asked.name}: {len(asked.queries):,} targets, a linear model on {len(asked.rows):,} events.")
-        rows += list(_rows(name, histories, asked, age, exclude_seen=repeats < REPEATS, seed=seed))
+        own = list(_rows(name, histories, asked, age, exclude_seen=repeats < REPEATS, seed=seed))
+        longest = (asked.queries - histories.start_of(asked.queries)).max()
+        shown = {row["group"] for row in own}
+        few = [group for group, least in LENGTHS if group not in shown and longest >= least]
+        if few:
+            say(
+                f"{asked.name}: nothing of targets with {', '.join(few)} events before: under {USERS} users have a hit."
+            )
+        rows += own
     return Probe(name, facts, rows, found, advise(rows, facts))
 
 

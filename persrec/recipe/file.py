@@ -66,6 +66,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def override(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """The tree with each `dotted.key=YAML value` put in; unknown keys are left for `parse` to report."""
+    if isinstance(overrides, str | Mapping):
+        raise UserError(
+            f"overrides: got {overrides!r}, expected a list of texts as after --set: ['training.epochs=3', ...]"
+        )
     tree = dict(values)
     for text in overrides:
         key, equals, value = text.partition("=")
@@ -74,7 +78,10 @@ def override(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, A
         try:
             tree = _put(tree, key.strip().split("."), yaml.load(value, Loader=_UniqueKeys))
         except yaml.YAMLError as error:
-            raise UserError(f"--set {text}: the value is not YAML; quote text with special signs") from error
+            raise UserError(
+                f"--set {text}: the value is not YAML ({getattr(error, 'problem', error)}); put text with signs such "
+                "as ? : , # into double quotes: --set 'data.columns={timestamp: \"when?\"}'"
+            ) from error
     return tree
 
 
@@ -101,6 +108,8 @@ def shipped_path(name: str) -> Path:
     if name in known:
         return known[name]
     logs = ", ".join(LOG_SOURCES)
+    if Path(name).is_file():
+        raise UserError(f"{name}: no log is known by the ending {Path(name).suffix!r}, expected one of {logs}")
     raise UserError(
         f"recipe {name}: there is none of this name{suggestion(name, list(known))}\n"
         f"expected the path of a recipe (.yaml), of a log ({logs}, or a folder) or one of: {', '.join(known)}"

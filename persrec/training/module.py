@@ -141,6 +141,11 @@ class Fitting(L.LightningModule):
         self._started = time.monotonic() - checkpoint["epoch_seconds"]
         self._tally = None if self.global_rank else checkpoint["tally"]
 
+    @property
+    def epoch_loss(self) -> float:
+        """The mean loss of the epoch so far, of this device's batches."""
+        return math.nan if self._tally is None else float(self._tally[0].sum() / self._tally[2].sum())
+
     def on_train_epoch_end(self) -> None:
         """Write the epoch's speed and its loss by number of clear events."""
         if self._tally is None:

@@ -62,7 +62,7 @@ class TrainingProgress(ProgressBar):
         shown = trainer.progress_bar_metrics
         value = float(trainer.callback_metrics.get(self.metric, float("nan")))
         self.console.print(
-            f"epoch {trainer.current_epoch + 1:>3}/{trainer.max_epochs}  loss {shown.get('loss', float('nan')):.4f}  "
+            f"epoch {trainer.current_epoch + 1:>3}/{trainer.max_epochs}  loss {pl_module.epoch_loss:.4f}  "
             f"{self.metric.replace('_', ' ')} {value:.4f}  {float(shown.get('events/s', 0)):,.0f} events/s  "
             f"{time.monotonic() - self._started:,.0f} s",
             highlight=False,

@@ -173,15 +173,32 @@ def test_pandas_of_mixed_objects():
 
 
 def test_missing_columns_are_listed_with_near_ones():
-    message = r"missing columns user_id, item_id; got userId, movie\..*data.columns={user_id: userId, item_id: THEIRS}"
+    message = r"missing columns user_id, item_id; got userId, movie\..*data.columns={user_id: userId, item_id: THEIRS, "
     with pytest.raises(UserError, match=message):
         table.read_frame(pl.DataFrame({"userId": [1], "movie": [2]}))
+
+
+def test_what_is_missing_is_asked_for_beside_what_was_said_in_the_names_of_the_file():
+    message = (
+        r"missing column item_id; got who, datetime, title\. .*"
+        r"'data.columns={user_id: who, item_id: THEIRS}'\."
+    )
+    with pytest.raises(UserError, match=message):
+        table.read_frame(pl.DataFrame({"who": [1], "datetime": [2], "title": [3]}), columns={"user_id": "who"})
+
+
+def test_a_folder_of_several_tables_is_refused(tmp_path):
+    for name in ("a.csv", "b.jsonl"):
+        (tmp_path / name).write_text("")
+    with pytest.raises(UserError, match=r"has several candidates \(a.csv, b.jsonl\); name one of them"):
+        table.files(tmp_path)
 
 
 def test_a_near_time_column_is_pointed_out():
     said = []
     table.read_frame(pl.DataFrame({"user_id": [1], "item_id": [2], "click_timestamp": [3]}), say=said.append)
-    assert "if click_timestamp holds the time, set data.columns: {timestamp: click_timestamp}" in said[0]
+    assert "not read are click_timestamp. If one of them holds the time" in said[0]
+    assert "set data.columns: {timestamp: click_timestamp}" in said[0]
 
 
 @pytest.mark.parametrize(

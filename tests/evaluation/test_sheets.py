@@ -92,6 +92,22 @@ def test_no_figure_is_broken_where_a_terminal_is_narrow(sheet: Sheet) -> None:
     assert all(figure in words for row in sheet.rows for figure in row[1:])
 
 
+@pytest.mark.parametrize("sheet", [BY_GROUP, BY_NAME])
+def test_where_neither_form_fits_its_columns_stand_in_several_tables(sheet: Sheet) -> None:
+    lines = drawn(sheet, 36)
+    words = " ".join(lines).split()
+    assert all(len(line) <= 36 for line in lines)
+    assert all(figure in words for row in sheet.rows for figure in row[1:])
+    assert all(name in words for name in NAMES), "names are whole"
+    assert sum(line.startswith(sheet.title) for line in lines) == 1
+
+
+def test_long_names_are_broken_between_words() -> None:
+    sheet = Sheet("pairs", ("pair", "ratio"), [("a_rather_long_name / another_long_name", "0.84 [0.5, 1.1]")])
+    lines = [line.split() for line in drawn(sheet, 42)]
+    assert lines[-3:-1] == [["a_rather_long_name", "/", "0.84", "[0.5,", "1.1]"], ["another_long_name"]]
+
+
 def test_a_sheet_that_is_too_wide_has_its_columns_as_rows() -> None:
     assert [line.split() for line in drawn(BY_GROUP, 76)[4:6]] == [[NAMES[n], f"0.5{n}00", f"0.6{n}00"] for n in (0, 1)]
     assert drawn(BY_GROUP, 300)[4].split()[:2] == ["5", "0.5000"]

@@ -30,7 +30,8 @@ def test_by_hand():
         "cold_items": 2,
     }
     assert str(found) == (
-        "4 test queries; 1 of the 3 users asked are cold (no event in training); 3 of 5 targets are of cold items (2)"
+        "4 test queries; 1 of the 3 users asked are cold (no event in training); 3 of 5 targets are of cold items "
+        "(2 items)"
     )
 
 

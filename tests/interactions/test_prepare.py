@@ -161,7 +161,7 @@ def test_a_new_split_is_put_beside(data, tmp_path):
     assert prepare(data, "small", tmp_path / "a", basket, say=said.append) == folder
     assert said == [
         f"split {basket.name}: 2 test queries; 2 of the 2 users asked are cold (no event in training); 3 of 3 "
-        "targets are of cold items (2).",
+        "targets are of cold items (2 items).",
         f"{folder}: split {basket.name} added.",
     ]
     facts = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))

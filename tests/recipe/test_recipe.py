@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -247,8 +248,16 @@ def test_an_override_without_key_or_value(text: str) -> None:
 
 
 def test_an_override_that_is_not_yaml() -> None:
-    with pytest.raises(UserError, match=r"--set history=\[full: the value is not YAML; quote text with special signs"):
+    with pytest.raises(
+        UserError, match=r"--set history=\[full: the value is not YAML \(expected .*; put text with signs"
+    ):
         load("quickstart", ["history=[full"])
+
+
+@pytest.mark.parametrize("given", ["training.epochs=1", {"training.epochs": 1}])
+def test_overrides_that_are_no_list(given: Any) -> None:
+    with pytest.raises(UserError, match=r"overrides: got .*, expected a list of texts as after --set"):
+        load("quickstart", given)
 
 
 def test_an_unknown_name_lists_the_shipped_ones() -> None:
