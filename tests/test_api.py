@@ -431,7 +431,7 @@ def test_a_run_cannot_be_asked_for_another_model(override: str, words: str, here
 def test_compare_as_text(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     assert call(monkeypatch, "compare", "runs/tiny", "--by", "history length", "--format", "markdown") == 0
     text = capsys.readouterr().out
-    assert "**ndcg@10, history length 20-49**" in text
+    assert "**ndcg@10, history length 20-49, " in text
     assert "| compressed / full |" in text
     assert call(monkeypatch, "compare", "runs/tiny", "--metric", "ndcg@11") == 2
     assert "a cutoff of 1 to 10" in capsys.readouterr().err

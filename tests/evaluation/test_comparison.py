@@ -119,7 +119,7 @@ def test_cold_targets_by_their_short_name(items: Path) -> None:
     assert pair(*sides, "mrr@10", parts["0 (cold)"]).ratio.mean == 2.0
     assert pair(*sides, "mrr@10", parts["1-9"]).ratio.mean == 1.0
     shown = api.compare(folders, metric="mrr@10", by="cold", form="markdown")
-    assert "**mrr@10, training events of the item 0 (cold)**" in str(shown)
+    assert "**mrr@10, training events of the item 0 (cold), 30 targets**" in str(shown)
 
 
 def test_models_with_other_recent_events_are_told(items: Path) -> None:
