@@ -15,6 +15,7 @@ from persrec.datasets.causes.oracles import Oracle
 from persrec.datasets.causes.world import CAUSES
 from persrec.evaluation import comparison, intervals
 from persrec.evaluation.comparison import Side
+from persrec.recipe.recipe import Recipe
 
 FAR = 200  # events ago
 EVERYTHING, CLEAR = "oracle", "oracle of the clear events"
@@ -31,6 +32,12 @@ def oracles(side: Side) -> list[Side]:
         ranked = table.set_column(table.column_names.index("rank"), "rank", pa.array(oracle.ranks(user, end, recent)))
         found.append(replace(side, name=name, history=name, tables={0: ranked}))
     return found
+
+
+def settings(chosen: Recipe) -> dict[str, Any]:
+    """What rows say of the log; `only` is the one cause that there is, where there is one."""
+    own = chosen.data.causes
+    return {"data_seed": own.seed, "dial": own.dial, "series": own.series, "only": own.only}
 
 
 def parts(side: Side) -> list[tuple[str, Part]]:

@@ -190,6 +190,7 @@ def main() -> None:
     done = [run.load(folder) for folder in folders]
     hours = round(sum(one.metrics["seconds"] for one in done) / 3600, 2)
     whole = shared | {"settings": digest(shared), "core_hours_of_all": hours}
+    whole |= causes.settings(chosen) if chosen.data.source == "causes" else {}
     rows = [whole | row for one in done for row in memory_rows(one)]
     rows += [whole | row for one in done for row in loss_rows(one, chosen.memory.recent, chosen.memory.segment)]
     known = causes.oracles(next(iter(sides.values()))) if chosen.data.source == "causes" else []

@@ -112,7 +112,7 @@ def training(curves: Sequence[Curve], looks: Mapping[str, Look]) -> Figure:
         style: dict[str, Any] = {"color": look.colour, "linestyle": look.line, "linewidth": 1.5}
         above.plot(curve.epochs, curve.quality, marker=look.mark, markersize=3.5, label=curve.side, **style)
         if curve.losses:
-            below.plot(*zip(*curve.losses, strict=True), **style)
+            below.plot(*zip(*curve.losses, strict=True), marker=look.mark, markersize=3.5, **style)
     above.set_ylabel("validation NDCG@10")
     below.set_ylabel("training loss, nats per row")
     below.set_xlabel("epochs")
