@@ -239,7 +239,7 @@ def compare(
     from persrec.evaluation import comparison
 
     _check_folder("--json", json_file)
-    sides = comparison.load(folders)
+    sides = comparison.load([place for folder in folders for place in _runs_below(Path(folder))])
     metric = metric or str(sides[0].recipe["primary"])
     comparison.check_metric(sides, metric)
     parts = [("all targets", None)] if by is None else comparison.groups(sides[0], by)

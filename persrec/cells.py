@@ -262,7 +262,10 @@ def _check_same(started: Path, cell: Recipe, data: Prepared, start: str | Path |
 def _same_run(run: runs.Run, cell: Recipe, data: Prepared) -> runs.Run:
     """A complete run, if it is what the grid asks for."""
     if run.data["hash"] != data.hash:
-        raise UserError(f"--resume: the run {run.folder} is of other data; choose another --out or add --overwrite")
+        raise UserError(
+            f"--resume: the run {run.folder} is of other data; choose another --out, or give "
+            "--overwrite in the place of --resume"
+        )
     _refuse_difference(run.recipe, cell.dump(), run.folder)
     return run
 

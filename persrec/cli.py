@@ -338,8 +338,13 @@ def write(frame: "pl.DataFrame", out: Path | None) -> None:
     if out is None:
         click.echo(frame.write_csv(), nl=False)
         return
+    from polars.exceptions import ComputeError
+
     with whole(out, "--out") as place:
-        getattr(frame, WRITERS[out.suffix])(place)
+        try:
+            getattr(frame, WRITERS[out.suffix])(place)
+        except ComputeError as error:  # what a parquet file meets on a full disk
+            raise OSError(str(error)) from error
 
 
 def _print(result: Any) -> None:

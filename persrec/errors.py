@@ -41,7 +41,7 @@ def whole(path: Path, option: str) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        why = f"cannot be written ({error.strerror}); make room or choose another"
+        why = f"cannot be written ({error.strerror or error}); make room or choose another"
         raise UserError(f"{option} {path}: {why}") from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -185,7 +185,7 @@ def test_resume_with_another_recipe_is_refused_and_names_the_keys(
 
 def test_resume_with_other_data_is_refused(copy: Path) -> None:
     (copy / "tiny.yaml").write_text(RECIPE.replace("seed: 3", "seed: 4"))
-    with pytest.raises(UserError, match="runs/tiny/full-seed0 is of other data; choose another --out or add"):
+    with pytest.raises(UserError, match="runs/tiny/full-seed0 is of other data; choose another --out, or give"):
         persrec.fit("tiny.yaml", resume=True)
 
 
@@ -439,8 +439,9 @@ def test_compare_as_text(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
 
 def test_unfinished_runs_are_named(copy: Path, capsys: pytest.CaptureFixture) -> None:
     (copy / "runs/tiny/recent-seed0/checkpoints").mkdir(parents=True)
-    persrec.evaluate("runs/tiny")
-    assert "left out, as their fit was interrupted: recent-seed0; finish it with --resume" in capsys.readouterr().err
+    for told in (persrec.evaluate, lambda folder: api.compare([folder])):
+        told("runs/tiny")
+        assert "left out, as their fit was interrupted: recent-seed0; finish it" in capsys.readouterr().err
 
 
 def test_short_histories_are_said_before_the_training(

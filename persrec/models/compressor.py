@@ -56,7 +56,7 @@ def loop(
     the gradient ends at memories so many segments apart, from a random one on.
     """
     behind = rule.recent - 1 if reads_all and rule.recent is not None else 0
-    together = together if backbone.chains and compressor.chains else 1
+    together = together if backbone.chains and compressor.chains and not detach_every else 1
     cut = int(torch.randint(detach_every, ())) if detach_every else 0
 
     def folded(first: int, users: int, memory: Memory) -> tuple[T, Memory]:

@@ -131,7 +131,7 @@ def conflicts(recipe: Recipe) -> Iterator[Fault]:
     if model.width % model.heads:
         text = f"got {model.width}, expected a multiple of model.heads = {model.heads}"
         yield Fault(("model.width", "model.heads"), text)
-    if model.layers == 1 and "compressed" in recipe.histories:
+    if model.layers == 1 and "compressed" in recipe.histories and recipe.memory.kind == "layered":
         text = "got 1, expected 2 or more: a layered memory is made of what layers 2 and up are given"
         yield Fault(("model.layers", "history", "memory.kind"), text)
     if recipe.time != "none" and recipe.data.source == "sasrec":

@@ -122,7 +122,7 @@ class Recommender:
         if not strange:
             return together(frames).drop(ROW)
         order = np.append(np.setdiff1d(np.arange(done + len(strange)), list(strange)), list(strange))
-        others = popular(pl.Series(USER, list(strange.values())), k, self._events(), self.item_ids, items)
+        others = popular(self._ids_like_the_logs(list(strange.values())), k, self._events(), self.item_ids, items)
         both = together([*frames, others.with_columns(pl.col(ROW) + done)])
         return both.with_columns(pl.Series(ROW, order[both[ROW].to_numpy()])).sort(ROW, "rank").drop(ROW)
 
@@ -349,6 +349,13 @@ class Recommender:
             there = [record is not None for record in self._open().find(self._open().ids(listed))]
         strange = {place: logs.plain_id(one) for place, one in enumerate(listed) if not there[place]}
         return [one for place, one in enumerate(listed) if there[place]], strange
+
+    def _ids_like_the_logs(self, names: Sequence[Any]) -> pl.Series:
+        """Ids of users as the log's or the store's are, where they can be."""
+        kind = self._open().dtype if self.store is not None else pl.Series(self.prepared().user_ids()).dtype
+        ids = pl.Series(USER, names, strict=False)
+        alike = ids.cast(kind, strict=False)
+        return ids if alike.null_count() else alike
 
     def _events(self) -> npt.NDArray[np.int64]:
         """(V,) events of each item in the log; 0 for those that were added since."""

@@ -14,6 +14,7 @@ from persrec.errors import UserError
 from persrec.interactions import filters
 from persrec.interactions.schema import ITEM, TIME, USER, NoEvents
 from persrec.models.model import Model
+from persrec.prepared import digest
 from persrec.recipe.recipe import Recipe
 from persrec.serving import histories as logs
 from persrec.serving.disk import StoreError
@@ -213,7 +214,8 @@ def source_of(log: Any, columns: Mapping[str, str]) -> str:
 
 
 def _digest(path: Path) -> str:
-    if not path.is_file():
-        return ""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of a file, or of the names and contents of all files below a folder; of nothing, where there is none."""
+    if path.is_file():
+        return digest(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return hashlib.sha256("\n".join(f"{file.relative_to(path)} {digest(file)}" for file in files).encode()).hexdigest()

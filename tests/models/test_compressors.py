@@ -1,5 +1,6 @@
 """What single folds of the memories of a fixed size and of the merged one give, by hand."""
 
+import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -123,10 +124,11 @@ def test_merged_blocks_are_the_digits_of_the_number_of_segments() -> None:
     torch.testing.assert_close(two.states[:, 1], first.states[:, 1].unflatten(1, (2, 2)).mean(dim=1))
 
 
-def test_the_gradient_ends_where_it_is_cut() -> None:
+@pytest.mark.parametrize("memory", ["recurrent", "layered"])
+def test_the_gradient_ends_where_it_is_cut(memory: str) -> None:
     """With a cut before every second segment, some old events have a gradient and the oldest have none."""
 
-    built = World(segment=S, recent=1, memory="recurrent", together=1)
+    built = World(segment=S, recent=1, memory=memory, together=8)
     batch = histories([8 * S + 1])
     batch.history.item[0] = torch.arange(1, 8 * S + 2)
 

@@ -365,6 +365,27 @@ def test_compress_goes_on_where_it_was_interrupted(tmp_path: Path, run: Path, mo
             kept.compress(MIXED.head(50))
 
 
+@pytest.mark.parametrize("kind", ["recurrent", "segment_mean", "decayed_mean"])
+def test_a_single_layer_has_a_memory_that_is_not_layered(tmp_path: Path, kind: str) -> None:
+    sizes = {"segment": 6, "recent": 5, **({"tokens": 2} if kind == "recurrent" else {})}
+    model = {"layers": 1, "width": 8, "heads": 2, "dropout": 0.0}
+    run = run_of(tmp_path, MIXED, model=model, memory={"kind": kind, **sizes})
+    with store_of(tmp_path, run, MIXED.head(LATER)) as kept:
+        kept.update(MIXED.tail(-LATER))
+        same(kept.recommend(None, 30), Recommender.load(run).recommend(None, 30))
+
+
+def test_folders_are_told_apart_by_what_is_in_them(tmp_path: Path, run: Path) -> None:
+    later = MIXED.tail(-LATER)
+    for name, part in (("one", later[:20]), ("two", later[20:])):
+        (tmp_path / name).mkdir()
+        part.write_csv(tmp_path / name / "log.csv")
+    with store_of(tmp_path, run, MIXED.head(LATER)) as kept:
+        assert kept.update(tmp_path / "one").applied == 20
+        assert kept.update(tmp_path / "two").applied == len(later) - 20
+        assert kept.update(tmp_path / "one").already == 20
+
+
 def test_a_file_is_applied_once(tmp_path: Path, run: Path) -> None:
     MIXED.tail(-LATER).write_csv(tmp_path / "new.csv")
     with store_of(tmp_path, run, MIXED.head(LATER)) as kept:

@@ -182,7 +182,9 @@ def test_unknown_users_of_a_store_and_numbers_as_ids(tmp_path: Path) -> None:
     with Recommender.load(run, tmp_path / "store") as kept:
         kept.compress()
         found = kept.recommend([3, 99, "x"], 2, unknown="popular")
+        whole = [one.recommend([3, 99], 1, unknown="popular")["user_id"] for one in (kept, Recommender.load(run))]
     assert found["user_id"].to_list() == ["3", "3", "99", "99", "x", "x"], "text, as one of them is no number"
+    assert [(ids.dtype, ids.to_list()) for ids in whole] == [(pl.Int64, [3, 99])] * 2
 
 
 def test_seen_items_at_some_of_their_odds(tmp_path: Path) -> None:
