@@ -43,10 +43,10 @@ def say(sentence: str) -> None:
     console.print(sentence, style="dim", highlight=False, markup=False, soft_wrap=True)
 
 
-def prepare(recipe: Any, overrides: Sequence[str] = (), *, frame: Any = None, root: Path = ROOT) -> Path:
+def prepare(recipe: Any, overrides: Sequence[str] = (), *, frame: Any = None) -> Path:
     """The prepared folder of a log, written unless it is there already; see `fit` for what `recipe` may be."""
     loaded, frame = _recipe(recipe, overrides, frame)
-    return preparing.prepare(loaded.data, loaded.name, root, loaded.split, frame=frame, say=say)
+    return preparing.prepare(loaded.data, loaded.name, ROOT, loaded.split, frame=frame, say=say)
 
 
 def check(recipe: Any, overrides: Sequence[str] = (), *, frame: Any = None) -> Table:

@@ -42,11 +42,6 @@ class Seen:
         """User rows and items (P,) each, each pair once, ascending by user and item."""
         return self._keys // self._stride, self._keys % self._stride
 
-    def within(self, place: np.ndarray) -> "Seen":
-        """The same of other numbers: `place` (V+1,) has that of each item, 0 where it has none."""
-        users, items = self.pairs()
-        return Seen(users, place[items], len(self.counts))
-
     def contains(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
         """Whether user `users[b]` has seen `items[b, j]`. (B,), (B, J) -> (B, J) bool"""
         if not len(self._keys):
