@@ -45,7 +45,7 @@ def test_recbole_lists_in_parquet(tmp_path):
 
 
 def test_recbole_lists_without_users(tmp_path):
-    with pytest.raises(UserError, match=r"missing column user_id; got item_id, item_id_list\. Say which"):
+    with pytest.raises(UserError, match=r"missing column user_id; got item_id, item_id_list\. Rename them"):
         recbole(tmp_path, "item_id_list:token_seq\titem_id:token\n7 8\t9\n")
 
 
