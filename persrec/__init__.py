@@ -7,20 +7,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from persrec.api import evaluate, fit, prepare, recommend
+    from persrec.api import compare, evaluate, fit, prepare, recommend, score, score_lists, similar
     from persrec.serving.recommender import Recommender
 
 __version__ = "0.1.0"
 
-__all__ = ["Recommender", "__version__", "evaluate", "fit", "prepare", "recommend"]
+_COMMANDS = ("compare", "evaluate", "fit", "prepare", "recommend", "score", "score_lists", "similar")
 
-_HOMES = {
-    "Recommender": "persrec.serving.recommender",
-    "evaluate": "persrec.api",
-    "fit": "persrec.api",
-    "prepare": "persrec.api",
-    "recommend": "persrec.api",
-}
+__all__ = [
+    "Recommender",
+    "__version__",
+    "compare",
+    "evaluate",
+    "fit",
+    "prepare",
+    "recommend",
+    "score",
+    "score_lists",
+    "similar",
+]
+
+_HOMES = {"Recommender": "persrec.serving.recommender", **dict.fromkeys(_COMMANDS, "persrec.api")}
 
 
 def __getattr__(name: str) -> Any:
