@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_COMMANDS = ("compare", "evaluate", "fit", "prepare", "recommend", "score", "score_lists", "similar")
-
 __all__ = [
     "Recommender",
     "__version__",
@@ -27,7 +25,7 @@ __all__ = [
     "similar",
 ]
 
-_HOMES = {"Recommender": "persrec.serving.recommender", **dict.fromkeys(_COMMANDS, "persrec.api")}
+_HOMES = dict.fromkeys(__all__, "persrec.api") | {"Recommender": "persrec.serving.recommender"}
 
 
 def __getattr__(name: str) -> Any:

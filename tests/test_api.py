@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -55,6 +56,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = process(folder, "fit", "tiny.yaml")
     assert result.returncode == 0, result.stderr
     (folder / "output.txt").write_text(result.stdout)
+    (folder / "progress.txt").write_text(result.stderr)
     return folder
 
 
@@ -442,6 +444,18 @@ def test_unfinished_runs_are_named(copy: Path, capsys: pytest.CaptureFixture) ->
     for told in (persrec.evaluate, lambda folder: api.compare([folder])):
         told("runs/tiny")
         assert "left out, as their fit was interrupted: recent-seed0; finish it" in capsys.readouterr().err
+
+
+def test_grids_beside_a_run_are_named(copy: Path, capsys: pytest.CaptureFixture) -> None:
+    shutil.copytree("runs/tiny/full-seed0", "runs/alone")
+    persrec.evaluate("runs")
+    assert "runs: left out, as they are grids of their own: tiny" in capsys.readouterr().err
+
+
+def test_the_line_of_an_epoch_has_its_mean_loss(place: Path) -> None:
+    said = [float(loss) for loss in re.findall(r"epoch .*  loss (\d+\.\d+)", (place / "progress.txt").read_text())]
+    logged = [pl.read_csv(path)["train_loss"].drop_nulls() for path in (place / "runs/tiny").glob("*/training.csv")]
+    assert sorted(said) == pytest.approx(pl.concat(logged).sort().to_list(), abs=1e-4)
 
 
 def test_short_histories_are_said_before_the_training(

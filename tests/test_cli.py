@@ -21,6 +21,26 @@ NO_LISTS = {"allow": None, "block": None, "unknown": None, "slots": False}
 FRAME = pl.DataFrame({"user_id": ["ü", "b"], "item_id": [7, 8], "score": [0.5, 0.25], "rank": [1, 1]})
 
 
+FULL = """
+import resource, sys
+from pathlib import Path
+import polars as pl
+from persrec.cli import write
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+write(pl.DataFrame({"user_id": list(range(100_000))}), Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("ending", list(cli.WRITERS))
+def test_a_file_that_finds_no_room_is_not_there_and_it_is_said(tmp_path: Path, ending: str) -> None:
+    out = tmp_path / f"best{ending}"
+    done = subprocess.run([sys.executable, "-c", FULL, str(out)], capture_output=True, text=True, check=False)
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith(f"persrec.errors.UserError: --out {out}: cannot be written (")
+    assert "File too large" in said
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[Any, ...], dict[str, Any]]]:
     """What persrec.api was asked for; it answers with a word, or a frame."""

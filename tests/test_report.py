@@ -1,13 +1,16 @@
 """Sheets of what was found: known answers."""
 
 import io
+import math
 import re
 from typing import Any
 
 from rich.console import Console
 
 from persrec.evaluation import sheets
-from persrec.report import memory_sheets, search_sheets
+from persrec.evaluation.comparison import Pair, Retention
+from persrec.evaluation.intervals import Interval
+from persrec.report import memory_sheets, pairs_sheet, retention_sentences, search_sheets
 
 FOUND = {"kind": "hnsw", "recall": 0.98765, "milliseconds": 0.0312, "nbytes": 1_234_567}
 EXACT = {"exact_milliseconds": 0.25, "exact_nbytes": 400_000}
@@ -24,6 +27,16 @@ def test_an_index_beside_exact_search() -> None:
 
 def test_of_exact_search_alone_there_is_nothing_to_say() -> None:
     assert search_sheets({"full, seed 0": {"kind": "flat"}, "before there were indexes": {}}) == []
+
+
+def test_figures_that_are_not_there() -> None:
+    """A ratio to nothing, and one of a user alone."""
+    nothing = Interval(math.nan, math.nan, math.nan)
+    pair = Pair("full", "recent", Interval(1.2, math.nan, math.nan), nothing, math.nan, 1)
+    (row,) = pairs_sheet("pairs", [pair]).rows
+    assert row == ("full / recent", "1.200 [-]", "- [-]", "-")
+    (said,) = retention_sentences([Retention("mine", None, Interval(1.2, math.nan, math.nan))], "ndcg@10")
+    assert said == "mine: Too few users have a hit to say whether history helps: full / recent 1.200 [-] in ndcg@10."
 
 
 def run_with_tests(*ratios: tuple[float, float, float], got_none: float = 0.0) -> dict[str, Any]:

@@ -76,12 +76,12 @@ class Retention(NamedTuple):
 
 
 def load(folders: Sequence[str | Path]) -> list[Side]:
-    """The sides of run folders, or of folders of grids; runs that differ only in their seed are one side.
+    """The sides of run folders; runs that differ only in their seed are one side.
 
     Raises UserError where a folder holds no run, where runs were tested on different targets, and where recipes of one
     name are not one recipe.
     """
-    found = [run for folder in folders for run in _runs_of(Path(folder))]
+    found = [runs.load(folder) for folder in folders]
     sides: dict[str, Side] = {}
     several = len({run.recipe["name"] for run in found}) > 1
     for run in found:
@@ -266,13 +266,6 @@ def _seeds(*sides: Side) -> list[int]:
         names = " and ".join(side.name for side in sides)
         raise UserError(f"{names}: have no seed in common, so they cannot be compared in pairs; fit the same seeds")
     return sorted(common)
-
-
-def _runs_of(folder: Path) -> list[runs.Run]:
-    if (folder / runs.MANIFEST).exists():
-        return [runs.load(folder)]
-    below = sorted(path.parent for path in folder.glob(f"*/{runs.MANIFEST}"))
-    return [runs.load(place) for place in below] if below else [runs.load(folder)]
 
 
 def _alike(one: Side, other: Side) -> bool:

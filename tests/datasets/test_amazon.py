@@ -37,6 +37,12 @@ def test_wrong_columns(tmp_path):
         datasets.read("amazon", tmp_path / "a.csv", columns={"user_id": "reviewer"})
 
 
+def test_json_that_has_no_event_per_line(tmp_path):
+    (tmp_path / "log.json").write_text('[{"user_id": 1, "item_id": 2}, {"user_id": 1, "item_id": 3}]')
+    with pytest.raises(UserError, match=r"is JSON, but not of one event per line.*Write one object per line and call"):
+        datasets.read("amazon", tmp_path / "log.json")
+
+
 def test_header(tmp_path):
     (tmp_path / "a.csv").write_text("user_id,item_id,rating,timestamp\n" + ROWS_2014)
     with pytest.raises(UserError, match=r"the first line is 'user_id,.*no header. Use source: table"):

@@ -71,7 +71,7 @@ def test_a_side_is_a_form_over_its_seeds(items: Path) -> None:
 def test_a_folder_of_runs_is_all_of_them(items: Path) -> None:
     save(items, "full", 1.0)
     save(items, "recent", 2.0)
-    assert {side.name for side in load([items.parent])} == {"full", "recent"}
+    assert [row["pair"] for row in api.compare([items.parent]).rows] == ["full/recent"]
 
 
 def test_the_ratio_of_two_sides_on_the_same_targets(items: Path) -> None:

@@ -85,18 +85,12 @@ BY_NAME = Sheet(
 
 
 @pytest.mark.parametrize("sheet", [BY_GROUP, BY_NAME])
-def test_no_figure_is_broken_where_a_terminal_is_narrow(sheet: Sheet) -> None:
-    lines = drawn(sheet, 76)
+@pytest.mark.parametrize("width", [76, 36])
+def test_no_figure_is_broken_where_a_terminal_is_narrow(sheet: Sheet, width: int) -> None:
+    """Where neither form fits, columns stand in several tables."""
+    lines = drawn(sheet, width)
     words = " ".join(lines).split()
-    assert all(len(line) <= 76 for line in lines)
-    assert all(figure in words for row in sheet.rows for figure in row[1:])
-
-
-@pytest.mark.parametrize("sheet", [BY_GROUP, BY_NAME])
-def test_where_neither_form_fits_its_columns_stand_in_several_tables(sheet: Sheet) -> None:
-    lines = drawn(sheet, 36)
-    words = " ".join(lines).split()
-    assert all(len(line) <= 36 for line in lines)
+    assert all(len(line) <= width for line in lines)
     assert all(figure in words for row in sheet.rows for figure in row[1:])
     assert all(name in words for name in NAMES), "names are whole"
     assert sum(line.startswith(sheet.title) for line in lines) == 1

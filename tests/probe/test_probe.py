@@ -83,6 +83,15 @@ def test_random_events_need_no_memory():
     assert said == ["next event: 2,000 targets, a linear model on 21,800 events."]
 
 
+def test_what_nobody_hits_is_left_out_and_said():
+    random = np.random.default_rng(0)
+    items = np.stack([random.permutation(4000)[:100] for _ in range(30)])
+    said = []
+    found = probe(Histories(np.arange(31) * 100, items.ravel(), None, 4000), name="rare", say=said.append)
+    assert found.rows == []
+    assert said[-1] == "next event: nothing of targets with all, > 60 events before: under 20 users have a hit."
+
+
 def test_too_short_histories():
     with pytest.raises(
         UserError, match=r"probe: the longest of 3 histories has 19 events .*; expected users with 20 or more"

@@ -260,6 +260,12 @@ def test_overrides_that_are_no_list(given: Any) -> None:
         load("quickstart", given)
 
 
+def test_a_file_whose_ending_is_not_known(tmp_path: Path) -> None:
+    (tmp_path / "log.xlsx").write_text("")
+    with pytest.raises(UserError, match=r"log.xlsx: no log is known by the ending '.xlsx', expected one of .csv, "):
+        load(tmp_path / "log.xlsx")
+
+
 def test_an_unknown_name_lists_the_shipped_ones() -> None:
     with pytest.raises(UserError) as caught:
         load("quikstart")
