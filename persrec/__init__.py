@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from persrec.api import compare, evaluate, fit, prepare, recommend, score, score_lists, similar
+    from persrec.api import compare, evaluate, fit, prepare, probe, recommend, score, score_lists, similar
     from persrec.serving.recommender import Recommender
 
 __version__ = "0.1.0"
@@ -19,6 +19,7 @@ __all__ = [
     "evaluate",
     "fit",
     "prepare",
+    "probe",
     "recommend",
     "score",
     "score_lists",

@@ -28,7 +28,7 @@ from persrec.results import Table, results, shown
 from persrec.training import ranks
 
 if TYPE_CHECKING:
-    from persrec.probe.ridge import Histories
+    from persrec.probing.ridge import Histories
 
 RUNS_ROOT = Path("runs")
 FRAME = "frame"  # name and path of a log that was given as a frame
@@ -293,13 +293,13 @@ def probe(
     json_file: str | Path | None = None,
     figure: str | Path | None = None,
 ) -> Table:
-    """What events older than the last R are worth to a linear model, before any training; see `persrec.probe`.
+    """What events older than the last R are worth to a linear model, before any training; see `persrec.probing`.
 
     What the test of the recipe's split asks for, and what follows it, is left out.
     `gap_hours` is what counts as a break; `json_file` receives the rows, `figure` (.png or .svg) both kinds of picture.
     """
-    from persrec.probe import report as probe_report
-    from persrec.probe import study as probing
+    from persrec.probing import report as probe_report
+    from persrec.probing import study as probing
 
     for option, path in (("--json", json_file), ("--figure", figure)):
         _check_folder(option, path)
@@ -323,7 +323,7 @@ def probe(
 
 def _histories(log: logs.Log, events: npt.NDArray[np.int64]) -> "Histories":
     """The first events of each user, (U,) of them, as arrays."""
-    from persrec.probe.ridge import Histories
+    from persrec.probing.ridge import Histories
 
     place = np.arange(len(log.columns["items"])) - np.repeat(log.offsets[:-1], np.diff(log.offsets))
     kept = place < np.repeat(events, np.diff(log.offsets))

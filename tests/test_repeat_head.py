@@ -122,7 +122,7 @@ def test_the_loss_is_that_of_dense_logits(world: tuple[Model, Prepared], reads_a
         time="next",
         repeats=True,
     )
-    settings = LossSettings(sampled=False, logit_adjustment=adjustment)
+    settings = LossSettings(kind="full", logit_adjustment=adjustment)
     counts = training.target_counts(data)
     found = objective(model, batch, settings, reads_all=reads_all, counts=counts).loss
     losses, added = [], adjustment * (1 + counts[1:].float()).log()
@@ -156,21 +156,21 @@ def test_rows_after_a_break_count_more(world: tuple[Model, Prepared]) -> None:
     model, data = world
     windows = evaluation_windows(np.array([0]), np.array([20]), length=None)
     batch = collate(data, windows, time="next", repeats=True)
-    plain = objective(model, batch, LossSettings(sampled=False), reads_all=True)
-    every = objective(model, batch, LossSettings(sampled=False, break_ms=60_000, break_weight=20.0), reads_all=True)
-    none = objective(model, batch, LossSettings(sampled=False, break_ms=60_001, break_weight=20.0), reads_all=True)
+    plain = objective(model, batch, LossSettings(kind="full"), reads_all=True)
+    every = objective(model, batch, LossSettings(kind="full", break_ms=60_000, break_weight=20.0), reads_all=True)
+    none = objective(model, batch, LossSettings(kind="full", break_ms=60_001, break_weight=20.0), reads_all=True)
     torch.testing.assert_close(every.loss, plain.loss)
     torch.testing.assert_close(none.loss, plain.loss)
     later = batch.history.query_time.clone()
     later[0, 3] += 3_600_000
     broken = batch._replace(history=batch.history._replace(query_time=later), consumed=batch.consumed)
-    heavy = objective(model, broken, LossSettings(sampled=False, break_ms=60_001, break_weight=1e6), reads_all=False)
+    heavy = objective(model, broken, LossSettings(kind="full", break_ms=60_001, break_weight=1e6), reads_all=False)
     alone = batch.history.target.clone()
     alone[0, torch.arange(20) != 3] = 0
     one = objective(
         model,
         broken._replace(history=broken.history._replace(target=alone)),
-        LossSettings(sampled=False),
+        LossSettings(kind="full"),
         reads_all=False,
     )
     torch.testing.assert_close(heavy.loss, one.loss, rtol=1e-3, atol=1e-3)
@@ -218,7 +218,7 @@ def long_history(events: int, history: str = "compressed") -> tuple[Model, Batch
 
 def gradients(model: Model, batch: Batch, chunk: int, *, reads_all: bool) -> list[torch.Tensor]:
     """The loss and its gradient."""
-    loss = objective(model, batch, LossSettings(sampled=False, chunk=chunk), reads_all=reads_all).loss
+    loss = objective(model, batch, LossSettings(kind="full", chunk=chunk), reads_all=reads_all).loss
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     return [loss.detach(), *torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)]
 

@@ -103,6 +103,24 @@ def _chain(left: Tensor, together: int) -> Chain:
     return Chain(user, block, len(left), blocks, none, none.bool())
 
 
+def fold_all(
+    backbone: Backbone,
+    compressor: Compressor,
+    encode: Encode,
+    batch: Batch,
+    closed: Tensor,
+    segment: int,
+    memory: Memory,
+) -> Memory:
+    """The memories with the first `closed` (B,) segments of each user in them, in descending order; one by one."""
+    for block in range(int(closed.max()) if len(closed) else 0):
+        users, start = int((closed > block).sum()), block * segment
+        rows = rows_of(batch.history.part(users, start, start + segment), encode)
+        _, grown = compressor.fold(backbone, rows, memories.take(memory, slice(0, users)))
+        memory = memories.join(grown, memories.take(memory, slice(users, None)))
+    return memory
+
+
 def read(
     backbone: Backbone,
     encode: Encode,

@@ -16,8 +16,7 @@ from persrec.errors import UserError
 from persrec.models import pretrained
 from persrec.models.hosted import Hosted, TokenMaps, installed, too_long
 from persrec.models.interfaces import Chain, Memory, Rows
-from persrec.models.rows import concatenate
-from persrec.models.segments import causal
+from persrec.models.rows import in_front, seen_in_front
 
 FAMILIES: Final = ("llama", "mistral", "qwen2", "qwen3")
 KNOWN: Final = "transformers 5 (Llama, Mistral, Qwen2 and Qwen3)"
@@ -71,15 +70,11 @@ class DecoderBackbone(nn.Module):
         if memory is None or memory.states.shape[1] == self.layers > 1:
             return hosted.step(rows, memory, keep=keep, visible=visible, chain=chain)
         count = memory.rows
-        front = Rows(memory.states[:, 0], memory.time, memory.time, memory.position, memory.valid)
-        if visible is not None:
-            among = causal(count, 0, device=visible.device)[None].expand(len(visible), -1, -1)
-            visible = torch.cat([nn.functional.pad(among, (0, rows.x.shape[1])), visible], dim=1)
+        visible = seen_in_front(memory, visible)
         tokens = torch.arange(count if self.maps is not None else 0, device=rows.x.device)
         given = tokens if keep is None else torch.cat([tokens, keep + count])
-        hidden, kept = hosted.step(
-            concatenate([front, rows]), None, keep=given if len(given) else None, visible=visible, chain=chain
-        )
+        keep_all = given if len(given) else None
+        hidden, kept = hosted.step(in_front(memory, rows), None, keep=keep_all, visible=visible, chain=chain)
         return hidden[:, count:], None if keep is None or kept is None else kept[:, :, len(tokens) :]
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from persrec.errors import UserError
 from persrec.models import memory as memories
 from persrec.models.interfaces import Chain, Memory, Rows
+from persrec.models.rows import in_front
 from persrec.models.segments import causal, fold_visible
 
 
@@ -158,7 +159,7 @@ class Hosted:
                 return given
             return torch.cat([memory.states[:, layer].to(given.dtype), given[:, remembered:]], dim=1)
 
-        everything = rows if memory is None else _in_front(memory, rows)
+        everything = rows if memory is None else in_front(memory, rows)
         with _entering(self.host.layers, everything.x.shape, enter):
             hidden = self.host.run(everything, remembered, square)[:, remembered:]
         return hidden, None if keep is None else torch.stack([*kept, hidden[:, keep]], dim=1)
@@ -203,12 +204,6 @@ def _hidden(args: tuple, kwargs: dict, shape: torch.Size) -> tuple[int | str, Te
         f"a layer of the host was given no tensor of {tuple(shape)} hidden rows; name the modules that take the hidden "
         "rows of all events, (users, rows, width) or the same laid end to end"
     )
-
-
-def _in_front(memory: Memory, rows: Rows) -> Rows:
-    """Placeholder rows of a memory, then the rows."""
-    before = Rows(memory.states[:, 0].to(rows.x.dtype), memory.time, memory.time, memory.position, memory.valid)
-    return Rows(*(torch.cat(fields, dim=1) for fields in zip(before, rows, strict=True)))
 
 
 def _of(rows: Rows, users: Tensor) -> Rows:

@@ -1,15 +1,17 @@
 """Rows of a step: those of events, those of tokens, and several one after the other.
 
-Shapes: B users, L rows, S events of a segment, K tokens, D width.
+Shapes: B users, L rows, S events of a segment, K tokens, M remembered rows, D width.
 """
 
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from persrec.batches import History
-from persrec.models.interfaces import Rows
+from persrec.models.interfaces import Memory, Rows
+from persrec.models.segments import causal
 
 Encode = Callable[..., Tensor]  # item ids (B, L), and inputs (B, L, F) where there are any, to vectors (B, L, D)
 
@@ -45,3 +47,17 @@ def shares(segment: Rows, tokens: int) -> Tensor:
 def concatenate(parts: Sequence[Rows]) -> Rows:
     """The rows of all parts, one part after the other."""
     return Rows(*(torch.cat(columns, dim=1) for columns in zip(*parts, strict=True)))
+
+
+def in_front(memory: Memory, rows: Rows) -> Rows:
+    """The rows of a memory's first plane, then the others: (B, M+L)."""
+    before = Rows(memory.states[:, 0].to(rows.x.dtype), memory.time, memory.time, memory.position, memory.valid)
+    return concatenate([before, rows])
+
+
+def seen_in_front(memory: Memory, visible: Tensor | None) -> Tensor | None:
+    """What rows may see (B or 1, M+L, M+L), causal among those of the memory, of what others may (B or 1, L, M+L)."""
+    if visible is None:
+        return None
+    among = causal(memory.rows, 0, device=visible.device)[None].expand(len(visible), -1, -1)
+    return torch.cat([F.pad(among, (0, visible.shape[2] - memory.rows)), visible], dim=1)

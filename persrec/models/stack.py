@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from persrec.models.attention import Bias, Buckets, position_bucket, time_bucket
 from persrec.models.interfaces import Chain, Memory, Rows
 from persrec.models.memory import put
+from persrec.models.rows import in_front, seen_in_front
 from persrec.models.segments import causal
 
 LEAST = 0.01  # events that a remembered row counts as at least: a share of them may be as good as none
@@ -99,7 +100,7 @@ class Stack(nn.Module):
         if chain is not None:
             raise ValueError("a memory of one plane is folded segment by segment, but a chain was given")
         count, weight = memory.rows, self._weight(rows, memory, None)
-        rows, visible = _behind(memory, rows, visible)
+        rows, visible = in_front(memory, rows), seen_in_front(memory, visible)
         leading = torch.arange(count, device=rows.x.device)
         after = None if keep is None else keep + count
         columns = self._columns(rows, None, None, first=count)
@@ -199,16 +200,6 @@ class Stack(nn.Module):
             old, valid = (field[chain.user[:, None], chain.window] for field in (old, valid))
         old = old.where(valid, 1.0).clamp(min=LEAST).log().to(rows.x.dtype)
         return F.pad(old, (0, rows.x.shape[1]))
-
-
-def _behind(memory: Memory, rows: Rows, visible: Tensor | None) -> tuple[Rows, Tensor | None]:
-    """A memory of one plane as ordinary rows in front: rows (B, M+L), visible (B or 1, M+L, M+L)."""
-    front = Rows(memory.states[:, 0], memory.time, memory.time, memory.position, memory.valid)
-    together = Rows(*(torch.cat(pair, dim=1) for pair in zip(front, rows, strict=True)))
-    if visible is None:
-        return together, None
-    among = causal(memory.rows, 0, device=visible.device)[None].expand(len(visible), -1, -1)
-    return together, torch.cat([F.pad(among, (0, rows.x.shape[1])), visible], dim=1)
 
 
 def _shared(position: Tensor, valid: Tensor) -> Tensor:

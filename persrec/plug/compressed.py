@@ -16,12 +16,11 @@ from persrec.batches import Batch, History
 from persrec.constants import PAD
 from persrec.errors import UserError
 from persrec.models import memory as memories
-from persrec.models.compressor import Looped, loop, read
+from persrec.models.compressor import Looped, fold_all, loop, read
 from persrec.models.hosted import Hosted, TokenMaps
 from persrec.models.interfaces import Memory
 from persrec.models.layered import Layered
 from persrec.models.recent import Recent
-from persrec.models.rows import rows_of
 from persrec.models.segments import SegmentRule
 from persrec.plug.adapter import Adapter, evaluating
 from persrec.training.token_objectives import past_set_loss
@@ -231,12 +230,15 @@ class Plugged:
             batch, vectors = self.batch(events, memory)
             closed = self.rule.closed(batch.events)
             found = self.compressor.start(len(closed)) if memory is None else memories.take(memory, batch.user)
-            for block in range(int(closed.max()) if len(closed) else 0):
-                users, start = int((closed > block).sum()), block * self.rule.segment
-                part = batch.history.part(users, start, start + self.rule.segment)
-                rows = rows_of(part, lambda place: vectors[place])
-                _, grown = self.compressor.fold(self.backbone, rows, memories.take(found, slice(0, users)))
-                found = memories.join(grown, memories.take(found, slice(users, None)))
+            found = fold_all(
+                self.backbone,
+                self.compressor,
+                lambda place: vectors[place],
+                batch,
+                closed,
+                self.rule.segment,
+                found,
+            )
         before = 0 if memory is None else memory.count[batch.user]
         found = replace(found, count=before + closed * self.rule.segment)  # also where nothing is remembered of them
         return replace(memories.take(found, batch.user.argsort()), maker=self.maker())

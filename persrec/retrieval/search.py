@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from persrec.errors import UserError
-from persrec.retrieval.seen import Seen
+from persrec.retrieval.seen import Membership
 
 # Two scores are tied where they differ by no more than this share of |query| |target|: equal vectors may get float32
 # sums that differ by as much, as the order of summation depends on the place in the matrix.
@@ -62,7 +62,13 @@ class BruteForce:
 
 
 def top_k(
-    index: TopK, queries: np.ndarray, seen: Seen, k: int, *, exclude_seen: bool = True, users_per_chunk: int = 1024
+    index: TopK,
+    queries: np.ndarray,
+    seen: Membership,
+    k: int,
+    *,
+    exclude_seen: bool = True,
+    users_per_chunk: int = 1024,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Items (B, k) and scores (B, k) of each user, best first, ties by item.
 
@@ -98,7 +104,7 @@ def rank_targets(
     index: TopK,
     queries: np.ndarray,
     targets: np.ndarray,
-    seen: Seen,
+    seen: Membership,
     k_max: int,
     *,
     exclude_seen: bool = True,
@@ -139,7 +145,7 @@ def _rank(
     return 1 + above.sum(axis=1) + tied.sum(axis=1) / 2, score - margin
 
 
-def _depths(index: TopK, seen: Seen, k: int, exclude_seen: bool) -> np.ndarray:
+def _depths(index: TopK, seen: Membership, k: int, exclude_seen: bool) -> np.ndarray:
     """How many candidates each user needs, so that k are left after those it has seen. (B,)"""
     needed = seen.counts + k if exclude_seen else np.full(len(seen.counts), k)
     return np.minimum(needed, len(index.vectors) - 1)

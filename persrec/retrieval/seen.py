@@ -1,8 +1,18 @@
 """The items that each user of a batch has seen, as one sorted array that is searched for all of them at once."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
+
+
+class Membership(Protocol):
+    """What a search asks of the items that users have seen."""
+
+    counts: np.ndarray  # (U,) int64: at most so many candidates of each user can be hidden
+
+    def contains(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """Whether user `users[b]` has seen `items[b, j]`. (B,), (B, J) -> (B, J) bool"""
 
 
 class Seen:

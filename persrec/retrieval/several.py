@@ -9,16 +9,16 @@ import numpy as np
 import numpy.typing as npt
 
 from persrec.constants import PAD
-from persrec.retrieval.seen import Seen
+from persrec.retrieval.seen import Membership
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 
-class Shared(Seen):
+class Shared:
     """What users have seen, for `count` queries of each, one after the other."""
 
-    def __init__(self, seen: Seen, count: int) -> None:
+    def __init__(self, seen: Membership, count: int) -> None:
         self._seen, self._count = seen, count
         self.counts = np.repeat(seen.counts, count)
 
@@ -27,7 +27,7 @@ class Shared(Seen):
 
 
 def top_k_of_several(
-    search: Callable[[Floats, Seen], tuple[Ints, Floats]], queries: Floats, seen: Seen
+    search: Callable[[Floats, Membership], tuple[Ints, Floats]], queries: Floats, seen: Membership
 ) -> tuple[Ints, Floats]:
     """Items and scores (B, k) of users with queries (B, J, D), best first, ties by item, each item once.
 

@@ -9,16 +9,16 @@ import numpy.typing as npt
 from persrec.constants import PAD
 from persrec.retrieval.rescoring import Additions, rescored_top_k
 from persrec.retrieval.search import ExactIndex, TopK, check, top_k
-from persrec.retrieval.seen import Seen
+from persrec.retrieval.seen import Membership
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 
-class Renumbered(Seen):
+class Renumbered:
     """Seen items under other numbers: `numbers` (C+1,) has the catalogue's of each."""
 
-    def __init__(self, seen: Seen, numbers: Ints) -> None:
+    def __init__(self, seen: Membership, numbers: Ints) -> None:
         self._seen, self._numbers = seen, numbers
         self.counts = seen.counts
 
@@ -30,7 +30,7 @@ def chosen_top_k(
     index: TopK,
     chosen: Ints,
     queries: Floats,
-    seen: Seen,
+    seen: Membership,
     additions: Additions | None,
     k: int,
     *,
@@ -45,7 +45,7 @@ def chosen_top_k(
     k, numbers = min(k, len(chosen)), np.concatenate([[PAD], chosen])
     among = ExactIndex(index.vectors[numbers])
     if additions is None:
-        own: Seen = Renumbered(seen, numbers)
+        own = Renumbered(seen, numbers)
         items, scores = top_k(among, queries, own, k, exclude_seen=exclude_seen, users_per_chunk=users_per_chunk)
     else:
         place = np.zeros(len(index.vectors), dtype=np.int64)

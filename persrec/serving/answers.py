@@ -15,7 +15,7 @@ from persrec.recipe.recipe import Recipe
 from persrec.retrieval.indexes import Index
 from persrec.retrieval.rescoring import Additions, check_finite, discounted, products, rescored_top_k
 from persrec.retrieval.search import ExactIndex, top_k
-from persrec.retrieval.seen import Seen
+from persrec.retrieval.seen import Membership, Seen
 from persrec.retrieval.several import top_k_of_several
 from persrec.retrieval.subset import chosen_top_k
 
@@ -30,7 +30,7 @@ class Known(NamedTuple):
     ids: pl.Series  # (B,) the users' own
     queries: Floats  # (B, D)
     additions: Additions | None  # of a model with a repeat head
-    seen: Seen
+    seen: Membership
     slots: Floats | None = None  # (B, K, D) more queries, of which an item's best counts
 
 
@@ -39,6 +39,7 @@ def discounting(known: Known, recipe: Recipe, temperature: float) -> Known:
     odds = recipe.evaluation.seen_odds
     if odds is None:
         return known
+    assert isinstance(known.seen, Seen)  # a filter stands only where seen items are excluded
     return known._replace(additions=discounted(known.additions, known.seen, odds=odds, temperature=temperature))
 
 
@@ -54,7 +55,7 @@ def best(
     additions = known.additions
     options: dict[str, Any] = {"exclude_seen": exclude, "users_per_chunk": chunk}
 
-    def search(queries: Floats, seen: Seen) -> tuple[Ints, Floats]:
+    def search(queries: Floats, seen: Membership) -> tuple[Ints, Floats]:
         if chosen is not None:
             return chosen_top_k(index, chosen, queries, seen, additions, k, **options)
         if additions is not None:

@@ -13,8 +13,6 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from persrec.retrieval.seen import Seen
-
 Ints = npt.NDArray[np.int64]
 Bits = npt.NDArray[np.uint8]
 
@@ -110,7 +108,7 @@ def _mixed(numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return numbers ^ (numbers >> np.uint64(31))
 
 
-class Filtered(Seen):
+class Filtered:
     """Seen items of users of whom only a filter and the open events are there."""
 
     def __init__(self, filters: Sequence[Filter], opened: Sequence[Ints], k: int) -> None:

@@ -22,7 +22,7 @@ from persrec.models.model import Model
 from persrec.prepared import Prepared
 from persrec.recipe import recipe as recipes
 from persrec.retrieval.indexes import INDEXES, Index
-from persrec.retrieval.seen import Seen
+from persrec.retrieval.seen import Membership, Seen
 from persrec.serving import adoption, lists, writing
 from persrec.serving import histories as logs
 from persrec.serving.adoption import Adapter
@@ -432,7 +432,7 @@ class Recommender:
         asked = ask(self.model, self._open().keeping, records, at, with_slots=slots)
         if self._open().keeping.layout.keeps == "filter":
             filters = [record.filter for record in records if record.filter is not None]
-            seen: Seen = Filtered(filters, [record.items for record in records], k)
+            seen: Membership = Filtered(filters, [record.items for record in records], k)
         else:
             seen = Seen.from_lists([np.concatenate([record.past.item, record.items]) for record in records])
         return Known(ids, asked.queries, asked.additions, seen, asked.slots)

@@ -15,12 +15,10 @@ from torch import Tensor
 from persrec.batches import Batch, History, collate, evaluation_windows
 from persrec.consumption import Consumed
 from persrec.errors import UserError
-from persrec.models import memory as memories
-from persrec.models.compressor import read
+from persrec.models.compressor import fold_all, read
 from persrec.models.encodings import pack, unpack
 from persrec.models.interfaces import Memory
 from persrec.models.model import Model
-from persrec.models.rows import rows_of
 from persrec.recipe.recipe import Recipe
 from persrec.retrieval.rescoring import Additions
 from persrec.serving.packing import Keeps, Layout, Record, Rows
@@ -107,11 +105,8 @@ def _fold(model: Model, keeping: Keeping, records: list[Record], closed: Ints) -
     if model.compressor.rows:
         batch, encode = _opened(records, keeping, None, device=_device(model)), model.encode()
         memory = memory_of(model, keeping.layout, records)
-        for index in range(int(closed[0])):
-            users = int((closed > index).sum())
-            events = rows_of(batch.history.part(users, index * segment, (index + 1) * segment), encode)
-            _, grown = model.compressor.fold(model.backbone, events, memories.take(memory, slice(0, users)))
-            memory = memories.join(grown, memories.take(memory, slice(users, None)))
+        done = torch.from_numpy(closed).to(batch.events.device)
+        memory = fold_all(model.backbone, model.compressor, encode, batch, done, segment, memory)
         for record, kept in zip(records, rows_of_memory(memory, keeping.layout), strict=True):
             record.rows = kept
     for record, count in zip(records, closed.tolist(), strict=True):

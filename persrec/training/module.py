@@ -89,7 +89,7 @@ class Fitting(L.LightningModule):
         """What is minimised in the batch of a number, by the full softmax where it has come to that."""
         torch.manual_seed(seed_of(self.settings.seed, number, DRAWS))
         reads_all = seed_of(self.settings.seed, number, READS) / 2**63 < self.reads_at(number)
-        loss = self.loss._replace(sampled=False) if full else self.loss
+        loss = self.loss._replace(kind="full") if full else self.loss
         return objective(self.model, batch, loss, reads_all=reads_all, counts=self.counts)
 
     def reads_at(self, number: int) -> float:

@@ -3,7 +3,7 @@
 Shapes: B users, N scored rows, J negatives, D width, W = most clear events of a row.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,20 +19,20 @@ from persrec.models.model import Model
 from persrec.negatives import Sampler
 from persrec.training.token_objectives import SetWeights, set_loss
 
+Kind = Literal["sampled", "full", "bce", "gbce", "bpr", "info_nce"]  # those of a recipe
+
 LOGITS_PER_PAIR = 16  # of `chunk`; pairs of row and item that its user has had take some 400 bytes each
 
 
 class LossSettings(NamedTuple):
-    """Which loss a row carries, a cross-entropy unless it is of pairs."""
+    """Which loss a row carries."""
 
-    sampled: bool = True
-    negatives: int = 512  # of a sampled loss
+    kind: Kind = "sampled"
+    negatives: int = 512  # of all kinds but the full softmax
     per_row: bool = False  # drawn for every row by itself
     sampler: Sampler = "uniform"
     corrected: bool = False  # for what the sampler draws more often (logQ); of a sampled softmax
-    calibration: float | None = None  # of a sampled binary cross-entropy, gBCE's; None = softmax
-    info_nce: bool = False  # a sampled softmax that masks what looks like the target
-    bpr: bool = False  # pairs of the target and a negative
+    calibration: float = 0.0  # of a binary cross-entropy, gBCE's
     logit_adjustment: float = 0.0  # of a softmax: what share of an item's log popularity scores need not say
     full_from: float | None = None  # share of the epochs after which a sampled loss gives way to the full one
     chunk: int = 1 << 24  # logits of a full loss that exist at a time
@@ -40,6 +40,11 @@ class LossSettings(NamedTuple):
     break_weight: float = 1.0  # of rows after a break; only where rows know the time at which they are asked
     sets: SetWeights = SetWeights()  # what tokens are asked for themselves
     consistency: float = 0.0  # weight of the disagreement of memories with references, see `models.parallel`
+
+    @property
+    def sampled(self) -> bool:
+        """Whether targets stand against negatives, not against the whole catalogue."""
+        return self.kind != "full"
 
     @property
     def needs_counts(self) -> bool:
@@ -189,12 +194,12 @@ def _row_losses(
     right = raised(model.vectors(target, made=made), target)
     wrong = raised(drawn.vector, None if settings.per_row else drawn.item)
     given = (queries, right, wrong, target, drawn.item, weight)
-    if settings.info_nce:
-        return info_nce(*given)
-    if settings.bpr:
-        return losses.bpr(*given)
-    if settings.calibration is None:
+    if settings.kind == "sampled":
         return losses.sampled_softmax(*given, expected=drawn.expected)
+    if settings.kind == "info_nce":
+        return info_nce(*given)
+    if settings.kind == "bpr":
+        return losses.bpr(*given)
     power = losses.gbce_power(settings.negatives, model.items.count, settings.calibration)
     return losses.binary_cross_entropy(*given, power=power)
 

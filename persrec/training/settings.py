@@ -39,12 +39,10 @@ def loss_settings(cell: Recipe) -> LossSettings:
     learned = cell.history == "compressed" and memory.kind in ("layered", "recurrent")
     asked = SetWeights(memory.past_set, memory.future_set, memory.future_events) if learned else SetWeights()
     return LossSettings(
-        sampled=loss.kind != "full",
+        kind=loss.kind,
         sampler=loss.sampler or "uniform",
         corrected=loss.corrected,
-        calibration=loss.binary,
-        info_nce=loss.kind == "info_nce",
-        bpr=loss.kind == "bpr",
+        calibration=loss.binary or 0.0,
         logit_adjustment=loss.logit_adjustment or 0.0,
         full_from=loss.full_from,
         negatives=loss.negatives,

@@ -68,8 +68,9 @@ def test_what_a_loss_is_where_keys_are_left_out(values: dict[str, Any], correcte
 
 def test_a_recipe_trains_on_pairs_where_it_says_so() -> None:
     bpr = loss_settings(parse({"loss": {"kind": "bpr", "sampler": "mixed", "negatives": 7}}, "of a test"))
-    assert (bpr.bpr, bpr.sampled, bpr.sampler, bpr.negatives) == (True, True, "mixed", 7)
-    assert not loss_settings(parse({"loss": {"kind": "bce"}}, "of a test")).bpr
+    assert (bpr.kind, bpr.sampled, bpr.sampler, bpr.negatives) == ("bpr", True, "mixed", 7)
+    bce = loss_settings(parse({"loss": {"kind": "bce"}}, "of a test"))
+    assert (bce.kind, bce.sampled, bce.calibration) == ("bce", True, 0.0)
 
 
 def test_a_recipe_from_before_there_were_kinds_of_layers_is_of_hstu() -> None:

@@ -152,7 +152,7 @@ def test_the_loss_is_the_weighted_mean(tmp_path: Path) -> None:
     recipe, data = world(tmp_path, carrying(), history="full")
     model = build(recipe, items=data.items_count).eval()
     windows = evaluation_windows(np.array([0]), np.array([20]), length=None)
-    settings = LossSettings(sampled=False)
+    settings = LossSettings(kind="full")
 
     def loss(weights: np.ndarray | None, keep: torch.Tensor | None = None) -> float:
         batch = collate(data, windows, time="last", weights=None if weights is None else weights.__getitem__)

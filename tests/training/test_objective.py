@@ -67,7 +67,7 @@ def by_hand(
 @pytest.mark.parametrize("cosine", [False, True])
 def test_the_loss_is_a_cross_entropy_by_hand(history: str, reads_all: bool, cosine: bool) -> None:
     model = model_of(history, cosine=cosine)
-    loss, _, tally = objective(model, batch(), LossSettings(sampled=False), reads_all=reads_all)
+    loss, _, tally = objective(model, batch(), LossSettings(kind="full"), reads_all=reads_all)
     wanted, rows = by_hand(model, batch(), reads_all=reads_all)
     assert loss.item() == pytest.approx(wanted, rel=1e-5)
     for clear in range(1, tally.shape[1] + 1):
@@ -76,16 +76,16 @@ def test_the_loss_is_a_cross_entropy_by_hand(history: str, reads_all: bool, cosi
 
 
 LOSSES = [
-    LossSettings(sampled=False),
+    LossSettings(kind="full"),
     LossSettings(),
     LossSettings(per_row=True),
     LossSettings(sampler="mixed", corrected=True),
     LossSettings(sampler="in-batch", per_row=True, negatives=7),
-    LossSettings(sampler="popularity", calibration=0.0),
-    LossSettings(calibration=0.75, per_row=True, negatives=7),
-    LossSettings(sampler="mixed", bpr=True),
-    LossSettings(bpr=True, per_row=True, negatives=7),
-    LossSettings(sampled=False, logit_adjustment=0.5),
+    LossSettings(sampler="popularity", kind="gbce", calibration=0.0),
+    LossSettings(kind="gbce", calibration=0.75, per_row=True, negatives=7),
+    LossSettings(sampler="mixed", kind="bpr"),
+    LossSettings(kind="bpr", per_row=True, negatives=7),
+    LossSettings(kind="full", logit_adjustment=0.5),
     LossSettings(sampler="mixed", corrected=True, logit_adjustment=0.5),
     LossSettings(per_row=True, logit_adjustment=1.0),
 ]
@@ -103,7 +103,7 @@ def test_losses_by_clear_events_add_up_to_the_loss(settings: LossSettings, reads
 @pytest.mark.parametrize("history", ["compressed", "full"])
 @pytest.mark.parametrize("cosine", [False, True])
 def test_an_adjustment_gives_the_logits_some_of_the_log_popularity(history: str, cosine: bool) -> None:
-    model, settings = model_of(history, cosine=cosine), LossSettings(sampled=False, logit_adjustment=0.3)
+    model, settings = model_of(history, cosine=cosine), LossSettings(kind="full", logit_adjustment=0.3)
     loss, *_ = objective(model, batch(), settings, reads_all=True, counts=COUNTS)
     wanted, _ = by_hand(model, batch(), reads_all=True, added=0.3 * (COUNTS[1:] + 1).log())
     assert loss.item() == pytest.approx(wanted, rel=1e-5)
@@ -116,7 +116,7 @@ def test_negatives_are_adjusted_as_targets_are(per_row: bool) -> None:
     for adjustment in (0.0, 0.7):
         torch.manual_seed(0)
         sampled = LossSettings(negatives=draws, per_row=per_row, logit_adjustment=adjustment)
-        full = LossSettings(sampled=False, logit_adjustment=adjustment)
+        full = LossSettings(kind="full", logit_adjustment=adjustment)
         one, other = (objective(model, batch(), each, reads_all=True, counts=COUNTS).loss for each in (sampled, full))
         gaps.append(one.item() - other.item())
     assert gaps[0] == pytest.approx(gaps[1], abs=0.05)
@@ -136,8 +136,8 @@ def test_weighted_losses_are_divided_by_the_weights(reads_all: bool) -> None:
 
 def test_reads_all_gives_later_rows_r_to_r_plus_s_minus_1_clear_events() -> None:
     long = histories([60])
-    every = objective(model_of(), long, LossSettings(sampled=False), reads_all=True).by_clear_events[1]
-    none = objective(model_of(), long, LossSettings(sampled=False), reads_all=False).by_clear_events[1]
+    every = objective(model_of(), long, LossSettings(kind="full"), reads_all=True).by_clear_events[1]
+    none = objective(model_of(), long, LossSettings(kind="full"), reads_all=False).by_clear_events[1]
     assert len(every) <= SEGMENT + RECENT - 1
     assert every[: RECENT - 1].tolist() == [1.0] * (RECENT - 1), "only the first events of the history have fewer"
     assert none[0] == (60 - RECENT) // SEGMENT + 1, "every block begins with one"
@@ -148,7 +148,7 @@ def test_a_sampled_loss_with_every_item_in_it_is_the_full_one() -> None:
     model = model_of()
     torch.manual_seed(0)
     sampled, *_ = objective(model, batch(), LossSettings(negatives=200_000), reads_all=True)
-    full, *_ = objective(model, batch(), LossSettings(sampled=False), reads_all=True)
+    full, *_ = objective(model, batch(), LossSettings(kind="full"), reads_all=True)
     offset = torch.tensor(200_000 / ITEMS).log()  # each rival is counted that often
     assert sampled.item() > full.item()
     assert sampled.item() - float(offset) == pytest.approx(full.item(), abs=0.8)
@@ -161,7 +161,7 @@ def test_a_corrected_loss_of_many_draws_is_the_full_one(sampler: Sampler) -> Non
     targets = batch().history.target
     counts = targets[targets > 0].bincount(minlength=ITEMS + 1)  # those of this batch: in-batch draws are of these
     sampled, *_ = objective(model_of(), batch(), settings, reads_all=True, counts=counts)
-    full, *_ = objective(model_of(), batch(), LossSettings(sampled=False), reads_all=True)
+    full, *_ = objective(model_of(), batch(), LossSettings(kind="full"), reads_all=True)
     assert sampled.item() == pytest.approx(full.item(), rel=0.01)
 
 
@@ -172,7 +172,7 @@ def test_a_binary_loss_by_hand(calibration: float) -> None:
     target = given.history.target
     given = given._replace(history=given.history._replace(target=target.where(target == 0, 5)))
     model = model_of("full", cosine=False)
-    settings = LossSettings(negatives=1, sampler="in-batch", calibration=calibration)
+    settings = LossSettings(negatives=1, sampler="in-batch", kind="gbce", calibration=calibration)
     loss, *_ = objective(model, given, settings, reads_all=False)
     rate = 1 / (ITEMS - 1)
     power = rate * (calibration * (1 - 1 / rate) + 1 / rate)
@@ -207,7 +207,7 @@ def test_pairs_by_hand() -> None:
     found = set()
     for seed in range(8):
         torch.manual_seed(seed)
-        settings = LossSettings(negatives=1, sampler="in-batch", bpr=True)
+        settings = LossSettings(negatives=1, sampler="in-batch", kind="bpr")
         found.add(round(objective(model, given, settings, reads_all=False).loss.item(), 5))
     assert sorted(found) == pytest.approx(sorted(expected.values()), rel=1e-4)
 
@@ -238,7 +238,7 @@ def test_the_gradient_is_the_same_with_checkpoints() -> None:
     found = []
     for checkpointed in (False, True):
         model = model_of(checkpointed=checkpointed)
-        loss, *_ = objective(model, batch(), LossSettings(sampled=False), reads_all=True)
+        loss, *_ = objective(model, batch(), LossSettings(kind="full"), reads_all=True)
         loss.backward()
         found.append([parameter.grad for parameter in model.parameters()])
     for plain, again in zip(*found, strict=True):

@@ -51,7 +51,7 @@ def loss_and_gradient(model: Model, settings: LossSettings, *, half: bool) -> tu
 
 @pytest.mark.parametrize("memory", list(MEMORIES))
 @pytest.mark.parametrize("kind", ["hstu", "sasrec", "ligr"])
-@pytest.mark.parametrize("loss", [LossSettings(negatives=16), LossSettings(sampled=False)])
+@pytest.mark.parametrize("loss", [LossSettings(negatives=16), LossSettings(kind="full")])
 def test_loss_and_gradient_in_bfloat16_are_near_those_in_float32(kind: str, memory: str, loss: LossSettings) -> None:
     model = model_of(kind, memory)
     if memory in ("layered", "recurrent"):
@@ -85,7 +85,7 @@ def test_a_fit_in_bfloat16_learns_what_one_in_float32_does(tmp_path: Path) -> No
         folder = tmp_path / precision
         folder.mkdir()
         model = build(recipe, items=data.items_count)
-        fit(model, data, LossSettings(sampled=False), settings, folder=folder, progress=False)
+        fit(model, data, LossSettings(kind="full"), settings, folder=folder, progress=False)
         assert {value.dtype for value in model.parameters()} == {torch.float32}
         rows = csv.DictReader((folder / "training.csv").read_text().splitlines())
         curves[precision] = [float(row["train_loss"]) for row in rows if row["train_loss"]]

@@ -38,7 +38,7 @@ SETTINGS = TrainingSettings(
     exclude_seen=False,
 )
 SAMPLED = LossSettings(negatives=64)
-FULL = LossSettings(sampled=False)
+FULL = LossSettings(kind="full")
 
 
 @pytest.fixture(scope="module")
@@ -129,8 +129,8 @@ def test_targets_are_the_events_that_follow_another_one_in_training(tmp_path: Pa
         LossSettings(sampler="mixed", corrected=True, negatives=16),
         LossSettings(sampler="popularity", corrected=True, negatives=16),
         LossSettings(sampler="in-batch", negatives=16, per_row=True),
-        LossSettings(calibration=0.75, negatives=16),
-        LossSettings(sampler="popularity", bpr=True, negatives=16),
+        LossSettings(kind="gbce", calibration=0.75, negatives=16),
+        LossSettings(sampler="popularity", kind="bpr", negatives=16),
     ],
     ids=["mixed", "popularity", "in-batch, per row", "gbce", "bpr"],
 )

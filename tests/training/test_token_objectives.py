@@ -58,9 +58,9 @@ def test_against_the_slow_way(negatives: list[int] | None) -> None:
 
 def test_it_is_added_with_its_weight_and_shown_apart() -> None:
     given = batch()
-    off = objective(model_of(), given, LossSettings(sampled=False), reads_all=True)
+    off = objective(model_of(), given, LossSettings(kind="full"), reads_all=True)
     model = model_of()
-    on = objective(model, given, LossSettings(sampled=False, sets=SetWeights(past=0.3)), reads_all=True)
+    on = objective(model, given, LossSettings(kind="full", sets=SetWeights(past=0.3)), reads_all=True)
     assert on.rows == off.rows == off.loss
     looped = model(given, score=lambda hidden, history: None, reads_all=True)
     assert on.loss.item() == pytest.approx((off.loss + 0.3 * set_loss(model, given, looped, PAST, None)).item())
@@ -150,10 +150,10 @@ def test_what_disagrees_with_references_is_added_with_its_weight() -> None:
     """In training on all segments at once; as it is served there is no reference."""
     model, given = recurrent(), batch()
     model.parallel = 1
-    assert objective(model, given, LossSettings(sampled=False, consistency=0.5), reads_all=True).loss.isfinite()
+    assert objective(model, given, LossSettings(kind="full", consistency=0.5), reads_all=True).loss.isfinite()
     model.train()
     looped = model(given, score=lambda hidden, history: None, reads_all=True)
-    found = objective(model, given, LossSettings(sampled=False, consistency=0.5), reads_all=True)
+    found = objective(model, given, LossSettings(kind="full", consistency=0.5), reads_all=True)
     assert looped.disagreement is not None
     assert looped.disagreement.item() > 0.01
     assert (found.loss - found.rows).item() == pytest.approx(0.5 * looped.disagreement.item(), rel=1e-3)
@@ -176,8 +176,8 @@ def chance(model: Model, looped: Looped, user: int, fold: int, count: int, item:
 
 @pytest.mark.parametrize("history", ["recent", "full"])
 def test_without_a_memory_there_is_nothing_to_ask(history: str) -> None:
-    off = objective(model_of(history), batch(), LossSettings(sampled=False), reads_all=True)
-    on = objective(model_of(history), batch(), LossSettings(sampled=False, sets=SetWeights(past=0.3)), reads_all=True)
+    off = objective(model_of(history), batch(), LossSettings(kind="full"), reads_all=True)
+    on = objective(model_of(history), batch(), LossSettings(kind="full", sets=SetWeights(past=0.3)), reads_all=True)
     assert on.loss == off.loss
 
 
@@ -204,7 +204,7 @@ def test_beside_a_sampled_loss_it_is_sampled_too(per_row: bool) -> None:
     given = batch()
     every = LossSettings(negatives=5000, per_row=per_row, sets=PAST)
     few = every._replace(negatives=2)
-    full = objective(model_of(), given, LossSettings(sampled=False, sets=PAST), reads_all=True)
+    full = objective(model_of(), given, LossSettings(kind="full", sets=PAST), reads_all=True)
     asked = {}
     for name, settings in (("every", every), ("few", few)):
         torch.manual_seed(0)

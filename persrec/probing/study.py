@@ -1,7 +1,7 @@
 """What are old events worth? A linear next-item model with and without them, before any training.
 
 For each R a ridge on the last 16 events (decayed) and the last R is set against the same with a block of everything
-older (`probe.ridge`); both rank the whole catalogue for the last 10 events of each user, and for the first event
+older (`probing.ridge`); both rank the whole catalogue for the last 10 events of each user, and for the first event
 after a break in the last 35% of each history, the model fitted to events of the same kind. What the older block changes
 in NDCG@10 is a lower bound on what a model that sees everything can gain. Beside it stands how often the user had an
 item, counted over the last R events and over all: where that gains as much, old events matter as repeats.
@@ -19,7 +19,7 @@ import numpy.typing as npt
 from persrec import metrics
 from persrec.errors import UserError
 from persrec.evaluation.intervals import Interval, ratio
-from persrec.probe.ridge import (
+from persrec.probing.ridge import (
     OLDER,
     OWN_ROWS,
     PENALTIES,

@@ -10,10 +10,10 @@ from persrec import api
 from persrec.errors import UserError
 from persrec.interactions import log as logs
 from persrec.interactions import prepare as preparing
-from persrec.probe import report as probe_report
-from persrec.probe import study as probing
-from persrec.probe.ridge import Histories
-from persrec.probe.study import Advice, advise, ages, probe
+from persrec.probing import report as probe_report
+from persrec.probing import study as probing
+from persrec.probing.ridge import Histories
+from persrec.probing.study import Advice, advise, ages, probe
 from persrec.recipe.sections import Split
 
 HOUR = 3_600_000

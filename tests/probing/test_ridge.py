@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import Ridge as Reference
 
-from persrec.probe.ridge import DECAY, LAST, Histories, Ridge, frequency_ranks, item_vectors, ranks
+from persrec.probing.ridge import DECAY, LAST, Histories, Ridge, frequency_ranks, item_vectors, ranks
 
 
 def log_of(*histories, catalogue=None):

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from persrec.errors import UserError
 from persrec.evaluation.sheets import Sheet, rich
-from persrec.probe.study import LENGTHS, WINDOWS, Probe
+from persrec.probing.study import LENGTHS, WINDOWS, Probe
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
