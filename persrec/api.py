@@ -56,7 +56,7 @@ def check(recipe: Any, overrides: Sequence[str] = (), *, frame: Any = None) -> T
     facts = preparing.check(
         loaded.data, segment=memory.segment, recent=memory.recent, length=loaded.length, frame=frame, say=say
     )
-    return Table([facts.as_dict()], _facts_shown(loaded.name, facts), Path())
+    return Table([facts.as_dict()], _facts_shown(loaded.name, facts))
 
 
 def fit(
@@ -229,12 +229,13 @@ def compare(
     by: str | None = None,
     form: str | None = None,
     json_file: str | Path | None = None,
-) -> Table | str:
+) -> Table:
     """Runs side by side and in pairs, over the same targets and seeds; see `persrec.evaluation.comparison`.
 
     `metric` defaults to the primary metric of the first run, `by` names a group of the targets, `form` (markdown,
     latex, html) asks for text instead of a table, and `json_file` receives the rows: for all targets or each group,
-    the means, pairs and retention, with their intervals. Raises UserError for runs that were not tested alike.
+    one for each `run` (its mean), each `pair` and each recipe's `retention`, with their intervals. Raises UserError for
+    runs that were not tested alike.
     """
     from persrec.evaluation import comparison
 
@@ -260,9 +261,10 @@ def compare(
     sentences += comparison.time_notes(sides) + comparison.seed_notes(sides)
     if json_file is not None:
         _write_json(Path(json_file), rows)
+    text = None
     if form is not None:
-        return "\n".join([*map(sheets.FORMS[form], found), *map(sheets.SENTENCES[form], sentences)])
-    return Table([row for row in rows if "pair" in row], shown(found, sentences), Path())
+        text = "\n".join([*map(sheets.FORMS[form], found), *map(sheets.SENTENCES[form], sentences)])
+    return Table(rows, shown(found, sentences), text=text)
 
 
 def report_page(
@@ -318,7 +320,7 @@ def probe(
         _write_json(Path(json_file), found.as_rows())
     if figure is not None:
         probe_report.figure(found, Path(figure))
-    return Table(found.as_rows(), probe_report.shown(found), Path())
+    return Table(found.as_rows(), probe_report.shown(found))
 
 
 def _histories(log: logs.Log, events: npt.NDArray[np.int64]) -> "Histories":

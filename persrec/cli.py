@@ -348,10 +348,10 @@ def write(frame: "pl.DataFrame", out: Path | None) -> None:
 
 
 def _print(result: Any) -> None:
-    """A table as rich draws it; a path on one line, for scripts."""
+    """A table as rich draws it; a path, or a table in another form, as it is, for scripts."""
     from rich.console import Console
 
-    if hasattr(result, "__rich__"):
+    if getattr(result, "text", None) is None and hasattr(result, "__rich__"):
         Console().print(result)
     else:
         click.echo(result)

@@ -21,16 +21,22 @@ SHOWN_GROUPS = "history length", "last consumption of the item"
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of results, and how they look on a terminal."""
+    """Rows of results, and how they look: on a terminal, or as `text` where another form was asked for.
+
+    `print(table)` shows it, `polars.DataFrame(table.rows)` computes with it.
+    """
 
     rows: list[dict[str, Any]]
     shown: Group
-    folder: Path
+    folder: Path | None = None  # of the runs that were made or evaluated
+    text: str | None = None
 
     def __rich__(self) -> Group:
         return self.shown
 
     def __str__(self) -> str:
+        if self.text is not None:
+            return self.text
         text = Console(width=100, file=io.StringIO(), force_terminal=False)
         with text.capture() as captured:
             text.print(self.shown)
@@ -64,7 +70,7 @@ def results(
     searches = {f"{row['history']}, seed {row['seed']}": row["protocol"].get("retrieval", {}) for row in rows}
     found += report.search_sheets(searches)
     if not places:
-        return Table(rows, shown(found, []), Path())
+        return Table(rows, shown(found, []))
     sides = comparison.load(places)
     sentences = report.retention_sentences(comparison.retention(sides, recipe.primary), recipe.primary)
     return Table(rows, shown(found, [*sentences, _other_groups(rows[0], folder), f"Run folder: {folder}"]), folder)

@@ -71,7 +71,9 @@ def test_a_side_is_a_form_over_its_seeds(items: Path) -> None:
 def test_a_folder_of_runs_is_all_of_them(items: Path) -> None:
     save(items, "full", 1.0)
     save(items, "recent", 2.0)
-    assert [row["pair"] for row in api.compare([items.parent]).rows] == ["full/recent"]
+    rows = api.compare([items.parent]).rows
+    assert [row["pair"] for row in rows if "pair" in row] == ["full/recent"]
+    assert [row["run"] for row in rows if "run" in row] == ["full", "recent"]
 
 
 def test_the_ratio_of_two_sides_on_the_same_targets(items: Path) -> None:
@@ -147,13 +149,14 @@ def test_retention(items: Path) -> None:
 def test_text_and_json_of_a_comparison(items: Path) -> None:
     sides = [save(items, "full", 1.0), save(items, "recent", 2.0), save(items, "compressed", 4 / 3)]
     odd = [save(items, form, 1.0, name="my_own-1") for form in ("full", "recent", "compressed")]
-    text = api.compare([*sides, *odd], metric="mrr@10", form="latex", json_file=items.parent / "rows.json")
-    assert isinstance(text, str)
+    compared = api.compare([*sides, *odd], metric="mrr@10", form="latex", json_file=items.parent / "rows.json")
+    text = str(compared)
     assert text.isascii()
     assert r"my\_own-1 full" in text
     assert r"my\_own-1: No history effect shown" in text
     assert not re.search(r"(?<!\\)_", text)
     rows = json.loads((items.parent / "rows.json").read_text())
+    assert rows == compared.rows
     assert {row["group"] for row in rows} == {"all targets"}
     means = {row["run"]: row["mean"] for row in rows if "run" in row}
     assert means["one recent"] == pytest.approx(0.5)
