@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from persrec.models.attention import TIME_BUCKETS, competing_pointwise, pointwise_attention, position_buckets
-from persrec.models.stack import RowBlock, Slots, Stack, attended, norm, projected, split_heads, with_remembered
+from persrec.models.stack import Competing, RowBlock, Stack, attended, norm, projected, split_heads, with_remembered
 
 
 class HSTULayer(nn.Module):
@@ -68,13 +68,13 @@ class HSTULayer(nn.Module):
         *,
         pick: tuple[Tensor, Tensor] | None = None,
         keep: Tensor | None = None,
-        slots: Slots | None = None,
+        competing: Competing | None = None,
         weight: Tensor | None = None,
         recompute: bool = False,
     ) -> Tensor:
         """Rows (B, L, D) after this layer, given the memory's rows (B, M, D) at its input.
 
-        `pick` is that of `with_remembered`; `keep` (K,) are the token rows, and `slots` those of them that compete;
+        `pick` is that of `with_remembered`; `keep` (K,) are the token rows, and `competing` those of them that compete;
         `weight` (B, C) is the logarithm of the events behind each column.
         """
         every = F.silu(projected(norm(x), self.inner, self.token_inner, keep))
@@ -95,7 +95,7 @@ class HSTULayer(nn.Module):
             value,
             (self.position_bias, self.time_bias),
             blocks,
-            slots,
+            competing,
             attend=partial(pointwise_attention, divisor=self.divisor, recompute=recompute),
             compete=partial(competing_pointwise, divisor=self.divisor),
         )  # (B, L, D)

@@ -89,14 +89,14 @@ class Layered(Keeper):
         """See `Compressor.fold_chain`."""
         rows, tokens, keep = self._with_tokens(segment, after)
         count = len(self.tokens)
-        slots = memories.slots(chain, tokens, segment.valid.sum(dim=1), self.layers, like=self.tokens)
+        reserved = memories.reserved(chain, tokens, segment.valid.sum(dim=1), self.layers, like=self.tokens)
         window, reach = chain_window(chain.block, chain.blocks, memory.rows, count, self.cap)
         chain = chain._replace(window=window, reach=reach)
         visible = None if after is None else self._visible(segment, after, window.shape[1])
-        hidden, kept = backbone.step(rows, memories.append(memory, slots), keep=keep, visible=visible, chain=chain)
+        hidden, kept = backbone.step(rows, memories.append(memory, reserved), keep=keep, visible=visible, chain=chain)
         assert kept is not None
         states = memories.put(chain, kept[:, : self.layers]).transpose(1, 2).flatten(2, 3)  # (users, N, G * K, D)
-        grown = memories.append(memory, replace(slots, states=states))
+        grown = memories.append(memory, replace(reserved, states=states))
         missing = chain.blocks - torch.bincount(chain.user, minlength=chain.users)
         return hidden[:, : int(keep[0])], self._bounded(memories.align(grown, missing * count))
 

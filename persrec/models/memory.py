@@ -78,7 +78,7 @@ def take(memory: Memory, users: slice | Tensor) -> Memory:
     )
 
 
-def slots(chain: Chain, tokens: Rows, events: Tensor, planes: int, *, like: Tensor) -> Memory:
+def reserved(chain: Chain, tokens: Rows, events: Tensor, planes: int, *, like: Tensor) -> Memory:
     """Empty rows (users, planes, G * K, D) for the tokens of a chain's blocks; invalid where there is no block.
 
     `tokens` are the token rows (E, K) of its entries, `events` (E,) the events that each of them folds.

@@ -75,7 +75,7 @@ class Recurrent(Keeper):
         return self.tokens + self._old(memory)
 
     def mixed(self, memory: Memory, output: Tensor) -> Tensor:
-        """The new slots (B, K, D) from the tokens' final outputs (B, K, D)."""
+        """The new rows (B, K, D) from the tokens' final outputs (B, K, D)."""
         if self.gate is None:
             return output
         new = F.normalize(output, dim=-1)
@@ -86,5 +86,5 @@ class Recurrent(Keeper):
         return torch.where(memory.valid[:, :, None], torch.lerp(old, new, share), new)
 
     def _old(self, memory: Memory) -> Tensor:
-        """The old slots (B, K, D) at length 1; zeros of a user who has none."""
+        """The old rows (B, K, D) at length 1; zeros of a user who has none."""
         return F.normalize(memory.states[:, 0], dim=-1) * memory.valid[:, :, None]

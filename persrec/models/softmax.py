@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from persrec.models.attention import TIME_BUCKETS, competing_softmax, counted, position_buckets, softmax_attention
-from persrec.models.stack import RowBlock, Slots, Stack, attended, norm, projected, split_heads, with_remembered
+from persrec.models.stack import Competing, RowBlock, Stack, attended, norm, projected, split_heads, with_remembered
 
 
 class SoftmaxAttention(nn.Module):
@@ -48,7 +48,7 @@ class SoftmaxAttention(nn.Module):
         *,
         pick: tuple[Tensor, Tensor] | None = None,
         keep: Tensor | None = None,
-        slots: Slots | None = None,
+        competing: Competing | None = None,
         weight: Tensor | None = None,
         recompute: bool = False,
     ) -> Tensor:
@@ -69,7 +69,7 @@ class SoftmaxAttention(nn.Module):
             value,
             (self.position_bias, self.time_bias),
             blocks,
-            slots,
+            competing,
             attend=partial(softmax_attention, recompute=recompute),
             compete=competing_softmax,
         )  # (B, L, D)

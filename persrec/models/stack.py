@@ -28,7 +28,7 @@ class RowBlock(NamedTuple):
     visible: Tensor  # (B, rows, columns) bool
 
 
-class Slots(NamedTuple):
+class Competing(NamedTuple):
     """Token rows that compete for events, and what they may see."""
 
     rows: Tensor  # (K,) int64
@@ -47,13 +47,13 @@ class Columns(NamedTuple):
 
 
 class Stack(nn.Module):
-    """N layers behind the step, each `layer(x, remembered, blocks, pick=, keep=, slots=, weight=, recompute=)`.
+    """N layers behind the step, each `layer(x, remembered, blocks, pick=, keep=, competing=, weight=, recompute=)`.
 
     `exact` is the distance in events up to which the position bias is exact (S + R). Causal rows are attended in
     blocks of `row_block` to twice as many, so that most of the invisible half of a long square is not computed;
     with `recompute` their scores are computed again in the backward pass instead of being kept. Where tokens `compete`,
-    layers are told which rows are `slots` (Locatello et al., arXiv 2006.15055); with `count_weight`, the logarithm of
-    the events behind each column (B, C).
+    layers are told which rows are `competing` (Locatello et al., arXiv 2006.15055); with `count_weight`, the logarithm
+    of the events behind each column (B, C).
     """
 
     chains = True
@@ -89,7 +89,7 @@ class Stack(nn.Module):
         """See `Backbone.step`; the memory has N planes, of rows that are keys only, or one, of rows put in front."""
         if memory is None or memory.states.shape[1] == self.layers > 1:
             columns = self._columns(rows, memory, chain)
-            parts = self._blocks(rows, columns, visible), self._slots(rows, columns, visible, keep)
+            parts = self._blocks(rows, columns, visible), self._competing(rows, columns, visible, keep)
             weight = self._weight(rows, memory, chain)
             return self._through(rows, memory, *parts, chain, keep=keep, given=keep, weight=weight)
         if memory.states.shape[1] != 1:
@@ -104,7 +104,7 @@ class Stack(nn.Module):
         leading = torch.arange(count, device=rows.x.device)
         after = None if keep is None else keep + count
         columns = self._columns(rows, None, None, first=count)
-        parts = self._blocks(rows, columns, visible), self._slots(rows, columns, visible, after, first=count)
+        parts = self._blocks(rows, columns, visible), self._competing(rows, columns, visible, after, first=count)
         given = leading if after is None else torch.cat([leading, after])
         x, kept = self._through(rows, None, *parts, None, keep=after, given=given, weight=weight)
         return x[:, count:], kept
@@ -114,7 +114,7 @@ class Stack(nn.Module):
         rows: Rows,
         memory: Memory | None,
         blocks: list[RowBlock],
-        slots: Slots | None,
+        competing: Competing | None,
         chain: Chain | None,
         *,
         keep: Tensor | None,
@@ -127,7 +127,7 @@ class Stack(nn.Module):
         options: dict[str, Any] = {
             "pick": pick,
             "keep": given,
-            "slots": slots,
+            "competing": competing,
             "weight": weight,
             "recompute": self.recompute,
         }
@@ -176,9 +176,9 @@ class Stack(nn.Module):
             blocks.append(RowBlock(own, reach, buckets, seen if visible is None else seen & visible[:, own, :reach]))
         return blocks
 
-    def _slots(
+    def _competing(
         self, rows: Rows, columns: Columns, visible: Tensor | None, keep: Tensor | None, *, first: int = 0
-    ) -> Slots | None:
+    ) -> Competing | None:
         """Token rows `keep` of a step, if they compete: for all rows from `first` on that are no tokens."""
         if not self.compete or keep is None:
             return None
@@ -189,7 +189,7 @@ class Stack(nn.Module):
         buckets = Buckets(position_bucket(distance, self.exact), None if gap is None else time_bucket(gap))
         seen = (order <= remembered + keep[:, None])[None] & valid[:, None]
         divided = (order >= remembered + first).index_fill(0, remembered + keep, False)
-        return Slots(keep, divided, buckets, seen if visible is None else seen & visible[:, keep])
+        return Competing(keep, divided, buckets, seen if visible is None else seen & visible[:, keep])
 
     def _weight(self, rows: Rows, memory: Memory | None, chain: Chain | None) -> Tensor | None:
         """Logarithm of the events behind each column (B, C), where it counts; below `LEAST` an event it is that."""
@@ -235,7 +235,7 @@ def attended(
     value: Tensor,
     tables: tuple[Tensor, Tensor | None],
     blocks: list[RowBlock],
-    slots: Slots | None,
+    competing: Competing | None,
     *,
     attend: Callable[..., Tensor],
     compete: Callable[..., Tensor],
@@ -255,9 +255,9 @@ def attended(
         for block in blocks
     ]
     joined = torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
-    if slots is not None:
-        options = {"bias": Bias(slots.buckets, *tables), "visible": slots.visible, "divided": slots.divided}
-        joined = joined.index_copy(2, slots.rows, compete(query[:, :, slots.rows], key, value, **options))
+    if competing is not None:
+        options = {"bias": Bias(competing.buckets, *tables), "visible": competing.visible, "divided": competing.divided}
+        joined = joined.index_copy(2, competing.rows, compete(query[:, :, competing.rows], key, value, **options))
     return joined.transpose(1, 2).flatten(2)
 
 

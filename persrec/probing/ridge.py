@@ -55,7 +55,7 @@ class Histories(NamedTuple):
         return row, self.items[event], high[row] - event
 
 
-class Model(NamedTuple):
+class Fitted(NamedTuple):
     """What is known of a history (the last `window` events, and, with `older`, those before) and what it is worth."""
 
     window: int
@@ -143,13 +143,13 @@ class Ridge:
         gram[np.diag_indices_from(gram)] += np.append(penalty * rows / width * times, 1e-6)
         return (scale[:, None] * np.linalg.solve(gram, self.cross[columns] * scale[:, None])).astype(np.float32)
 
-    def model(self, window: int, penalty: float, older: float | None = None) -> Model:
+    def model(self, window: int, penalty: float, older: float | None = None) -> Fitted:
         """Who knows the last `window` events; with `older`, a factor of its penalty, those before them as well."""
         columns = self.columns(window, older=older is not None)
         weights = self.weights(columns, penalty, older or 1.0)
-        return Model(window, older is not None, columns, weights, np.zeros(2 + (older is not None)))
+        return Fitted(window, older is not None, columns, weights, np.zeros(2 + (older is not None)))
 
-    def with_own(self, model: Model, event: Ints) -> Model:
+    def with_own(self, model: Fitted, event: Ints) -> Fitted:
         """The model with the parts of the same item, by least squares of what it leaves of the events (Q,)."""
         size = len(model.own)
         gram, cross = 1e-6 * np.eye(size), np.zeros(size)
@@ -161,7 +161,7 @@ class Ridge:
             gram += [[one.multiply(other).sum() for one in shares] for other in shares]
         return model._replace(own=np.linalg.solve(gram, cross).astype(np.float64))
 
-    def shares(self, event: Ints, model: Model) -> "Iterator[csr_array]":
+    def shares(self, event: Ints, model: Fitted) -> "Iterator[csr_array]":
         """For each block of a model the share (Q, V) of each item in it."""
         from scipy.sparse import csr_array
 
@@ -174,7 +174,7 @@ class Ridge:
             worth /= np.bincount(row, weights=worth, minlength=len(event))[row]
             yield csr_array((worth, (row, item)), shape=(len(event), self.histories.catalogue))
 
-    def scores(self, event: Ints, features: Floats, model: Model) -> Floats:
+    def scores(self, event: Ints, features: Floats, model: Fitted) -> Floats:
         """(Q, V)"""
         found = features[:, model.columns] @ model.weights
         if model.own.any():
@@ -182,7 +182,7 @@ class Ridge:
                 found += (np.float32(own) * share).toarray()
         return found
 
-    def ranks(self, event: Ints, models: list[Model], *, exclude_seen: bool) -> npt.NDArray[np.float64]:
+    def ranks(self, event: Ints, models: list[Fitted], *, exclude_seen: bool) -> npt.NDArray[np.float64]:
         """(len(models), Q) of the items that came, among all, or among those that the user has not had yet."""
         found = []
         for part in _parts(event, SCORES // self.histories.catalogue):

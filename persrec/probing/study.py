@@ -23,10 +23,10 @@ from persrec.probing.ridge import (
     OLDER,
     OWN_ROWS,
     PENALTIES,
+    Fitted,
     Histories,
     Ints,
     Mask,
-    Model,
     Ridge,
     frequency_ranks,
     item_vectors,
@@ -264,11 +264,11 @@ def _rows(
                 yield same | _row(here, user[part], age[asked.queries][part], window)
 
 
-def _models(ridge: Ridge, window: int, held: Ints, rows: Ints, *, exclude_seen: bool, seed: int) -> list[Model]:
+def _models(ridge: Ridge, window: int, held: Ints, rows: Ints, *, exclude_seen: bool, seed: int) -> list[Fitted]:
     """Without and with what is older, each with the penalty that does best on the events held out."""
     some = np.sort(np.random.default_rng([seed, 3]).permutation(rows)[:OWN_ROWS])
 
-    def best(models: list[Model]) -> tuple[int, Model]:
+    def best(models: list[Fitted]) -> tuple[int, Fitted]:
         tried = models if exclude_seen else [ridge.with_own(model, some) for model in models]
         scores = _ndcg(ridge.ranks(held, tried, exclude_seen=exclude_seen)).mean(axis=1)
         place = int(np.argmax(scores))

@@ -20,7 +20,7 @@ from persrec.models.encodings import pack, unpack
 from persrec.models.model import Model
 from persrec.serving.entries import user_of
 from persrec.serving.histories import Histories
-from persrec.serving.packing import Layout, Record, Rows
+from persrec.serving.packing import Layout, MemoryRows, Record
 from persrec.serving.past import Past
 from persrec.serving.states import Keeping, fold
 from persrec.serving.updates import fresh
@@ -159,7 +159,7 @@ def _numbers(states: npt.NDArray[np.uint8], layout: Layout) -> Floats:
     return unpack(states.reshape(len(states) * layout.planes, own), layout.width, layout.encoding).numpy()
 
 
-def _mapped(records: list[Record], adapter: Adapter, old: Users, new: Users) -> list[Rows]:
+def _mapped(records: list[Record], adapter: Adapter, old: Users, new: Users) -> list[MemoryRows]:
     """The rows of the records as the new model would have them."""
     before, after = old.keeping.layout, new.keeping.layout
     counts = [len(record.rows.states) // old.model.compressor.rows for record in records]  # blocks of each
@@ -173,10 +173,10 @@ def _mapped(records: list[Record], adapter: Adapter, old: Users, new: Users) -> 
     return [_placed(record.rows, own, *per_block) for record, own in zip(records, np.split(states, ends), strict=True)]
 
 
-def _placed(rows: Rows, states: npt.NDArray[np.uint8], before: int, after: int) -> Rows:
+def _placed(rows: MemoryRows, states: npt.NDArray[np.uint8], before: int, after: int) -> MemoryRows:
     """New rows where the old ones of their blocks stood, the weight of a block shared among them."""
     first = np.repeat(np.arange(0, len(rows.position), before), after)
-    return Rows(states, rows.position[first], rows.time[first], rows.weight[first] * np.float32(before / after))
+    return MemoryRows(states, rows.position[first], rows.time[first], rows.weight[first] * np.float32(before / after))
 
 
 def _renamed(old: pl.Series, new: pl.Series) -> Ints:

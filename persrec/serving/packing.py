@@ -45,13 +45,13 @@ class Layout(NamedTuple):
         return self.planes * row_bytes(self.width, self.encoding)
 
 
-def no_rows(layout: Layout) -> "Rows":
+def no_rows(layout: Layout) -> "MemoryRows":
     """The memory of a user of whom nothing is folded."""
     none = np.zeros(0, dtype=np.int64)
-    return Rows(np.zeros((0, layout.row_bytes), np.uint8), none, none, np.zeros(0, np.float32))
+    return MemoryRows(np.zeros((0, layout.row_bytes), np.uint8), none, none, np.zeros(0, np.float32))
 
 
-class Rows(NamedTuple):
+class MemoryRows(NamedTuple):
     """The rows of a memory, oldest first."""
 
     states: Codes  # (M, row_bytes)
@@ -64,7 +64,7 @@ class Rows(NamedTuple):
 class Record:
     """What is kept of one user."""
 
-    rows: Rows
+    rows: MemoryRows
     count: int = 0  # events that are no longer open
     items: Ints = field(default_factory=lambda: np.zeros(0, np.int64))  # (W,) of the open events
     times: Ints | None = None  # (W,) ms; None in a layout without times
@@ -170,7 +170,7 @@ def unpack(data: bytes, layout: Layout) -> Record:
     if layout.keeps == "filter":
         record.filter = Filter(layout.rate, items, rest(filters.size(layout.rate, items)))
     states = rest.left().reshape(int(lengths.sum()), layout.row_bytes)
-    record.rows = Rows(states, *(np.repeat(each, lengths) for each in (position, time, weight)))
+    record.rows = MemoryRows(states, *(np.repeat(each, lengths) for each in (position, time, weight)))
     return record
 
 
@@ -216,7 +216,7 @@ def _seen(record: Record, layout: Layout) -> _Seen:
     return _Seen(len(items), size, np.packbits(bits).tobytes(), dense=True)
 
 
-def _runs(rows: Rows) -> Ints:
+def _runs(rows: MemoryRows) -> Ints:
     """Where a row differs from the one before in position, time or weight."""
     change = np.ones(len(rows.position), dtype=bool)
     for each in rows[1:]:

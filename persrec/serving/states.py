@@ -21,7 +21,7 @@ from persrec.models.interfaces import Memory
 from persrec.models.model import Model
 from persrec.recipe.recipe import Recipe
 from persrec.retrieval.rescoring import Additions
-from persrec.serving.packing import Keeps, Layout, Record, Rows
+from persrec.serving.packing import Keeps, Layout, MemoryRows, Record
 from persrec.serving.past import joined
 
 Ints = npt.NDArray[np.int64]
@@ -256,14 +256,14 @@ def _tokens(model: Model, counts: Ints) -> Tensor:
     return tokens[torch.from_numpy(within % len(tokens)).to(tokens.device)][:, None]
 
 
-def rows_of_memory(memory: Memory, layout: Layout) -> list[Rows]:
+def rows_of_memory(memory: Memory, layout: Layout) -> list[MemoryRows]:
     """What is stored of each user's memory."""
     planes = memory.states.shape[1]
     stored = memory.states[:, planes - layout.planes :].transpose(1, 2)[memory.valid]  # (n, P', D)
     flat = pack(stored.flatten(0, 1), layout.encoding).reshape(len(stored), -1)
     fields = [each[memory.valid].cpu().numpy() for each in (memory.position, memory.time, memory.weight)]
     ends = np.cumsum(memory.valid.sum(dim=1).cpu().numpy())[:-1]
-    return [Rows(*parts) for parts in zip(*(np.split(each, ends) for each in (flat, *fields)), strict=True)]
+    return [MemoryRows(*parts) for parts in zip(*(np.split(each, ends) for each in (flat, *fields)), strict=True)]
 
 
 def _rows(records: Sequence[Record]) -> Ints:

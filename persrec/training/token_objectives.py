@@ -32,7 +32,7 @@ class SetWeights(NamedTuple):
     horizon: int = 40
 
 
-class Slots(NamedTuple):
+class Written(NamedTuple):
     """What is kept of the segments from `first` to before `last`."""
 
     states: Tensor  # (B, G, P, K, D)
@@ -55,18 +55,18 @@ def set_loss(
     not of a cosine, by TEMPERATURE), against the whole catalogue, or against `negatives` (J,) and the items of all
     sets. Without a segment it is zero. `made` are the vectors of a step, where they have been made.
     """
-    slots = _slots(model.compressor.rows, model.rule, batch, looped)
-    if slots is None or not bool((slots.first >= 0).any()):
+    written = _written(model.compressor.rows, model.rule, batch, looped)
+    if written is None or not bool((written.first >= 0).any()):
         return looped.memory.states.sum() * 0
     sets, segment = [], model.rule.segment
     if weights.past:
-        sets.append((weights.past, _past(batch, slots, segment), slots.grown))
+        sets.append((weights.past, _past(batch, written, segment), written.grown))
     if weights.future:
-        start = slots.last * segment + (model.rule.recent or 0)
-        sets.append((weights.future, _events(batch, slots, start, start + weights.horizon), False))
+        start = written.last * segment + (model.rule.recent or 0)
+        sets.append((weights.future, _events(batch, written, start, start + weights.horizon), False))
     candidates = _candidates([items for _, items, _ in sets], negatives, model.items.count)
     vectors = (model.items if made is None else made).vectors(candidates)
-    return _weighted(sets, slots, candidates, vectors, model.temperature if model.cosine else TEMPERATURE)
+    return _weighted(sets, written, candidates, vectors, model.temperature if model.cosine else TEMPERATURE)
 
 
 def past_set_loss(
@@ -81,34 +81,34 @@ def past_set_loss(
     """The mean cross-entropy () of the items that K tokens have read, against candidates (C,), ascending, all of these
     items among them, whose vectors are (C, D); see `set_loss`. For loops without a `Model`.
     """
-    slots = _slots(tokens, rule, batch, looped)
-    if slots is None or not bool((slots.first >= 0).any()):
+    written = _written(tokens, rule, batch, looped)
+    if written is None or not bool((written.first >= 0).any()):
         return looped.memory.states.sum() * 0
-    items = _past(batch, slots, rule.segment)
-    return _weighted([(1.0, items, slots.grown)], slots, candidates, vectors, temperature)
+    items = _past(batch, written, rule.segment)
+    return _weighted([(1.0, items, written.grown)], written, candidates, vectors, temperature)
 
 
 def _weighted(
     sets: list[tuple[float, Tensor, bool]],
-    slots: Slots,
+    written: Written,
     candidates: Tensor,
     vectors: Tensor,
     temperature: float | Tensor,
 ) -> Tensor:
     """The losses of sets (their weight, items (B, G, S), whether each segment's includes the earlier ones')."""
-    scores = F.normalize(slots.states, dim=-1) @ F.normalize(vectors, dim=-1).T / temperature  # (B, G, P, K, C)
+    scores = F.normalize(written.states, dim=-1) @ F.normalize(vectors, dim=-1).T / temperature  # (B, G, P, K, C)
     chances = F.log_softmax(scores.amax(dim=3), dim=-1).mean(dim=2)  # (B, G, C)
     losses = []
     for weight, items, grown in sets:
         wanted = _marked(items, candidates)
         if grown:
-            wanted = (wanted.cumsum(dim=1) > 0) & (slots.first >= 0)[:, :, None]
+            wanted = (wanted.cumsum(dim=1) > 0) & (written.first >= 0)[:, :, None]
         per_segment = -(chances * wanted).sum(dim=-1) / wanted.sum(dim=-1).clamp(min=1)
         losses.append(weight * per_segment.sum() / wanted.any(dim=-1).sum().clamp(min=1))
     return torch.stack(losses).sum()
 
 
-def _slots(tokens: int, rule: SegmentRule, batch: Batch, looped: Looped) -> Slots | None:
+def _written(tokens: int, rule: SegmentRule, batch: Batch, looped: Looped) -> Written | None:
     """The rows that are kept, by blocks of K `tokens`; None where there are none."""
     memory, closed = looped.memory, rule.closed(batch.events)
     if not memory.rows:
@@ -120,22 +120,22 @@ def _slots(tokens: int, rule: SegmentRule, batch: Batch, looped: Looped) -> Slot
         segments = (events / rule.segment - 1e-4).ceil().long() * kept  # a user's first one may be short
         first = closed[:, None] - segments.flip(1).cumsum(dim=1).flip(1)
         states = memory.states[:, 1:].unflatten(2, (blocks, tokens)).transpose(1, 2)
-        return Slots(states, first.where(kept, -1), first + segments, grown=False)
+        return Written(states, first.where(kept, -1), first + segments, grown=False)
     users = len(closed)
     number = torch.arange(len(looped.trail), device=closed.device)[None]
     padded = [F.pad(step.states, (0, 0, 0, 0, 0, 0, 0, users - len(step.states))) for step in looped.trail]
     first = number.where(number < closed[:, None], -1)
-    return Slots(torch.stack(padded, dim=1), first, first + 1, grown=True)
+    return Written(torch.stack(padded, dim=1), first, first + 1, grown=True)
 
 
-def _past(batch: Batch, slots: Slots, segment: int) -> Tensor:
+def _past(batch: Batch, written: Written, segment: int) -> Tensor:
     """Items (B, G, E) of the segments that each block is of."""
-    return _events(batch, slots, slots.first * segment, slots.last * segment)
+    return _events(batch, written, written.first * segment, written.last * segment)
 
 
-def _events(batch: Batch, slots: Slots, start: Tensor, end: Tensor) -> Tensor:
+def _events(batch: Batch, written: Written, start: Tensor, end: Tensor) -> Tensor:
     """Items (B, G, E) of the events from `start` to before `end` (B, G); PAD where there is none."""
-    there = slots.first >= 0
+    there = written.first >= 0
     longest = int((end - start).where(there, 0).max())
     column = start[:, :, None] + torch.arange(longest, device=start.device)
     exist = there[:, :, None] & (column < torch.minimum(end, batch.events[:, None])[:, :, None])

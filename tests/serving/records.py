@@ -3,7 +3,7 @@
 import numpy as np
 
 from persrec.serving.filters import none
-from persrec.serving.packing import Layout, Record, Rows
+from persrec.serving.packing import Layout, MemoryRows, Record
 from persrec.serving.past import NOTHING, of_items
 
 LAYOUTS = [
@@ -38,11 +38,11 @@ def record_of(layout: Layout, seed: int) -> Record:
     return record
 
 
-def _rows(layout: Layout, random: np.random.Generator, rows: int, times: np.ndarray) -> Rows:
+def _rows(layout: Layout, random: np.random.Generator, rows: int, times: np.ndarray) -> MemoryRows:
     states = random.integers(0, 256, (rows, layout.row_bytes)).astype(np.uint8)
     place = np.sort(random.integers(0, max(len(times), 1), rows))
     weight = random.choice(np.array([1.0, 10.0, 2.5, 0.1], np.float32), rows)
-    return Rows(states, place, times[place] if layout.timed and rows else np.zeros(rows, np.int64), weight)
+    return MemoryRows(states, place, times[place] if layout.timed and rows else np.zeros(rows, np.int64), weight)
 
 
 def same(one: Record, other: Record) -> bool:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from persrec.models.encodings import row_bytes
-from persrec.serving.packing import CHECKSUM, Layout, Record, Rows, no_rows, pack, sizes, unpack
+from persrec.serving.packing import CHECKSUM, Layout, MemoryRows, Record, no_rows, pack, sizes, unpack
 from persrec.serving.past import Past, of_items
 from tests.serving.records import LAYOUTS, record_of, same
 
@@ -34,9 +34,9 @@ def test_damaged_bytes_are_noticed(seed: int, data: st.DataObject) -> None:
         unpack(bytes(packed[: data.draw(st.integers(0, CHECKSUM))]), layout)
 
 
-def rows_at(position: list[int], time: list[int], weight: list[float]) -> Rows:
+def rows_at(position: list[int], time: list[int], weight: list[float]) -> MemoryRows:
     states = np.zeros((len(position), PLAIN.row_bytes), np.uint8)
-    return Rows(states, np.array(position), np.array(time), np.array(weight, np.float32))
+    return MemoryRows(states, np.array(position), np.array(time), np.array(weight, np.float32))
 
 
 def test_rows_that_are_alike_cost_nothing_beside_their_states() -> None:
