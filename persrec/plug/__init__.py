@@ -11,13 +11,27 @@ from typing import Any
 import torch
 
 from persrec.errors import UserError
+from persrec.models.interfaces import Memory
 from persrec.plug.adapter import Adapter
 from persrec.plug.case import made, visible_tokens
-from persrec.plug.compressed import Compressed, since
+from persrec.plug.compressed import Compressed
 from persrec.plug.contract import CHECKS, Finding
+from persrec.plug.events import since
 from persrec.plug.mask_argument import MaskArgument
 
-__all__ = ["Adapter", "Compressed", "Finding", "MaskArgument", "attach", "check", "compress", "detach", "read", "since"]
+__all__ = [
+    "Adapter",
+    "Compressed",
+    "Finding",
+    "MaskArgument",
+    "Memory",
+    "attach",
+    "check",
+    "compress",
+    "detach",
+    "read",
+    "since",
+]
 
 ADAPTERS = {  # package of the model's class: module of persrec.plug and the adapter in it
     "generative_recommenders": ("generative_recommenders", "ResearchHSTU"),
@@ -47,6 +61,10 @@ def attach(
     segment, so that more depends on the memory, and it is learned sooner. `checkpointed` computes folds again in the
     backward pass instead of keeping what they computed.
     """
+    module = getattr(model, "torch_model", model)  # RecTools keeps its torch model there
+    if isinstance(model, type) or hasattr(module, "plugged"):
+        got = f"the class {model.__name__}" if isinstance(model, type) else "a model that has a compressor already"
+        raise UserError(f"attach: got {got}, expected a model without one; build it, or `detach` it first")
     settings: dict[str, Any] = {"segment": segment, "recent": recent, "tokens": tokens, "cap": cap}
     settings |= {"past_set": past_set, "reads": reads, "checkpointed": checkpointed}
     if _package(model) == "rectools":
@@ -55,12 +73,24 @@ def attach(
 
 
 def compress(model: Any, *histories: Any, **options: Any) -> Any:
-    """The memories of histories: `Compressed.compress`, or of RecTools' data set `rectools_model.compress`."""
+    """The memories of histories: `compress(model, items, times)`.
+
+    `items` are ids (B, T), 0 = padding, or vectors (B, T, D) with `valid=` (B, T); `times` int64 ms (B, T), and
+    `query_times`, where the host reads times. A memory is brought up to date with what came after it:
+    `compress(model, *since(memory, items, times), memory=memory)`; given without times, whole histories cannot be told
+    from that, and would be compressed once more. See `Compressed.compress`. Of a model of RecTools:
+    `compress(model, dataset, users=None)`, see `rectools_model.compress`. Raises UserError for what is no such thing.
+    """
     return _verb(model, "compress")(*histories, **options)
 
 
 def read(model: Any, memory: Any, *recent: Any, **options: Any) -> Any:
-    """The host's answer from memories and recent events: `Compressed.read`, or `rectools_model.read`."""
+    """The host's output (B, ...) at each user's last event: `read(model, memory, *since(memory, items, times))`.
+
+    Beside the memory only the events that are not in it, fewer than segment + recent. See `Compressed.read`. Of a model
+    of RecTools: `read(model, memories, users, dataset, k, filter_viewed, ...)` as its `recommend`, see
+    `rectools_model.read`. Raises UserError for a memory of other users, or of a model that has been trained since.
+    """
     return _verb(model, "read")(memory, *recent, **options)
 
 

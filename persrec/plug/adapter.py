@@ -3,7 +3,7 @@
 Shapes: B users, T columns, L rows, M remembered rows, D width.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,8 +27,14 @@ class Adapter:
     counts_rows = False
     scale = 1.0
 
-    def __init__(self, model: nn.Module, *, layers: Sequence[nn.Module], width: int) -> None:
-        self.model, self.layers, self.width = model, layers, width
+    def __init__(self, model: nn.Module, *, layers: Iterable[nn.Module], width: int) -> None:
+        found = list(layers) if isinstance(layers, Iterable) else [layers]
+        if not found or not all(isinstance(layer, nn.Module) for layer in found):
+            names = sorted({type(layer).__name__ for layer in found})
+            raise UserError(
+                f"layers: got {', '.join(names) or 'none'}, expected the modules of the host's layers in order"
+            )
+        self.model, self.layers, self.width = model, found, width
 
     def embed(self, items: Tensor) -> Tensor:
         """Vectors (B, T, D) of item ids (B, T), before anything is added to them."""
@@ -39,7 +45,7 @@ class Adapter:
 
     def run(self, rows: Rows, remembered: int, visible: Tensor) -> Tensor:
         """Hidden (B, M+L, D) of M placeholder rows and L rows; see `Host.run`."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__}.run: say how the host goes over rows of vectors")
 
     def head(self, hidden: Tensor) -> Tensor:
         """What the host makes of its last hidden rows (..., D): its own kind of output."""
@@ -47,7 +53,7 @@ class Adapter:
 
     def original(self, items: Tensor, times: Tensor, query_times: Tensor, valid: Tensor) -> Tensor:
         """What the host itself gives for whole histories (B, T), padded on the right: its output for every column."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__}.original: say what the host does without a compressor")
 
     def tables(self) -> list[nn.Parameter]:
         """Item tables, on whose rows a memory does not depend as long as its own items stay as they are."""

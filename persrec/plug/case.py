@@ -15,7 +15,8 @@ from persrec.models.interfaces import Memory, Rows
 from persrec.models.layered import Layered
 from persrec.models.rows import rows_of, token_rows
 from persrec.models.segments import causal
-from persrec.plug.compressed import Events, Plugged, since
+from persrec.plug.compressed import Plugged
+from persrec.plug.events import Events, since
 
 
 class Told(NamedTuple):

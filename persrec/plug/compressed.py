@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,20 +23,11 @@ from persrec.models.layered import Layered
 from persrec.models.recent import Recent
 from persrec.models.segments import SegmentRule
 from persrec.plug.adapter import Adapter, evaluating
+from persrec.plug.events import Events, check, check_follows, packed
 from persrec.training.token_objectives import past_set_loss
 
 SAMPLE = 512  # numbers of each parameter that go into a fingerprint
 TEMPERATURE = 0.1  # of the cosines of tokens and items
-
-
-class Events(NamedTuple):
-    """Histories as a user of a host has them, padded on either side."""
-
-    items: Tensor  # (B, T) ids, PAD = no event; or vectors (B, T, D)
-    times: Tensor | None = None  # (B, T) int64 ms
-    query_times: Tensor | None = None  # (B, T) int64 ms: when a row is asked; default: its own time
-    valid: Tensor | None = None  # (B, T) bool; default: where there is an id
-    ids: Tensor | None = None  # (B, T) of the items where these are vectors; for the loss of the tokens
 
 
 class Compressed(nn.Module):
@@ -120,16 +111,23 @@ class Compressed(nn.Module):
 def rule(segment: int, recent: int) -> SegmentRule:
     """The segment rule, checked."""
     for name, value in (("segment", segment), ("recent", recent)):
-        if value < 1:
-            raise UserError(f"{name}: got {value}, expected 1 or more events")
+        if not _whole(value, 1):
+            raise UserError(f"{name}: got {value!r}, expected a whole number of events, 1 or more")
     return SegmentRule(segment, recent)
 
 
 def compressor(adapter: Adapter, *, tokens: int, cap: int | None) -> "Mapped | Recent":
     """A fresh compressor for a host, on its device and in its dtype; `tokens` = 0 remembers nothing."""
-    if tokens < 0 or (cap is not None and cap < 1):
-        raise UserError(f"tokens, cap: got {tokens} and {cap}, expected tokens >= 0 and cap >= 1 segments or None")
+    if not _whole(tokens, 0) or (cap is not None and not _whole(cap, 1)):
+        raise UserError(
+            f"tokens, cap: got {tokens!r} and {cap!r}, expected whole numbers: tokens >= 0, cap >= 1 segments or None"
+        )
     layers = len(adapter.layers)
+    if tokens and layers < 2:
+        raise UserError(
+            f"{type(adapter.model).__name__} has {layers} layer(s), expected 2 or more: a layered memory is what the "
+            "layers above the first were given at the tokens; name all layers, or attach with tokens=0"
+        )
     made = Mapped(tokens=tokens, width=adapter.width, layers=layers, cap=cap, means=adapter.scale) if tokens else None
     like = next(adapter.layers[0].parameters())
     return (made or Recent(width=adapter.width, layers=layers)).to(device=like.device, dtype=like.dtype)
@@ -224,10 +222,12 @@ class Plugged:
     @torch.no_grad()
     def compress(self, events: Events, memory: Memory | None = None) -> Memory:
         """The memories of B users, in their order."""
+        check(events, self.adapter)
         if memory is not None:
             self.accept(memory, len(events.items))
         with self._evaluating():
             batch, vectors = self.batch(events, memory)
+            check_follows(memory, events, batch)
             closed = self.rule.closed(batch.events)
             found = self.compressor.start(len(closed)) if memory is None else memories.take(memory, batch.user)
             found = fold_all(
@@ -246,9 +246,11 @@ class Plugged:
     @torch.no_grad()
     def read(self, memory: Memory, events: Events) -> Tensor:
         """Hidden row (B, D) at the last of the events that are not in the memory; zeros for a user without any."""
+        check(events, self.adapter)
         self.accept(memory, len(events.items))
         with self._evaluating():
             batch, vectors = self.batch(events, memory)
+            check_follows(memory, events, batch)
             most = int(batch.events.max())
             if most == 0:
                 return vectors.new_zeros(len(batch.events), self.adapter.width)
@@ -284,6 +286,8 @@ class Plugged:
 
     def accept(self, memory: Memory, users: int) -> None:
         """Refuse a memory of other users, of another host, or made before further training."""
+        if not isinstance(memory, Memory):
+            raise UserError(f"memory: got {type(memory).__name__}, expected what `compress` gave, before the events")
         if len(memory.count) != users:
             raise UserError(f"got the memories of {len(memory.count)} users for the events of {users}")
         if memory.maker != (mine := self.maker()):
@@ -294,10 +298,14 @@ class Plugged:
 
     def batch(self, events: Events, memory: Memory | None = None) -> tuple[Batch, Tensor]:
         """Users in descending order of closed segments, and the vectors (B * T, D) that their items are places of."""
+        check(events, self.adapter)
         items, valid = events.items, events.valid
         if not items.is_floating_point():
             valid = items != PAD if valid is None else valid
             items = self.adapter.embed(items)
+            if items.shape != (*valid.shape, self.adapter.width):
+                expected = (*valid.shape, self.adapter.width)
+                raise UserError(f"embed: gave {tuple(items.shape)}, expected vectors of the host's width, {expected}")
         elif valid is None:
             raise UserError("vectors need `valid` (users, events), True where there is an event; got none")
         columns, exist = packed(valid)
@@ -319,42 +327,8 @@ class Plugged:
             yield
 
 
-def packed(valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Columns (B, W) of each user's events, padded on the right, and which of them exist; `valid` on any side."""
-    count, front = valid.sum(dim=1), valid.int().argmax(dim=1)
-    columns = torch.arange(max(1, int(count.max())) if len(count) else 1, device=valid.device)
-    exist = columns < count[:, None]
-    found = (front[:, None] + columns).clamp(max=valid.shape[1] - 1)
-    broken = (valid.gather(1, found) != exist) & exist
-    if bool(broken.any()):
-        raise UserError(
-            f"row {int(broken.any(dim=1).int().argmax())} has padding between its events; expected the events of a "
-            "user in neighbouring columns, oldest first"
-        )
-    return found, exist
-
-
-def since(memory: Memory, items: Tensor, *others: Tensor, valid: Tensor | None = None) -> tuple[Tensor, ...]:
-    """Of whole histories the events that are not in the memory, padded with zeros on the right: items, then the others.
-
-    `items`, `others` and `valid` are (B, T, ...) as they were compressed.
-    """
-    columns, exist = packed(items != PAD if valid is None else valid)
-    left = exist.sum(dim=1) - memory.count
-    if bool((left < 0).any()):
-        user = int(left.argmin())
-        raise UserError(
-            f"since: got {int(exist[user].sum())} events of row {user}, of whom {int(memory.count[user])} are in the "
-            "memory already; expected whole histories, not cut to a window"
-        )
-    width = max(1, int(left.max()))
-    offset = torch.arange(width, device=items.device)
-    start = columns[:, :1] + memory.count[:, None]
-    index, there = (start + offset).clamp(max=items.shape[1] - 1), offset < left[:, None]
-    users = torch.arange(len(items), device=items.device)[:, None]
-    return tuple(
-        field[users, index] * there.reshape(there.shape + (1,) * (field.dim() - 2)) for field in (items, *others)
-    )
+def _whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def _sample(value: Tensor) -> Tensor:

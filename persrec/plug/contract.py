@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from persrec.errors import UserError
 from persrec.models.layered import Layered
 from persrec.models.segments import causal
 from persrec.plug.case import Case, Told, blind, dense, folded, open_rows, served, since_memory
@@ -186,6 +187,19 @@ def the_future_never_leaks(case: Case) -> Finding:
     return same("the future never leaks", after, before)
 
 
+def an_item_is_the_same_everywhere(case: Case) -> Finding:
+    """The vector of an id depends on no other column: positions are the layers' business, or that of given vectors."""
+    promise, plugged = "an item's vector is the same everywhere", case.plugged
+    items = case.told.items
+    if items.is_floating_point():  # of nobody knows how many items there is a first one
+        items = torch.ones(1, case.lengths[0], dtype=torch.int64, device=items.device)
+    try:
+        found = plugged.adapter.embed(items)
+    except UserError:
+        return Finding(promise, None, None, "the host takes vectors")
+    return same(promise, plugged.adapter.embed(items[:, 1:]), found[:, 1:])
+
+
 def the_host_is_left_alone(case: Case) -> Finding:
     """After all of it the host has no hook, attribute or weight that it did not have."""
     model = case.plugged.adapter.model
@@ -211,6 +225,7 @@ CHECKS: tuple[Check, ...] = (
     saving_keeps_the_tokens,
     the_segments_are_ours,
     the_future_never_leaks,
+    an_item_is_the_same_everywhere,
     the_host_is_left_alone,
 )
 

@@ -3,7 +3,7 @@
 Shapes: B users, L rows, M remembered rows, D width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 import torch
@@ -27,7 +27,7 @@ class MaskArgument(Adapter):
         self,
         model: nn.Module,
         *,
-        layers: Sequence[nn.Module],
+        layers: Iterable[nn.Module],
         width: int,
         mask: Literal["bool", "multiply", "add"] = "bool",
         divisor: float | None = None,
@@ -95,6 +95,7 @@ class MaskArgument(Adapter):
         hidden = causal(12, 0, device=x.device)
         hidden[6:, :6] = False
         with evaluating(self.model):
+            self._check_width(every)
             first, last = (self._alone(every, part) for part in (slice(0, 6), slice(6, 12)))
             followed = self.run(every, 0, causal(12, 0, device=x.device))[:, :6]
             behind = self.run(every, 0, hidden)[:, 6:]
@@ -105,8 +106,23 @@ class MaskArgument(Adapter):
                     f"{type(self.model).__name__}: 6 rows change by {change:.2g} when 6 more {where}; either "
                     f'mask="{self.mask}" is not how it takes its mask, or it divides by the number of rows (give '
                     "`divisor`, the length it was trained with), or it has a position table of its own (add positions "
-                    "before it instead, where events are embedded, or give an Adapter of your own)"
+                    "before it, to vectors that you give in the place of ids, or give an Adapter of your own)"
                 )
+
+    def _check_width(self, rows: Rows) -> None:
+        name, given = type(self.model).__name__, tuple(rows.x.shape)
+        try:
+            found = self.run(rows, 0, causal(rows.x.shape[1], 0, device=rows.x.device))
+        except RuntimeError as error:
+            raise UserError(
+                f'{name}: fails on rows {given} with mask="{self.mask}": {error}; is the width {self.width}, and the '
+                "mask of the form that it takes?"
+            ) from error
+        if found.shape != rows.x.shape:
+            raise UserError(
+                f"{name}: made {tuple(found.shape)} of rows {given}, expected hidden rows of the same shape; leave its "
+                "head out, or give an Adapter of your own, whose `head` is that"
+            )
 
     def _alone(self, every: Rows, part: slice) -> Tensor:
         rows = Rows(*(field[:, part] for field in every))

@@ -22,7 +22,8 @@ from persrec.errors import UserError
 from persrec.models import memory as memories
 from persrec.models.interfaces import Memory, Rows
 from persrec.plug.adapter import Adapter, installed, part
-from persrec.plug.compressed import Events, Plugged, compressor, rule
+from persrec.plug.compressed import Plugged, compressor, rule
+from persrec.plug.events import Events
 from persrec.plug.relative_bias import distances, looked_up, places, replaced
 
 KNOWN = "RecTools 0.19"

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from persrec import plug
 from persrec.errors import UserError
-from tests.plug.hosts import RULE, WIDTH, HSTUJagged, encoder, jagged, loud, random_ids
+from tests.plug.hosts import ITEMS, RULE, WIDTH, HSTUJagged, encoder, jagged, loud, random_ids
 
 
 @pytest.fixture
@@ -166,11 +166,11 @@ def test_attach_says_which_checkpoints_it_makes(model: Any) -> None:
         ),
         (
             lambda m, ids: plug.attach(m.plugged.adapter, segment=0, recent=4),
-            "segment: got 0, expected 1 or more events",
+            "segment: got 0, expected a whole number of events, 1 or more",
         ),
         (
             lambda m, ids: plug.attach(m.plugged.adapter, segment=5, recent=0),
-            "recent: got 0, expected 1 or more events",
+            "recent: got 0, expected a whole number of events, 1 or more",
         ),
         (lambda m, ids: plug.attach(m.plugged.adapter, segment=5, recent=4, tokens=-1), "tokens, cap: got -1 and None"),
         (
@@ -194,6 +194,35 @@ def test_attach_says_which_checkpoints_it_makes(model: Any) -> None:
             "got the memories of 2 users for the events of 3",
         ),
         (lambda m, ids: m(random_ids(events=40)), None),
+        (lambda m, ids: plug.attach(m.plugged.adapter, segment="5", recent=4), "segment: got '5', expected a whole"),
+        (lambda m, ids: plug.attach(m.plugged.adapter, segment=5, recent=4.0), "recent: got 4.0, expected a whole"),
+        (lambda m, ids: plug.attach(m.plugged.adapter, **RULE | {"tokens": 2.5}), "tokens, cap: got 2.5 and None"),
+        (lambda m, ids: plug.attach(m, **RULE), "attach: got a model that has a compressor already, expected"),
+        (lambda m, ids: plug.attach(nn.Linear, **RULE), "attach: got the class Linear, expected a model"),
+        (lambda m, ids: m(ids.numpy()), r"items: got ndarray, expected a tensor"),
+        (lambda m, ids: m(ids[0]), r"items: got torch.int64 \(20,\), expected ids \(users, events\)"),
+        (lambda m, ids: m(ids[:, :0]), r"items: got torch.int64 \(3, 0\), expected ids"),
+        (lambda m, ids: m(torch.zeros(2, 3, 5), valid=torch.ones(2, 3) > 0), rf"vectors \(users, events, {WIDTH}\)"),
+        (lambda m, ids: m(ids + ITEMS), rf"got ids from {ITEMS} to .*, expected 0 .* items from 1 to {ITEMS - 1}"),
+        (lambda m, ids: m(-ids), "items: got ids from -"),
+        (
+            lambda m, ids: m(ids, valid=ids[:, 1:] > 0),
+            r"valid: got torch.bool \(3, 19\), expected torch.bool \(3, 20\)",
+        ),
+        (lambda m, ids: m(ids, valid=ids), "valid: got torch.int64 .* expected torch.bool"),
+        (lambda m, ids: m(ids, ids[:2]), r"times: got torch.int64 \(2, 20\), expected torch.int64 \(3, 20\)"),
+        (lambda m, ids: m(ids, ids.float()), "times: got torch.float32 .* expected torch.int64"),
+        (lambda m, ids: plug.read(m, None, ids), "memory: got NoneType, expected what `compress` gave"),
+        (lambda m, ids: plug.read(m, ids, plug.compress(m, ids)), "items: got Memory, expected a tensor"),
+        (lambda m, ids: plug.since(plug.compress(m, ids), ids[:2]), "since: got 2 users and the memories of 3"),
+        (
+            lambda m, ids: plug.compress(m, ids, ids, memory=plug.compress(m, ids, 1000 + 0 * ids)),
+            "user 0 has events before the end of what is in the memory; expected those after it alone",
+        ),
+        (
+            lambda m, ids: plug.read(m, plug.compress(m, ids, 1000 + 0 * ids), ids[:, -8:], ids[:, -8:]),
+            "user 0 has events before the end of what is in the memory; expected those after it alone",
+        ),
     ],
 )
 def test_bad_input(model: Any, act: Callable[[Any, torch.Tensor], Any], message: str | None) -> None:
@@ -295,6 +324,64 @@ def test_a_position_table_inside_of_the_model_is_found_when_attaching() -> None:
         plug.MaskArgument(host, layers=host.host.layers, width=WIDTH, mask="multiply", divisor=32)
 
 
+class Scores(nn.Module):
+    """HSTUJagged with a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.host: Any = loud(HSTUJagged(WIDTH, 2))
+        self.head = nn.Linear(WIDTH, ITEMS)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return self.head(self.host(x, mask))
+
+
+def test_what_cannot_be_the_hosts_layers_width_or_rows_is_found_when_attaching() -> None:
+    host: Any = loud(HSTUJagged(WIDTH, 2))
+    given: dict[str, Any] = {"mask": "multiply", "divisor": 32}
+    with refused(f"HSTUJagged: fails on rows .* is the width {2 * WIDTH}, and the mask of the form that it takes"):
+        plug.MaskArgument(host, layers=host.layers, width=2 * WIDTH, **given)
+    for layers, got in ((2, "int"), ([], "none"), ([1, host], "HSTUJagged, int")):
+        with refused(f"layers: got {got}, expected the modules of the host's layers in order"):
+            plug.MaskArgument(host, layers=layers, width=WIDTH, **given)  # type: ignore[arg-type]
+    assert len(plug.MaskArgument(host, layers=(layer for layer in host.layers), width=WIDTH, **given).layers) == 2
+    scores = Scores()
+    with refused(rf"Scores: made \(1, 12, {ITEMS}\) of rows .* leave its head out, or give an Adapter of your own"):
+        plug.MaskArgument(scores, layers=scores.host.layers, width=WIDTH, **given)
+
+
+@pytest.mark.parametrize("module", [True, False])
+def test_items_whose_vectors_depend_on_their_place_are_found(module: bool) -> None:
+    """What came after a memory would get other positions than it had in the whole history."""
+    table, place = nn.Embedding(ITEMS, WIDTH), torch.randn(64, WIDTH)
+
+    class Embedded(nn.Embedding):
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return super().forward(ids) + place[: ids.shape[1]]
+
+    host: Any = loud(HSTUJagged(WIDTH, 2))
+    embed = Embedded(ITEMS, WIDTH) if module else lambda ids: table(ids) + place[: ids.shape[1]]
+    adapter = plug.MaskArgument(host, layers=host.layers, width=WIDTH, mask="multiply", divisor=32, embed=embed)
+    found = {each.promise: each.holds for each in plug.check(plug.attach(adapter, **RULE), say=lambda line: None)}
+    assert found["an item's vector is the same everywhere"] is False
+    adapter.table = table
+    again = {each.promise: each.holds for each in plug.check(plug.attach(adapter, **RULE), say=lambda line: None)}
+    assert all(again.values())
+    adapter.table = nn.Embedding(ITEMS, 2 * WIDTH)
+    with refused(rf"embed: gave \(3, 20, {2 * WIDTH}\), expected vectors of the host's width, \(3, 20, {WIDTH}\)"):
+        plug.attach(adapter, **RULE)(random_ids())
+
+
+def test_a_memory_is_kept_in_a_file(model: Any, tmp_path: Path) -> None:
+    ids = random_ids()
+    memory = plug.compress(model, ids)
+    torch.save(vars(memory), tmp_path / "memory.pt")
+    again = plug.Memory(**torch.load(tmp_path / "memory.pt", weights_only=True))
+    assert torch.equal(
+        plug.read(model, again, *plug.since(again, ids)), plug.read(model, memory, *plug.since(memory, ids))
+    )
+
+
 def test_attaching_leaves_frozen_parts_as_they_are() -> None:
     host: Any = loud(HSTUJagged(WIDTH, 2))
     host.layers[0].eval()
@@ -347,8 +434,9 @@ def test_a_version_that_lacks_what_is_looked_for_is_named(tmp_path: Path) -> Non
 def test_a_host_of_one_layer_is_refused() -> None:
     host: Any = loud(HSTUJagged(WIDTH, 1))
     adapter = plug.MaskArgument(host, layers=host.layers, width=WIDTH, mask="multiply", divisor=32)
-    with pytest.raises(ValueError, match="got a backbone of 1 layer, expected 2 or more"):
+    with refused(r"HSTUJagged has 1 layer\(s\), expected 2 or more: .* or attach with tokens=0"):
         plug.attach(adapter, **RULE)
+    assert not plug.attach(adapter, **RULE | {"tokens": 0}).compressor.rows
 
 
 def test_histories_longer_than_the_divisor_have_no_original(model: Any) -> None:
