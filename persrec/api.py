@@ -4,7 +4,7 @@
 a log does not wait for it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,7 +126,10 @@ def evaluate(run: str | Path, overrides: Sequence[str] = (), *, json_file: str |
     data.
     """
     from persrec import cells
+    from persrec.evaluation import comparison
 
+    if not isinstance(run, str | Path):
+        raise UserError(f"evaluate: got {run!r}, expected the folder of a run, or of the runs of a grid")
     folder = Path(run)
     _check_folder("--json", json_file)
     places = _runs_below(folder)
@@ -134,7 +137,9 @@ def evaluate(run: str | Path, overrides: Sequence[str] = (), *, json_file: str |
     rows = []
     for place in places:
         saved, cell, summary = cells.evaluate_again(place, overrides)
-        rows.append(cells.row(cell, saved.metrics | summary) | ({"set": list(overrides)} if overrides else {}))
+        found = cells.row(cell, saved.metrics | summary | {"primary": cell.primary})
+        rows.append(found | ({"set": list(overrides)} if overrides else {}))
+    rows.sort(key=lambda row: comparison.ORDER.index(row["history"]) if row["history"] in comparison.ORDER else 9)
     if json_file is not None:
         _write_json(Path(json_file), rows)
     return results(cell, rows, [] if overrides else places, folder, overrides)
@@ -151,9 +156,11 @@ def score_lists(
 ) -> Table:
     """Anybody's lists, a file or frame of `user_id, item_id, rank`, on the log and under the protocol of a recipe.
 
-    Of a user's list the targets' ranks are read; a user without one has missed them. `out` is left as a run folder
-    without a model, for `compare` and `report`, where the lists go by its name. Raises UserError for lists that
-    contradict themselves; what merely does not fit the log is counted and said.
+    Of a user's list the targets' ranks are read; a user without one has missed them. Where seen items are excluded,
+    those of a list take no rank, but targets that were seen before do, as in a model's own evaluation: so give lists
+    with seen items in them, long enough to hold k others. `out` is left as a run folder without a model, for `compare`
+    and `report`, where the lists go by its name. Raises UserError for lists that contradict themselves; what merely
+    does not fit the log is counted and said.
     """
     from persrec import cells
     from persrec import run as runs
@@ -173,9 +180,26 @@ def score_lists(
     for what, count in counts.items():
         if count:
             say(f"{what}: {count:,}")
+    missed = row["protocol"]["targets_seen_before"]
+    if loaded.evaluation.exclude_seen and missed and not counts["seen items"]:
+        say(
+            f"No list has an item that its user had before, but {missed:,} of {row['protocol']['targets']:,} targets "
+            "are such: these are missed whatever was recommended, where a model's own evaluation ranks them. Give "
+            "lists that seen items were not left out of, so long that k others remain."
+        )
     if json_file is not None:
         _write_json(Path(json_file), [row])
     return results(loaded, [row], [] if folder is None else [folder], folder or Path())
+
+
+def _all_runs(folders: Any) -> list[Path]:
+    """The runs of one folder, or of several."""
+    several = [folders] if isinstance(folders, str | Path) else folders
+    if not isinstance(several, Iterable) or not (found := list(several)):
+        raise UserError(f"runs: got {folders!r}, expected folders of runs, one or more")
+    if wrong := [one for one in found if not isinstance(one, str | Path)]:
+        raise UserError(f"runs: got a {type(wrong[0]).__name__}, expected the folder of a run, or of a grid")
+    return [place for folder in found for place in _runs_below(Path(folder))]
 
 
 def _runs_below(folder: Path) -> list[Path]:
@@ -223,7 +247,7 @@ def _check_one_grid(folder: Path, places: Sequence[Path]) -> None:
 
 
 def compare(
-    folders: Sequence[str | Path],
+    folders: str | Path | Sequence[str | Path],
     *,
     metric: str | None = None,
     by: str | None = None,
@@ -234,13 +258,16 @@ def compare(
 
     `metric` defaults to the primary metric of the first run, `by` names a group of the targets, `form` (markdown,
     latex, html) asks for text instead of a table, and `json_file` receives the rows: for all targets or each group,
-    one for each `run` (its mean), each `pair` and each recipe's `retention`, with their intervals. Raises UserError for
-    runs that were not tested alike.
+    one for each `run` (`mean` is that of the metric, with its interval), each `pair` (`mean` is the ratio, and there is
+    a `difference`) and each recipe's `retention`. `by` is length, hours, cold or consumption. Raises UserError for runs
+    that were not tested alike.
     """
     from persrec.evaluation import comparison
 
     _check_folder("--json", json_file)
-    sides = comparison.load([place for folder in folders for place in _runs_below(Path(folder))])
+    if form is not None and form not in sheets.FORMS:
+        raise UserError(f"form: got {form!r}, expected one of {', '.join(sheets.FORMS)}, or None for a table")
+    sides = comparison.load(_all_runs(folders))
     metric = metric or str(sides[0].recipe["primary"])
     comparison.check_metric(sides, metric)
     parts = [("all targets", None)] if by is None else comparison.groups(sides[0], by)
@@ -268,7 +295,7 @@ def compare(
 
 
 def report_page(
-    folders: Sequence[str | Path], *, out: str | Path = "report.html", titles: str | Path | None = None
+    folders: str | Path | Sequence[str | Path], *, out: str | Path = "report.html", titles: str | Path | None = None
 ) -> Path:
     """One self-contained web page on some runs, its figures as PNG and SVG in a folder beside it; see `persrec.page`.
 
@@ -281,9 +308,7 @@ def report_page(
     _check_folder("--out", out)
     if out.suffix != ".html":
         raise UserError(f"--out {out}: got the ending {out.suffix!r}, expected .html")
-    return page.write(
-        [place for folder in folders for place in _runs_below(Path(folder))], out, titles_file=titles, say=say
-    )
+    return page.write(_all_runs(folders), out, titles_file=titles, say=say)
 
 
 def probe(
@@ -307,6 +332,8 @@ def probe(
         _check_folder(option, path)
     if figure is not None:
         probe_report.check_format(Path(figure))
+    if isinstance(gap_hours, bool) or not isinstance(gap_hours, int | float) or not gap_hours > 0:
+        raise UserError(f"gap_hours: got {gap_hours!r}, expected a number of hours above 0, as 12")
     loaded, frame = _recipe(recipe, overrides, frame)
     log = logs.load(preparing.data_section(loaded.data), frame=frame, say=say)
     histories = _histories(log, preparing.before_test(log, loaded.split))
@@ -345,21 +372,23 @@ def recommend(
     *,
     histories: Any = None,
     k: int = 10,
-    at: int | None = None,
+    at: Any = None,
     store: str | Path | None = None,
     allow: Sequence[Any] | str | Path | None = None,
     block: Sequence[Any] | str | Path | None = None,
     unknown: str | None = None,
     slots: bool = False,
 ) -> pl.DataFrame:
-    """The k best items of each user of a run, or of its `store`; see `Recommender.recommend`.
+    """The k best items of each user of a run, or of its `store`: a Polars frame `user_id, item_id, score, rank`.
 
-    `allow` and `block` are ids, or files of them.
+    `users` are ids (None: everybody), or `histories` a file or frame of the events of users who may be new. `allow` and
+    `block` are ids, or files of them. All else as in `Recommender.recommend`, which stays loaded between calls. Raises
+    UserError for unknown users, lists that leave no item, and k above the catalogue.
     """
     from persrec.serving import lists
     from persrec.serving.recommender import Recommender
 
-    allow, block = (lists.read(one) if isinstance(one, str | Path) else one for one in (allow, block))
+    allow, block = (lists.read(one) if lists.is_file(one) else one for one in (allow, block))
     options: dict[str, Any] = {"allow": allow, "block": block, "unknown": unknown, "slots": slots}
     with Recommender.load(run, store) as recommender:
         return recommender.recommend(users, k, histories=histories, at=at, **options, say=say)
@@ -367,23 +396,30 @@ def recommend(
 
 def score(
     run: str | Path,
-    candidates: str | Path | Mapping[Any, Sequence[Any]],
+    candidates: Any,
+    users: Sequence[Any] | None = None,
     *,
     histories: Any = None,
-    at: int | None = None,
+    at: Any = None,
     store: str | Path | None = None,
 ) -> pl.DataFrame:
-    """The scores of each user's candidates, by user or a file of pairs, in its order; see `Recommender.score`."""
-    from persrec.serving import lists
+    """The scores of candidates, in their order: a Polars frame `user_id, item_id, score`; see `Recommender.score`.
+
+    `candidates` are a file or frame with a row for each pair of `user_id` and `item_id`, the items of each user as a
+    mapping, or a list of items for all `users` (None: everybody). Raises UserError that names unknown users and items.
+    """
     from persrec.serving.recommender import Recommender
 
-    by_user = lists.read_candidates(candidates) if isinstance(candidates, str | Path) else candidates
+    given = Path(candidates) if isinstance(candidates, str) else candidates
     with Recommender.load(run, store) as recommender:
-        return recommender.score(None, by_user, histories=histories, at=at, say=say)
+        return recommender.score(users, given, histories=histories, at=at, say=say)
 
 
 def similar(run: str | Path, items: Sequence[Any], *, k: int = 10) -> pl.DataFrame:
-    """The k items of a run that are most like each of `items`; see `Recommender.similar`."""
+    """The k items of a run that are most like each of `items`: a Polars frame `item_id, similar, score, rank`.
+
+    The score is the cosine of their vectors. Raises UserError for unknown items and k above the catalogue.
+    """
     from persrec.serving.recommender import Recommender
 
     return Recommender.load(run).similar(items, k)
@@ -396,8 +432,20 @@ def _recipe(recipe: Any, overrides: Sequence[str], frame: Any) -> tuple[Recipe, 
     elif isinstance(recipe, str | Path):
         loaded = recipes.load(recipe, overrides)
     else:
+        if frame is not None:
+            raise UserError("frame: got two frames, as the recipe is one already; expected a recipe, or no `frame`")
+        if recipe is None:
+            raise UserError(
+                "got None, expected a shipped recipe's name, a file of a recipe or log, a Recipe, or a pandas or "
+                "Polars frame of events"
+            )
         values = {"name": FRAME, "data": {"source": "table", "path": FRAME}}
         loaded, frame = recipes.parse(override(values, overrides), "on a frame"), recipe
+    if frame is None and loaded.data.path == FRAME and not Path(FRAME).exists():
+        raise UserError(
+            f"data.path: got {FRAME}, as in the recipe of a run that was fitted on a frame; give that as `frame=`, or "
+            "a file by --set data.path=FILE"
+        )
     if frame is not None:  # so that the recipe in the run folder does not name other data
         loaded = loaded.model_copy(update={"data": loaded.data.model_copy(update={"source": "table", "path": FRAME})})
     return loaded, frame

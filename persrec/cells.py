@@ -33,7 +33,7 @@ from persrec.items import load as item_texts
 from persrec.models.build import build, kept_weights
 from persrec.models.model import Model
 from persrec.prepared import ITEMS, Prepared
-from persrec.recipe.file import override
+from persrec.recipe.file import check_overrides, override
 from persrec.recipe.recipe import WITHOUT_EFFECT, Recipe, flat, parse
 from persrec.serving.recommender import Recommender
 from persrec.targets import targets_of
@@ -303,6 +303,7 @@ def evaluate_again(folder: Path, overrides: Sequence[str] = ()) -> tuple[runs.Ru
 def _asked_otherwise(saved: runs.Run, overrides: Sequence[str]) -> Recipe:
     """The recipe of a run with other keys of its evaluation; where its primary metric's cutoff is no longer in
     `evaluation.k`, the largest one there takes its place."""
+    check_overrides(overrides)
     for text in overrides:
         key = text.partition("=")[0].strip()
         if key.split(".")[0] not in ASKED:

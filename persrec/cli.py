@@ -6,7 +6,6 @@ Heavy imports are made inside the commands, so that `persrec --help` answers at 
 import errno
 import sys
 import textwrap
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -19,6 +18,7 @@ from persrec.commands.serve import serve
 from persrec.commands.store import adopt, compress, stores, update
 from persrec.commands.training import export, tune
 from persrec.errors import UserError, whole
+from persrec.moments import milliseconds
 
 if TYPE_CHECKING:
     import polars as pl
@@ -245,7 +245,7 @@ def recommend(
         raise UserError("recommend: expected user ids, --histories FILE or --all, and one of them (of --store all)")
     if out is not None:
         check_format(out)
-    moment = None if at is None else milliseconds(at)
+    moment = None if at is None else milliseconds(at, "--at")
     from persrec import api
 
     options: dict[str, Any] = {"allow": allow, "block": block, "unknown": unknown, "slots": slots}
@@ -264,7 +264,7 @@ def score(run: Path, pairs: Path, store: Path | None, at: str | None, histories:
     """Score candidates for a ranker: PAIRS is a table with the columns user_id and item_id, a row for each."""
     if out is not None:
         check_format(out)
-    moment = None if at is None else milliseconds(at)
+    moment = None if at is None else milliseconds(at, "--at")
     from persrec import api
 
     write(api.score(run, pairs, histories=histories, at=moment, store=store), out)
@@ -313,17 +313,6 @@ def print_recipe(name: str) -> None:
     from persrec.recipe.file import shipped_path
 
     click.echo(shipped_path(name).read_text(encoding="utf-8"), nl=False)
-
-
-def milliseconds(text: str) -> int:
-    """A point in time in ms since 1970 from `1700000000000` or ISO 8601 (UTC, where it names no zone)."""
-    if text.lstrip("-").isdigit():
-        return int(text)
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise UserError(f"--at {text}: expected ISO 8601, as in 2024-05-31T12:00, or ms since 1970") from error
-    return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 def check_format(out: Path) -> None:

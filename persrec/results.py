@@ -34,6 +34,9 @@ class Table:
     def __rich__(self) -> Group:
         return self.shown
 
+    def __repr__(self) -> str:
+        return str(self)  # for notebooks: the rows take pages
+
     def __str__(self) -> str:
         if self.text is not None:
             return self.text
@@ -61,7 +64,8 @@ def results(
         f"seen items {seen}, time: {protocol['time']}"
     )
     if protocol["exclude_seen"] and protocol["targets_seen_before"]:
-        heading += f"; {protocol['targets_seen_before']:,} targets were seen before and are ranked all the same"
+        heading += f"; {protocol['targets_seen_before']:,} targets were seen before"
+        heading += "" if "recommendations" in rows[0] else " and are ranked all the same"
     if overrides:
         heading += f"; set for this table alone: {', '.join(overrides)}"
     found = [report.metrics_sheet(heading, rows, metrics)]

@@ -134,7 +134,7 @@ def test_evaluate_of_a_grid_has_a_row_per_run_and_writes_them(
 ) -> None:
     assert call(monkeypatch, "evaluate", "runs/tiny", "--json", "rows.json") == 0
     rows = json.loads((copy / "rows.json").read_text())
-    assert [row["history"] for row in rows] == ["compressed", "full"]
+    assert [row["history"] for row in rows] == ["full", "compressed"]
     assert {row["bytes_per_user"] > 0 for row in rows} == {True, False}
     assert "compressed      1 " in capsys.readouterr().out
 
@@ -639,7 +639,7 @@ def test_a_spoilt_run_or_log_is_refused(
         (["evaluate", "runs/tiny", "--json", "no/x.json"], "--json no/x.json: the folder no does not exist"),
         (["recommend", "runs/tiny", "u"], "run folder runs/tiny: is no run but holds "),
         (["recommend", "RUN", "ghost"], "1 of 1 users are not in the run's log: 'ghost'; expected ids such as 'user-"),
-        (["recommend", "RUN", "user-0001", "--k", "99999"], "k: got 99999, expected 1 to"),
+        (["recommend", "RUN", "user-0001", "--k", "99999"], "k: got 99999, expected a whole number from 1 to"),
         (["recommend", "RUN", "--histories", "no.csv"], "histories: there is no file no.csv"),
         (["recommend", "RUN", "--histories", "tiny.yaml"], "tiny.yaml: unknown ending '.yaml'"),
         (["fit", "runs/tiny/full-seed0/recipe.yaml", "--out", "tiny.yaml"], "run folder tiny.yaml: is a file"),

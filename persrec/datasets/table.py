@@ -99,6 +99,13 @@ def read_frame(
     return _conformed(as_polars(frame), columns, **common)
 
 
+def is_frame(given: Any) -> bool:
+    """Whether it is a frame of pandas or Polars."""
+    if isinstance(given, pl.LazyFrame | pl.DataFrame):
+        return True
+    return type(given).__module__.partition(".")[0] == "pandas" and hasattr(given, "columns")
+
+
 def as_polars(frame: Any) -> pl.LazyFrame:
     """A pandas or Polars frame as a LazyFrame.
 

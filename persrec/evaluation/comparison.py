@@ -199,7 +199,7 @@ def permutation(difference: Values, users: npt.NDArray[np.int64], *, seed: int =
 
 def check_metric(sides: list[Side], metric: str) -> None:
     """Raise UserError for a metric that is not known, or whose cutoff lies beyond the ranks that were kept."""
-    name, _, cutoff = metric.partition("@")
+    name, _, cutoff = str(metric).partition("@")
     deepest = min(max(side.recipe["evaluation"]["k"]) for side in sides)
     if name not in metrics.METRICS or not cutoff.isdigit() or not 1 <= int(cutoff) <= deepest:
         raise UserError(

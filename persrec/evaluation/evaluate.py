@@ -247,7 +247,13 @@ def list_metrics(found: Evaluation, data: Prepared) -> dict[str, float]:
         "diversity": metrics.diversity(lists, weighted_vectors(data, WIDTH)),
     }
     whole = {"coverage": metrics.coverage(lists, catalogue), "gini": metrics.gini(lists, catalogue)}
-    return whole | {name: float(np.nanmean(values)) for name, values in per_query.items()}
+    return whole | {name: _mean_of_known(values) for name, values in per_query.items()}
+
+
+def _mean_of_known(values: npt.NDArray[np.float64]) -> float:
+    """The mean of what is a number; NaN where nothing is, as where everybody has had every item."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")
 
 
 def seen_share(data: Prepared, lists: npt.NDArray[np.int64]) -> float:

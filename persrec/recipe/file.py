@@ -1,7 +1,7 @@
 """Where recipes come from: the shipped ones by name, a YAML file, or a log that is given in a recipe's place."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +66,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def override(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """The tree with each `dotted.key=YAML value` put in; unknown keys are left for `parse` to report."""
-    if isinstance(overrides, str | Mapping):
-        raise UserError(
-            f"overrides: got {overrides!r}, expected a list of texts as after --set: ['training.epochs=3', ...]"
-        )
+    check_overrides(overrides)
     tree = dict(values)
     for text in overrides:
         key, equals, value = text.partition("=")
@@ -83,6 +80,15 @@ def override(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, A
                 "as ? : , # into double quotes: --set 'data.columns={timestamp: \"when?\"}'"
             ) from error
     return tree
+
+
+def check_overrides(overrides: Any) -> None:
+    """Raise UserError for what is no list of texts."""
+    several = isinstance(overrides, Iterable) and not isinstance(overrides, str | bytes | Mapping)
+    if not several or not all(isinstance(text, str) for text in overrides):
+        raise UserError(
+            f"overrides: got {overrides!r}, expected a list of texts as after --set: ['training.epochs=3', ...]"
+        )
 
 
 def _put(tree: Mapping[str, Any], path: list[str], value: Any) -> dict[str, Any]:

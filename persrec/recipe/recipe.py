@@ -123,6 +123,8 @@ def conflicts(recipe: Recipe) -> Iterator[Fault]:
         yield Fault(("history", "baselines"), "got none of either, expected a history or a baseline to test")
     if len({one.name for one in recipe.baselines}) < len(recipe.baselines):
         yield Fault(("baselines",), "got the same baseline twice, expected each once")
+    if len(set(recipe.seeds)) < len(recipe.seeds):
+        yield Fault(("seeds",), "got the same seed twice, expected each once")
     yield from _data_conflicts(recipe.data)
     yield from _carried_conflicts(recipe)
     yield from _item_conflicts(recipe)

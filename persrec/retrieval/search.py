@@ -163,9 +163,10 @@ def _groups(depths: np.ndarray, users_per_chunk: int) -> Iterator[tuple[np.ndarr
 
 def check(index: TopK, queries: np.ndarray, k: int) -> None:
     catalogue = len(index.vectors) - 1
-    if not 1 <= k <= catalogue:
+    if not isinstance(k, int | np.integer) or isinstance(k, bool) or not 1 <= k <= catalogue:
         raise UserError(
-            f"k: got {k}, expected 1 to {catalogue}, the number of items; ask for fewer (in a recipe: evaluation.k)"
+            f"k: got {k!r}, expected a whole number from 1 to {catalogue}, the number of items (in a recipe: "
+            "evaluation.k)"
         )
     _check_finite(queries, "the query of user row")
 

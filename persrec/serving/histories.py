@@ -16,7 +16,7 @@ from persrec.datasets import table
 from persrec.errors import UserError
 from persrec.event_inputs import buckets_of
 from persrec.interactions import filters, sequences
-from persrec.interactions.schema import DWELL, EVENT, ITEM, RATING, TIME, USER, WEIGHT
+from persrec.interactions.schema import DWELL, EVENT, ITEM, RATING, TIME, USER, WEIGHT, shown
 from persrec.prepared import Prepared
 from persrec.recipe.file import LOG_SOURCES
 from persrec.recipe.recipe import Recipe
@@ -89,10 +89,11 @@ def of_events(source: Any, recipe: Recipe, item_ids: pl.Series, say: Say) -> His
 
 def divided(source: Any, recipe: Recipe, item_ids: pl.Series, say: Say) -> tuple[Histories, dict[int, Any]]:
     """Histories as in `of_events`, and the users who are left out, by their places among all users."""
-    ordered = sifted(opened(source, recipe, "histories", say), recipe, say)
+    given = opened(source, recipe, "histories", say)
+    ordered = sifted(given, recipe, say)
     events = (filters.drop_duplicates(ordered) if recipe.data.deduplicate else ordered).collect()
     known = numbered(events, item_ids, say).filter(pl.col(ITEM).is_not_null())
-    users = events[USER].unique(maintain_order=True)
+    users = given.select(USER).unique().sort(USER).collect()[USER]  # also those of whom the filters leave nothing
     places = (~users.is_in(known[USER].unique().implode())).arg_true().to_list()
     return grouped(known, recipe.model.inputs), {place: users[place] for place in places}
 
@@ -102,7 +103,7 @@ def say_left_out(strange: Mapping[int, Any], known: int, say: Say) -> None:
     if not strange:
         return
     named = f"{len(strange):,} of {known + len(strange):,} users have no event of an item that this run knows"
-    text = f"histories: {named}: {examples(strange.values())}"
+    text = f"histories: {named}, or none that its filters keep: {examples(strange.values())}"
     if not known:
         raise UserError(f"{text}; expected somebody who has; check the item ids, or answer by --unknown popular")
     say(f"{text}; they are left out, and --unknown popular answers them by popularity")
@@ -207,7 +208,14 @@ def numbered(events: pl.DataFrame, item_ids: pl.Series, say: Say) -> pl.DataFram
 
 
 def ids_of(given: OneOrMore) -> list[Any]:
-    """One id, or those of a list, array or series, as values of Python; "12" is one id."""
+    """One id, or those of a list, array or series, as values of Python; "12" is one id.
+
+    Raises:
+        UserError: it is a frame.
+    """
+    if table.is_frame(given):
+        names = table.as_polars(given).collect_schema().names()
+        raise UserError(f"got a frame with the columns {shown(names)}, expected ids, as one of its columns has them")
     several = [given] if isinstance(given, str) or not isinstance(given, Iterable) else given
     return [one.item() if isinstance(one, np.generic) else one for one in several]
 

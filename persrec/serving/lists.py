@@ -1,7 +1,8 @@
 """Lists of items that may, or may not, be recommended, and of those that are to be scored."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +10,7 @@ import polars as pl
 
 from persrec.datasets import json_lines
 from persrec.datasets.quoting import scan_csv
-from persrec.datasets.table import JSON_LINES, PARQUET, SEPARATORS
+from persrec.datasets.table import JSON_LINES, PARQUET, SEPARATORS, as_polars, is_frame
 from persrec.errors import UserError
 from persrec.interactions.schema import ITEM, USER, check_twice, reading, shown
 from persrec.interactions.values import plain_ids
@@ -52,6 +53,12 @@ def _named(item_ids: pl.Series, listed: OneOrMore, what: str, say: Say) -> npt.N
     return known.is_in(asked.implode()).to_numpy()
 
 
+def is_file(given: Any) -> TypeGuard[str | Path]:
+    """Whether ids were given as a file: a Path, or text that ends or stands as one."""
+    endings = (TEXT, *SEPARATORS, *PARQUET, *JSON_LINES)
+    return isinstance(given, Path) or (isinstance(given, str) and (given.endswith(endings) or Path(given).is_file()))
+
+
 def read(path: str | Path) -> list[str]:
     """The ids of a file: the column `item_id` of a table, or one per line of a .txt.
 
@@ -68,6 +75,22 @@ def read(path: str | Path) -> list[str]:
             raise UserError(f"{path}: is not UTF-8; save it as UTF-8, with one id per line") from None
         return [line.strip() for line in lines if line.strip()]
     return _columns(path, [ITEM], known=[TEXT])[ITEM].to_list()
+
+
+def by_user(candidates: Any) -> Mapping[Any, Any] | None:
+    """The items of each user, of a mapping, a file or a frame of pairs; None: a list of items for all of them."""
+    if isinstance(candidates, Mapping):
+        return candidates
+    if isinstance(candidates, Path):
+        return read_candidates(candidates)
+    if not is_frame(candidates):
+        return None
+    pairs = as_polars(candidates).collect()
+    missing = [name for name in (USER, ITEM) if name not in pairs.columns]
+    if missing or pairs.is_empty():
+        got = shown(pairs.columns) if missing else "no rows"
+        raise UserError(f"candidates: got {got}, expected a frame with a row for each pair of {USER} and {ITEM}")
+    return dict(pairs.group_by(USER, maintain_order=True).agg(ITEM).iter_rows())
 
 
 def read_candidates(path: str | Path) -> dict[str, list[str]]:

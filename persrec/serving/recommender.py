@@ -19,6 +19,7 @@ from persrec.evaluation.evaluate import item_vectors, read_users
 from persrec.interactions.schema import ITEM, USER
 from persrec.models.build import restored
 from persrec.models.model import Model
+from persrec.moments import milliseconds
 from persrec.prepared import Prepared
 from persrec.recipe import recipe as recipes
 from persrec.retrieval.indexes import INDEXES, Index
@@ -70,6 +71,8 @@ class Recommender:
 
         With a `store`, a folder, users are those that it holds.
         """
+        if not isinstance(folder, str | Path):
+            raise UserError(f"Recommender.load: got {type(folder).__name__}, expected the folder of a run")
         run = runs.load(folder)
         recipe = recipes.parse(run.recipe, f"of run {folder}")
         item_ids = pl.Series(ITEM, run.item_ids())
@@ -89,7 +92,7 @@ class Recommender:
         k: int = 10,
         *,
         histories: Any = None,
-        at: int | None = None,
+        at: Any = None,
         allow: OneOrMore | None = None,
         block: OneOrMore | None = None,
         unknown: str | None = None,
@@ -99,8 +102,8 @@ class Recommender:
         """The k best items of each user: `user_id, item_id, score, rank`, best first.
 
         `users` are ids of the store, or without one of the run's log; `histories` instead, a file or a pandas or Polars
-        frame of events, may hold users that training never saw (neither: everybody). `at` is when they are asked, in ms
-        since 1970, and defaults to each user's last event; only `time: next` uses it.
+        frame of events, may hold users that training never saw (neither: everybody). `at` is when they are asked (ms
+        since 1970, ISO 8601 or a datetime), and defaults to each user's last event; only `time: next` uses it.
 
         Only items of the list `allow` are recommended, and none of `block`; among them the best are found, so users get
         k items where there are as many. With `unknown` popular, ids of `users` that nobody has get the items with the
@@ -113,6 +116,7 @@ class Recommender:
         if slots:
             self._check_slots(histories)
         items = lists.chosen(self.item_ids, allow, block, say)
+        at = None if at is None else milliseconds(at)
         named, given, strange = self._asked(users, histories, unknown, say)
         done, frames = 0, []
         for one in self._known(named, given, at, say, k=k, slots=slots):
@@ -138,18 +142,20 @@ class Recommender:
     def score(
         self,
         users: OneOrMore | None,
-        candidates: OneOrMore | Mapping[Any, OneOrMore],
+        candidates: OneOrMore | Mapping[Any, OneOrMore] | Any,
         *,
         histories: Any = None,
-        at: int | None = None,
+        at: Any = None,
         say: Say = _silent,
     ) -> pl.DataFrame:
         """Scores of candidates, the same ones for all users or by user: `user_id, item_id, score`, as they stand.
 
-        Scores are those of `recommend`, seen items or not. With `histories`, candidates by user are of their users; who
+        By user they are a mapping, or a frame with a row for each pair of `user_id` and `item_id`. Scores are those of
+        `recommend`, seen items or not. With `histories`, candidates by user are of their users; who
         has none is left out. Raises UserError that names unknown users and items.
         """
-        by_user = candidates if isinstance(candidates, Mapping) else None
+        at = None if at is None else milliseconds(at)
+        by_user = lists.by_user(candidates)
         if by_user is not None and users is not None:
             raise UserError("score: got both users and candidates by user, expected None for the users")
         if by_user is not None and histories is None:
@@ -159,7 +165,7 @@ class Recommender:
             advice = "give events of theirs with items that the run knows, or leave them out"
             given = given.named(ids_of(by_user), "the histories", advice)
         listed = None if by_user is None else [ids_of(items) for items in by_user.values()]
-        same = ids_of(candidates)
+        same = ids_of(candidates) if by_user is None else []
         catalogue = pl.Series(self.item_ids)
         done, found = 0, []
         for known in self._known(named, given, at, say):
@@ -174,13 +180,14 @@ class Recommender:
             done += len(counts)
         return together(found)
 
-    def memory(self, users: OneOrMore | None = None, *, at: int | None = None) -> pl.DataFrame:
+    def memory(self, users: OneOrMore | None = None, *, at: Any = None) -> pl.DataFrame:
         """What is kept of users, as features for another model.
 
         `user_id`; `events`, all that they have had, and `folded`, of these; `last`, ms; `query`, the D numbers that are
         matched against item vectors; `rows`, a list of the memory's rows, oldest first, each the numbers of all stored
         planes, one after the other.
         """
+        at = None if at is None else milliseconds(at)
         found = []
         for names, records in self._records(_listed(users)):
             self._say_when(self._open().series(names), _last(records), at, _silent)
@@ -260,6 +267,8 @@ class Recommender:
         The map is learned from the histories of `users` users of a log, by default the run's; see `serving.adoption`.
         Raises UserError where the models do not fold the same segments, and where this store is there already.
         """
+        if not isinstance(old, Recommender):
+            raise UserError(f"adopt: got {type(old).__name__}, expected the Recommender of the old model and its store")
         before = old._open()
         if self.store is None or Store.there(self.store):
             raise UserError(

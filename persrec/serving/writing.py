@@ -85,6 +85,8 @@ def _reach(offsets: Ints, start: int) -> int:
 
 def update(users: Users, events: Any, *, rows: int, say: Say, done: Done = None) -> Update:
     """Put new events into the records; see `Recommender.update`."""
+    if rows < 1:
+        raise UserError(f"rows: got {rows}, expected 1 or more events that are committed together")
     check_complete(users.store)
     found = Update()
     try:

@@ -167,7 +167,7 @@ def test_chunks_and_batches_change_nothing(world: tuple[Model, Prepared], monkey
 
 
 def test_k_above_the_catalogue_is_refused(world: tuple[Model, Prepared]) -> None:
-    with pytest.raises(UserError, match=r"k: got 31, expected 1 to 30, the number of items.*evaluation\.k"):
+    with pytest.raises(UserError, match=r"k: got 31, expected a whole number from 1 to 30.*evaluation\.k"):
         found(world, k=(31,))
 
 

@@ -200,7 +200,7 @@ def test_codes_need_items_to_learn_from_and_a_divisible_width() -> None:
 @pytest.mark.parametrize("kind", INDEXES)
 def test_bad_input_is_refused_as_by_exact_search(kind: str) -> None:
     index = INDEXES[kind](VECTORS)
-    with pytest.raises(UserError, match="k: got 0, expected 1 to 600, the number of items"):
+    with pytest.raises(UserError, match="k: got 0, expected a whole number from 1 to 600, the number of items"):
         index.search(QUERIES, 0)
     broken = QUERIES.copy()
     broken[3] = np.nan

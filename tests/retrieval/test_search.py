@@ -175,7 +175,7 @@ def test_results_do_not_depend_on_the_chunks() -> None:
 @pytest.mark.parametrize("k", [0, 4])
 def test_k_must_fit_the_catalogue(build: Build, k: int) -> None:
     index, query = build(vectors_of([[1], [2], [3]])), np.ones((1, 1), np.float32)
-    message = f"k: got {k}, expected 1 to 3, the number of items; ask for fewer"
+    message = f"k: got {k}, expected a whole number from 1 to 3, the number of items"
     with pytest.raises(UserError, match=message):
         index.search(query, k)
     with pytest.raises(UserError, match=message):

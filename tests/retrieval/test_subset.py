@@ -54,7 +54,7 @@ def test_an_approximate_index_misses_nothing_of_the_chosen() -> None:
 
 def test_k_above_the_catalogue_is_refused() -> None:
     index, nobody = BruteForce(np.ones((4, 2), np.float32)), Seen.from_lists([np.zeros(0, np.int64)])
-    with pytest.raises(UserError, match="k: got 4, expected 1 to 3"):
+    with pytest.raises(UserError, match="k: got 4, expected a whole number from 1 to 3"):
         chosen_top_k(index, np.array([1]), np.ones((1, 2), np.float32), nobody, None, 4, exclude_seen=True)
 
 

@@ -189,7 +189,8 @@ def test_users_without_a_known_item_are_named_and_left_out_where_others_remain(r
     found = recommender.recommend(histories=pl.concat([STRANGE, history("ü-0")]), say=said.append)
     assert close(found, recommender.recommend(histories=history("ü-0")))
     assert said[-1] == (
-        "histories: 2 of 3 users have no event of an item that this run knows: 'a', 'b'; they are left out, and "
+        "histories: 2 of 3 users have no event of an item that this run knows, or none that its filters keep: 'a', "
+        "'b'; they are left out, and "
         "--unknown popular answers them by popularity"
     )
     both = pl.concat([STRANGE, history("ü-0")])
@@ -232,8 +233,8 @@ def test_strangers_stand_at_their_place_whatever_their_ids_are(tmp_path: Path) -
     [
         ({"users": ["ü-0", "nobody", "ü"]}, r"2 of 3 users are not in the run's log: 'nobody', 'ü'; .*such as 'ü-0'"),
         ({"users": ["ü-0"], "histories": LOG}, "got both users and histories, expected one of them"),
-        ({"users": ["ü-0"], "k": 31}, "k: got 31, expected 1 to 30, the number of items"),
-        ({"users": ["ü-0"], "k": 0}, "k: got 0, expected 1 to 30"),
+        ({"users": ["ü-0"], "k": 31}, "k: got 31, expected a whole number from 1 to 30, the number of items"),
+        ({"users": ["ü-0"], "k": 0}, "k: got 0, expected a whole number from 1 to 30"),
         ({"histories": "none.csv"}, r"histories: there is no file none\.csv; expected a log of their events"),
         ({"histories": LOG.drop("timestamp")}, "no timestamp column, but this model was trained with `time: last`"),
         ({"histories": LOG.drop("item_id")}, "missing column item_id"),
