@@ -117,6 +117,7 @@ def train(
             f"--from {start}: {started['matched']:,} items are known by their ids, {started['new']:,} are new and "
             f"start fresh, {started['vanished']:,} have vanished and are dropped."
             + (" The run had no memory: its tokens start fresh." if started["fresh_memory"] else "")
+            + (" Its S + R differs: position biases are those of the same distances." * started["other_distances"])
         )
     with ranks.first_rank_first():
         if goes_on:

@@ -76,9 +76,9 @@ class Read(nn.Module):
         rows = Rows(x, time, query_time, position, valid)
         weight = torch.ones_like(memory_time, dtype=states.dtype) if memory_weight is None else memory_weight
         memory = Memory(states, memory_time, memory_position, memory_valid, weight, memory_valid.sum(dim=1))
-        hidden, _ = self.backbone.step(rows, memory if states.shape[2] else None)
-        last = (valid.sum(dim=1) - 1)[:, None, None].expand(-1, 1, hidden.shape[-1])
-        query = hidden.gather(1, last).squeeze(1)
+        asked = valid.sum(dim=1, keepdim=True) - 1
+        hidden, _ = self.backbone.step(rows, memory if states.shape[2] else None, asked=asked)
+        query = hidden.squeeze(1)
         return nn.functional.normalize(query, dim=-1) if self.cosine else query
 
 

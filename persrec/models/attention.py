@@ -64,6 +64,16 @@ def position_buckets(exact: int) -> int:
     return exact + LOG_SPAN
 
 
+def position_table(table: Tensor, exact: int) -> Tensor:
+    """A table (H, P) for other exact distances: (H, position_buckets(exact)), with what it had for the same distances.
+
+    Of a logarithmic bucket that is what stood at its middle.
+    """
+    middle = exact * 2 ** ((torch.arange(LOG_SPAN) + 0.5) / LOG_STEPS)
+    distance = torch.cat([torch.arange(exact), middle.round().long()])
+    return table[:, position_bucket(distance, table.shape[1] - LOG_SPAN).long()]
+
+
 class _PointwiseAttention(torch.autograd.Function):
     """silu(q k^T + bias) v / divisor over the visible pairs, with a hand-written gradient.
 

@@ -26,7 +26,7 @@ Score = Callable[[Tensor, History], T]  # hidden (E, L, D) and the events of its
 class Looped(NamedTuple):
     """What a loop over a batch gives."""
 
-    scored: list  # results of `score`: one per fold, then one for the open blocks
+    scored: list  # results of `score`, one per fold, then one for the open blocks; or what is asked for without it
     memory: Memory  # of the closed segments of every user
     trail: list[Memory]  # after each pass, of those users who had a segment in it
     disagreement: Tensor | None = None  # () of memories made in another way, see `models.parallel`
@@ -39,7 +39,7 @@ def loop(
     batch: Batch,
     rule: SegmentRule,
     *,
-    score: Score[T],
+    score: Score[T] | None,
     reads_all: bool = False,
     together: int = 8,
     checkpointed: bool = False,
@@ -49,27 +49,31 @@ def loop(
     """Fold every closed segment of a batch, then read the open blocks; `score` sees the hidden rows of each block.
 
     Users must stand in descending order of closed segments. `score` gets hidden rows (E, L, D) and the events they
-    stand for; with `reads_all` only rows as a served query would have keep their targets. `together` consecutive
-    segments are folded in one pass where the backbone can (the same numbers; 1 = segment by segment). `checkpointed`
-    keeps no activations of a pass, items' vectors and losses included, and computes them again in the backward pass
-    (the same gradient). `recall` changes what the open blocks read, to see what a memory is worth. With `detach_every`
-    the gradient ends at memories so many segments apart, from a random one on.
+    stand for; without it only the last row (B, D) of each user is computed, which is `scored` then. With `reads_all`
+    only rows as a served query would have keep their targets. `together` consecutive segments are folded in one pass
+    where the backbone can (the same numbers; 1 = segment by segment). `checkpointed` keeps no activations of a pass,
+    items' vectors and losses included, and computes them again in the backward pass (the same gradient). `recall`
+    changes what the open blocks read, to see what a memory is worth. With `detach_every` the gradient ends at memories
+    so many segments apart, from a random one on.
     """
     behind = rule.recent - 1 if reads_all and rule.recent is not None else 0
     together = together if backbone.chains and compressor.chains and not detach_every else 1
     cut = int(torch.randint(detach_every, ())) if detach_every else 0
 
-    def folded(first: int, users: int, memory: Memory) -> tuple[T, Memory]:
+    def folded(first: int, users: int, memory: Memory) -> tuple[T | None, Memory]:
         chain = _chain(closed[:users] - first, together)
         block = first + chain.block
         offsets = torch.arange(rule.segment + behind, device=block.device)
         events = batch.history.of(chain.user, block[:, None] * rule.segment + offsets)
         segment, after = events.split(rule.segment)
         rows, following = rows_of(segment, encode), rows_of(after, encode) if behind else None
+        wanted = score is not None
         if together == 1:
-            hidden, grown = compressor.fold(backbone, rows, memory, following)
+            hidden, grown = compressor.fold(backbone, rows, memory, following, scored=wanted)
         else:
-            hidden, grown = compressor.fold_chain(backbone, rows, memory, chain, following)
+            hidden, grown = compressor.fold_chain(backbone, rows, memory, chain, following, scored=wanted)
+        if score is None:
+            return None, grown
         skipped = unscored(rule, block, len(offsets), reads_all=reads_all)
         return score(hidden, events.without_targets(skipped)), grown
 
@@ -85,12 +89,15 @@ def loop(
             result, grown = checkpoint(folded, first, users, active, use_reentrant=False)
         else:
             result, grown = folded(first, users, active)
-        scored.append(result)
+        scored += [] if score is None else [result]
         trail.append(grown)
         memory = memories.join(grown, memories.take(memory, slice(users, None)))
     if recall is not None:
         memory = recall(memory, batch.user)
-    scored.append(score(*read(backbone, encode, batch, closed, rule, memory, reads_all=reads_all)))
+    if score is None:
+        scored.append(read_last(backbone, encode, batch, closed, rule, memory))
+    else:
+        scored.append(score(*read(backbone, encode, batch, closed, rule, memory, reads_all=reads_all)))
     return Looped(scored, memory, trail)
 
 
@@ -116,7 +123,7 @@ def fold_all(
     for block in range(int(closed.max()) if len(closed) else 0):
         users, start = int((closed > block).sum()), block * segment
         rows = rows_of(batch.history.part(users, start, start + segment), encode)
-        _, grown = compressor.fold(backbone, rows, memories.take(memory, slice(0, users)))
+        _, grown = compressor.fold(backbone, rows, memories.take(memory, slice(0, users)), scored=False)
         memory = memories.join(grown, memories.take(memory, slice(users, None)))
     return memory
 
@@ -137,3 +144,13 @@ def read(
     opened = opened.without_targets(unscored(rule, closed, columns.shape[1], reads_all=reads_all))
     hidden, _ = backbone.step(rows_of(opened, encode), memory)
     return hidden, opened
+
+
+def read_last(
+    backbone: Backbone, encode: Encode, batch: Batch, closed: Tensor, rule: SegmentRule, memory: Memory | None
+) -> Tensor:
+    """The hidden row (B, D) after the last event of each user, who has one or more in the open block."""
+    columns, exist = open_columns(batch.events, closed, rule)
+    opened = batch.history.at(columns, exist)
+    hidden, _ = backbone.step(rows_of(opened, encode), memory, asked=exist.sum(dim=1, keepdim=True) - 1)
+    return hidden[:, 0]

@@ -16,7 +16,7 @@ from persrec.errors import UserError
 from persrec.models import pretrained
 from persrec.models.hosted import Hosted, TokenMaps, installed, too_long
 from persrec.models.interfaces import Chain, Memory, Rows
-from persrec.models.rows import in_front, seen_in_front
+from persrec.models.rows import in_front, rows_at, seen_in_front
 
 FAMILIES: Final = ("llama", "mistral", "qwen2", "qwen3")
 KNOWN: Final = "transformers 5 (Llama, Mistral, Qwen2 and Qwen3)"
@@ -64,18 +64,20 @@ class DecoderBackbone(nn.Module):
         keep: Tensor | None = None,
         visible: Tensor | None = None,
         chain: Chain | None = None,
+        asked: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """See `Hosted.step`; a memory of one plane is rows in front of the others."""
         hosted = Hosted(DecoderHost(self.decoder), own_masks=True, maps=self.maps)
         if memory is None or memory.states.shape[1] == self.layers > 1:
-            return hosted.step(rows, memory, keep=keep, visible=visible, chain=chain)
+            return hosted.step(rows, memory, keep=keep, visible=visible, chain=chain, asked=asked)
         count = memory.rows
         visible = seen_in_front(memory, visible)
         tokens = torch.arange(count if self.maps is not None else 0, device=rows.x.device)
         given = tokens if keep is None else torch.cat([tokens, keep + count])
         keep_all = given if len(given) else None
         hidden, kept = hosted.step(in_front(memory, rows), None, keep=keep_all, visible=visible, chain=chain)
-        return hidden[:, count:], None if keep is None or kept is None else kept[:, :, len(tokens) :]
+        found = hidden[:, count:] if asked is None else rows_at(hidden, asked + count)
+        return found, None if keep is None or kept is None else kept[:, :, len(tokens) :]
 
 
 def small_decoder(*, width: int, layers: int, heads: int, dropout: float) -> Any:

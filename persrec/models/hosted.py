@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from persrec.errors import UserError
 from persrec.models import memory as memories
 from persrec.models.interfaces import Chain, Memory, Rows
-from persrec.models.rows import in_front
+from persrec.models.rows import in_front, rows_at
 from persrec.models.segments import causal, fold_visible
 
 
@@ -87,9 +87,13 @@ class Hosted:
         keep: Tensor | None = None,
         visible: Tensor | None = None,
         chain: Chain | None = None,
+        asked: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """See `Backbone.step`; `visible` must be the same for all users, (1, L, M+L), and `chain` None."""
         assert chain is None
+        if asked is not None:
+            hidden, kept = self.step(rows, memory, keep=keep, visible=visible)
+            return rows_at(hidden, asked), kept
         if not rows.x.numel() and keep is None:
             return rows.x, None
         if self.own_masks:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from persrec.models.attention import TIME_BUCKETS, competing_pointwise, pointwise_attention, position_buckets
+from persrec.models.rows import rows_at
 from persrec.models.stack import Competing, RowBlock, Stack, attended, norm, projected, split_heads, with_remembered
 
 
@@ -71,8 +72,10 @@ class HSTULayer(nn.Module):
         competing: Competing | None = None,
         weight: Tensor | None = None,
         recompute: bool = False,
+        asked: Tensor | None = None,
     ) -> Tensor:
-        """Rows (B, L, D) after this layer, given the memory's rows (B, M, D) at its input.
+        """Rows (B, L, D) after this layer, given the memory's rows (B, M, D) at its input; or those alone that are
+        `asked` for (B, A), which the blocks then are of.
 
         `pick` is that of `with_remembered`; `keep` (K,) are the token rows, and `competing` those of them that compete;
         `weight` (B, C) is the logarithm of the events behind each column.
@@ -82,6 +85,8 @@ class HSTULayer(nn.Module):
         gain = self.token_gain.repeat_interleave(x.shape[-1] // self.heads)  # (D,)
         if keep is not None:
             value = value.index_copy(1, keep, (value[:, keep] * gain).to(value.dtype))
+        if asked is not None:
+            x, gate, query = (rows_at(each, asked) for each in (x, gate, query))
         if remembered is not None and remembered.shape[1]:
             old_value, old_key = self._value_key(remembered)
             value, key = with_remembered(old_value * gain, value, pick), with_remembered(old_key, key, pick)

@@ -68,6 +68,7 @@ class Backbone(Protocol):
         keep: Tensor | None = None,
         visible: Tensor | None = None,
         chain: Chain | None = None,
+        asked: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Hidden (B, L, D); with `keep`, the (K,) row indices of the tokens, also (B, N+1, K, D).
 
@@ -75,7 +76,8 @@ class Backbone(Protocol):
         chain needs N planes. The second result holds each layer's input and the final output at the token rows. Rows
         are causal after the memory; `visible` (B or 1, L, M+L), True = may attend, narrows this, and `valid` always
         applies as well. With `chain` the rows are those of its E entries, `memory` is of its users, and `visible` is
-        (E or 1, L, W+L).
+        (E or 1, L, W+L). With `asked`, the indices (B, A) of the rows of each user that are wanted, hidden is (B, A, D)
+        of these alone, and the last layer need not go over others; beside `keep` they are the tokens.
         """
         ...
 
@@ -101,16 +103,24 @@ class Compressor(Protocol):
         ...
 
     def fold(
-        self, backbone: Backbone, segment: Rows, memory: Memory, after: Rows | None = None
+        self, backbone: Backbone, segment: Rows, memory: Memory, after: Rows | None = None, *, scored: bool = True
     ) -> tuple[Tensor, Memory]:
         """Hidden (B, S, D), or (B, S+R-1, D) with `after`, and the memory with this segment in it.
 
         The rows of `after` are the events that follow the segment: they see memory and segment, not the new tokens.
+        Where they are not `scored`, nobody looks at hidden, and it may be anything.
         """
         ...
 
     def fold_chain(
-        self, backbone: Backbone, segment: Rows, memory: Memory, chain: Chain, after: Rows | None = None
+        self,
+        backbone: Backbone,
+        segment: Rows,
+        memory: Memory,
+        chain: Chain,
+        after: Rows | None = None,
+        *,
+        scored: bool = True,
     ) -> tuple[Tensor, Memory]:
         """The same for several consecutive segments of each user in one pass: rows (E, S, D), memory of the users.
 

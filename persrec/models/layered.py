@@ -65,12 +65,13 @@ class Layered(Keeper):
         return memories.empty(users, self.layers, self.tokens.shape[1], like=self.tokens, maker=self.maker)
 
     def fold(
-        self, backbone: Backbone, segment: Rows, memory: Memory, after: Rows | None = None
+        self, backbone: Backbone, segment: Rows, memory: Memory, after: Rows | None = None, *, scored: bool = True
     ) -> tuple[Tensor, Memory]:
         """See `Compressor.fold`."""
         rows, tokens, keep = self._with_tokens(segment, after)
         visible = None if after is None else self._visible(segment, after, memory.rows)
-        hidden, kept = backbone.step(rows, memory, keep=keep, visible=visible)
+        asked = None if scored else keep.expand(len(rows.x), -1)
+        hidden, kept = backbone.step(rows, memory, keep=keep, visible=visible, asked=asked)
         assert kept is not None
         events = segment.valid.sum(dim=1)
         new = Memory(
@@ -84,7 +85,14 @@ class Layered(Keeper):
         return hidden[:, : int(keep[0])], self._bounded(memories.append(memory, new))
 
     def fold_chain(
-        self, backbone: Backbone, segment: Rows, memory: Memory, chain: Chain, after: Rows | None = None
+        self,
+        backbone: Backbone,
+        segment: Rows,
+        memory: Memory,
+        chain: Chain,
+        after: Rows | None = None,
+        *,
+        scored: bool = True,
     ) -> tuple[Tensor, Memory]:
         """See `Compressor.fold_chain`."""
         rows, tokens, keep = self._with_tokens(segment, after)
@@ -93,7 +101,9 @@ class Layered(Keeper):
         window, reach = chain_window(chain.block, chain.blocks, memory.rows, count, self.cap)
         chain = chain._replace(window=window, reach=reach)
         visible = None if after is None else self._visible(segment, after, window.shape[1])
-        hidden, kept = backbone.step(rows, memories.append(memory, reserved), keep=keep, visible=visible, chain=chain)
+        options: dict[str, Any] = {"keep": keep, "visible": visible, "chain": chain}
+        options["asked"] = None if scored else keep.expand(len(rows.x), -1)
+        hidden, kept = backbone.step(rows, memories.append(memory, reserved), **options)
         assert kept is not None
         states = memories.put(chain, kept[:, : self.layers]).transpose(1, 2).flatten(2, 3)  # (users, N, G * K, D)
         grown = memories.append(memory, replace(reserved, states=states))

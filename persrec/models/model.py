@@ -68,7 +68,7 @@ class Model(nn.Module):
         self,
         batch: Batch,
         *,
-        score: Score[T],
+        score: Score[T] | None,
         reads_all: bool = False,
         recall: Recall | None = None,
         items: ItemVectors | None = None,
@@ -78,7 +78,7 @@ class Model(nn.Module):
         `items` are the vectors of a step, where they have been made.
         """
         encode = self.encode(items)
-        if self.parallel is not None and self.training:
+        if self.parallel is not None and self.training and score is not None:
             assert isinstance(self.compressor, Recurrent)
             options: dict[str, Any] = {"score": score, "reads_all": reads_all, "reach": self.parallel}
             return at_once(self.backbone, self.compressor, encode, batch, self.rule, **options)
@@ -164,11 +164,7 @@ class Model(nn.Module):
     def read_out(self, batch: Batch, *, recall: Recall | None = None) -> Reading:
         """Fold, then read, as served; see `loop` for `recall`."""
 
-        def last(hidden: Tensor, history: History) -> Tensor:
-            index = history.valid.sum(dim=1) - 1  # an open block is right-padded
-            return hidden[torch.arange(len(hidden), device=hidden.device), index]
-
-        looped = self(batch, score=last, recall=recall)
+        looped = self(batch, score=None, recall=recall)
         hidden = looped.scored[-1]
         query = self.query(hidden)
         if self.repeat is None or batch.consumed is None:

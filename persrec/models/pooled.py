@@ -32,14 +32,22 @@ class Pooled(Keeper):
         return memories.empty(users, 1, self.width, like=self.scale, maker=self.maker)
 
     def fold(
-        self, backbone: Backbone, segment: Rows, memory: Memory, after: Rows | None = None
+        self, backbone: Backbone, segment: Rows, memory: Memory, after: Rows | None = None, *, scored: bool = True
     ) -> tuple[Tensor, Memory]:
         """See `Compressor.fold`."""
-        hidden, _ = backbone.step(segment if after is None else concatenate([segment, after]), memory)
+        rows = segment if after is None else concatenate([segment, after])
+        hidden = backbone.step(rows, memory)[0] if scored else rows.x
         return hidden, self.pooled(segment, memory)
 
     def fold_chain(
-        self, backbone: Backbone, segment: Rows, memory: Memory, chain: Chain, after: Rows | None = None
+        self,
+        backbone: Backbone,
+        segment: Rows,
+        memory: Memory,
+        chain: Chain,
+        after: Rows | None = None,
+        *,
+        scored: bool = True,
     ) -> tuple[Tensor, Memory]:
         """Not to be had: a fold needs the result of the one before; `chains` says so."""
         raise ValueError("a pooled memory is folded segment by segment; got a chain, expected a call of fold")

@@ -29,14 +29,21 @@ class Recent(nn.Module):
         return memories.empty(users, self.layers, self.width, like=self.anchor)
 
     def fold(
-        self, backbone: Backbone, segment: Rows, memory: Memory, after: Rows | None = None
+        self, backbone: Backbone, segment: Rows, memory: Memory, after: Rows | None = None, *, scored: bool = True
     ) -> tuple[Tensor, Memory]:
         """See `Compressor.fold`."""
         rows = segment if after is None else concatenate([segment, after])
-        return backbone.step(rows)[0], memory
+        return backbone.step(rows)[0] if scored else rows.x, memory
 
     def fold_chain(
-        self, backbone: Backbone, segment: Rows, memory: Memory, chain: Chain, after: Rows | None = None
+        self,
+        backbone: Backbone,
+        segment: Rows,
+        memory: Memory,
+        chain: Chain,
+        after: Rows | None = None,
+        *,
+        scored: bool = True,
     ) -> tuple[Tensor, Memory]:
         """See `Compressor.fold_chain`."""
-        return self.fold(backbone, segment, memory, after)
+        return self.fold(backbone, segment, memory, after, scored=scored)

@@ -38,7 +38,7 @@ class Recurrent(Keeper):
         return memories.empty(users, 1, self.tokens.shape[1], like=self.tokens, maker=self.maker)
 
     def fold(
-        self, backbone: Backbone, segment: Rows, memory: Memory, after: Rows | None = None
+        self, backbone: Backbone, segment: Rows, memory: Memory, after: Rows | None = None, *, scored: bool = True
     ) -> tuple[Tensor, Memory]:
         """See `Compressor.fold`."""
         tokens = token_rows(self.written(memory), segment)
@@ -48,7 +48,8 @@ class Recurrent(Keeper):
         visible = None
         if after is not None:
             visible = fold_visible(segment.x.shape[1], after.x.shape[1], count, memory.rows, device=rows.x.device)
-        hidden, kept = backbone.step(rows, memory, keep=keep, visible=visible)
+        asked = None if scored else keep.expand(len(rows.x), -1)
+        hidden, kept = backbone.step(rows, memory, keep=keep, visible=visible, asked=asked)
         assert kept is not None
         events = memory.count + segment.valid.sum(dim=1)
         made = Memory(
@@ -63,7 +64,14 @@ class Recurrent(Keeper):
         return hidden[:, : length - count], made
 
     def fold_chain(
-        self, backbone: Backbone, segment: Rows, memory: Memory, chain: Chain, after: Rows | None = None
+        self,
+        backbone: Backbone,
+        segment: Rows,
+        memory: Memory,
+        chain: Chain,
+        after: Rows | None = None,
+        *,
+        scored: bool = True,
     ) -> tuple[Tensor, Memory]:
         """Not to be had: a fold needs the result of the one before; `chains` says so."""
         raise ValueError("a recurrent memory is folded segment by segment; got a chain, expected a call of fold")

@@ -49,6 +49,11 @@ def concatenate(parts: Sequence[Rows]) -> Rows:
     return Rows(*(torch.cat(columns, dim=1) for columns in zip(*parts, strict=True)))
 
 
+def rows_at(x: Tensor, index: Tensor) -> Tensor:
+    """Of rows (B, L, D) those at the places (B, A) of each user: (B, A, D)."""
+    return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
+
+
 def in_front(memory: Memory, rows: Rows) -> Rows:
     """The rows of a memory's first plane, then the others: (B, M+L)."""
     before = Rows(memory.states[:, 0].to(rows.x.dtype), memory.time, memory.time, memory.position, memory.valid)

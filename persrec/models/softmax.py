@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from persrec.models.attention import TIME_BUCKETS, competing_softmax, counted, position_buckets, softmax_attention
+from persrec.models.rows import rows_at
 from persrec.models.stack import Competing, RowBlock, Stack, attended, norm, projected, split_heads, with_remembered
 
 
@@ -51,9 +52,12 @@ class SoftmaxAttention(nn.Module):
         competing: Competing | None = None,
         weight: Tensor | None = None,
         recompute: bool = False,
+        asked: Tensor | None = None,
     ) -> Tensor:
         """Attended rows (B, L, D); see `HSTULayer.forward` for the other arguments."""
         query, key, value = projected(x, self.inner, self.token_inner, keep).chunk(3, dim=-1)  # each (B, L, D)
+        if asked is not None:
+            query = rows_at(query, asked)
         if remembered is not None and remembered.shape[1]:
             width = x.shape[-1]
             inner = self.inner if self.token_inner is None else self.token_inner
@@ -93,12 +97,15 @@ class SASRecLayer(nn.Module):
         x: Tensor,
         remembered: Tensor | None,
         blocks: list[RowBlock],
+        *,
+        asked: Tensor | None = None,
         **options: Any,
     ) -> Tensor:
         """Rows (B, L, D) after this layer, given the memory's rows (B, M, D) at its input; options are the
         attention's."""
         old = None if remembered is None else norm(remembered)
-        x = x + self.dropout(self.attention(norm(x), old, blocks, **options))
+        attended = self.attention(norm(x), old, blocks, asked=asked, **options)
+        x = (x if asked is None else rows_at(x, asked)) + self.dropout(attended)
         return x + self.dropout(self.outer(self.dropout(F.relu(self.inner(norm(x))))))
 
 
@@ -124,11 +131,14 @@ class LiGRLayer(nn.Module):
         x: Tensor,
         remembered: Tensor | None,
         blocks: list[RowBlock],
+        *,
+        asked: Tensor | None = None,
         **options: Any,
     ) -> Tensor:
         """See `SASRecLayer`."""
         old = None if remembered is None else norm(remembered)
-        attended = self.attention(norm(x), old, blocks, **options)
+        attended = self.attention(norm(x), old, blocks, asked=asked, **options)
+        x = x if asked is None else rows_at(x, asked)
         x = x + torch.sigmoid(self.attention_gate(x)) * self.dropout(attended)
         one, other = self.inner(norm(x)).chunk(2, dim=-1)  # each (B, L, 4 D)
         return x + torch.sigmoid(self.forward_gate(x)) * self.dropout(self.outer(self.dropout(F.silu(one) * other)))

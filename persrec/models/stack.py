@@ -37,6 +37,13 @@ class Competing(NamedTuple):
     visible: Tensor  # (B, K, C) bool
 
 
+class Asked(NamedTuple):
+    """The rows that are wanted of the last layer."""
+
+    row: Tensor  # (B, A) int64
+    block: RowBlock  # of these rows in their order
+
+
 class Columns(NamedTuple):
     """What rows may see: the memory, then the rows themselves."""
 
@@ -85,13 +92,15 @@ class Stack(nn.Module):
         keep: Tensor | None = None,
         visible: Tensor | None = None,
         chain: Chain | None = None,
+        asked: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """See `Backbone.step`; the memory has N planes, of rows that are keys only, or one, of rows put in front."""
         if memory is None or memory.states.shape[1] == self.layers > 1:
             columns = self._columns(rows, memory, chain)
             parts = self._blocks(rows, columns, visible), self._competing(rows, columns, visible, keep)
+            last = None if asked is None else Asked(asked, self._block(rows, columns, visible, asked))
             weight = self._weight(rows, memory, chain)
-            return self._through(rows, memory, *parts, chain, keep=keep, given=keep, weight=weight)
+            return self._through(rows, memory, *parts, chain, last, keep=keep, given=keep, weight=weight)
         if memory.states.shape[1] != 1:
             raise ValueError(
                 f"the memory has {memory.states.shape[1]} planes, but this {type(self).__name__} has {self.layers} "
@@ -106,8 +115,9 @@ class Stack(nn.Module):
         columns = self._columns(rows, None, None, first=count)
         parts = self._blocks(rows, columns, visible), self._competing(rows, columns, visible, after, first=count)
         given = leading if after is None else torch.cat([leading, after])
-        x, kept = self._through(rows, None, *parts, None, keep=after, given=given, weight=weight)
-        return x[:, count:], kept
+        last = None if asked is None else Asked(asked + count, self._block(rows, columns, visible, asked + count))
+        x, kept = self._through(rows, None, *parts, None, last, keep=after, given=given, weight=weight)
+        return x if last is not None else x[:, count:], kept
 
     def _through(
         self,
@@ -116,12 +126,14 @@ class Stack(nn.Module):
         blocks: list[RowBlock],
         competing: Competing | None,
         chain: Chain | None,
+        last: "Asked | None",
         *,
         keep: Tensor | None,
         given: Tensor | None,
         weight: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Rows through all layers, and what is kept of rows `keep`; rows `given` are tokens or made of them."""
+        """Rows through all layers, only those that are asked for through the last one, and what is kept of rows `keep`;
+        rows `given` are tokens or made of them."""
         x = rows.x
         pick = None if chain is None else (chain.user[:, None], chain.window)
         options: dict[str, Any] = {
@@ -139,10 +151,15 @@ class Stack(nn.Module):
             if chain is not None and remembered is not None:
                 written = put(chain, kept[-1]).flatten(1, 2)  # (B, G * K, D)
                 remembered = torch.cat([remembered[:, : remembered.shape[1] - written.shape[1]], written], dim=1)
+            if last is not None and index == self.layers - 1:
+                blocks = [last.block]
+                if competing is not None:
+                    options["competing"] = competing._replace(rows=torch.arange(last.row.shape[1], device=x.device))
+                options["asked"] = last.row
             x = layer(x, remembered, blocks, **options)
         if keep is None:
             return x, None
-        return x, torch.stack([*kept, x[:, keep]], dim=1)
+        return x, torch.stack([*kept, x[:, keep] if last is None else x], dim=1)
 
     def _columns(self, rows: Rows, memory: Memory | None, chain: Chain | None, *, first: int = 0) -> Columns:
         """What the rows of a step may see; row `first` is the first one that is no memory."""
@@ -175,6 +192,18 @@ class Stack(nn.Module):
             seen = causal(own.stop - start, remembered + start, device=rows.x.device)[None] & valid[:, None, :reach]
             blocks.append(RowBlock(own, reach, buckets, seen if visible is None else seen & visible[:, own, :reach]))
         return blocks
+
+    def _block(self, rows: Rows, columns: Columns, visible: Tensor | None, asked: Tensor) -> RowBlock:
+        """The rows (B, A) that are asked for, as one block."""
+        position, time, valid, remembered = columns
+        place, width = remembered + asked, valid.shape[1]  # (B, A), and C
+        distance = position.expand(asked.shape[0], -1).gather(1, place)[:, :, None] - position[:, None]
+        gap = rows.query_time.gather(1, asked)[:, :, None] - time[:, None] if self.timed else None
+        buckets = Buckets(position_bucket(distance, self.exact), None if gap is None else time_bucket(gap))
+        seen = (torch.arange(width, device=asked.device) <= place[:, :, None]) & valid[:, None]
+        if visible is not None:
+            seen = seen & visible.expand(asked.shape[0], -1, -1).gather(1, asked[:, :, None].expand(-1, -1, width))
+        return RowBlock(slice(0, asked.shape[1]), width, buckets, seen)
 
     def _competing(
         self, rows: Rows, columns: Columns, visible: Tensor | None, keep: Tensor | None, *, first: int = 0

@@ -12,10 +12,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from persrec.batches import Batch, History, collate, evaluation_windows
+from persrec.batches import Batch, collate, evaluation_windows
 from persrec.consumption import Consumed
 from persrec.errors import UserError
-from persrec.models.compressor import fold_all, read
+from persrec.models.compressor import fold_all, read_last
 from persrec.models.encodings import pack, unpack
 from persrec.models.interfaces import Memory
 from persrec.models.model import Model
@@ -162,15 +162,10 @@ def _read(model: Model, keeping: Keeping, records: list[Record], at: int | None)
     """Hidden rows (B, D) after the last event of each."""
     batch = _opened(records, keeping, at, device=_device(model))
     if keeping.raw:
-        return model(batch, score=_last).scored[-1]
+        return model(batch, score=None).scored[-1]
     none_closed = torch.zeros_like(batch.events)
     memory = memory_of(model, keeping.layout, records)
-    return _last(*read(model.backbone, model.encode(), batch, none_closed, model.rule, memory))
-
-
-def _last(hidden: Tensor, history: History) -> Tensor:
-    """Of right-padded rows (B, L, D) the last one that exists."""
-    return hidden[torch.arange(len(hidden), device=hidden.device), history.valid.sum(dim=1) - 1]
+    return read_last(model.backbone, model.encode(), batch, none_closed, model.rule, memory)
 
 
 def _additions(model: Model, keeping: Keeping, records: Sequence[Record], hidden: Tensor, at: int | None) -> Additions:

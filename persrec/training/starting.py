@@ -15,6 +15,7 @@ from torch import Tensor
 
 from persrec import run as runs
 from persrec.errors import UserError
+from persrec.models.attention import LOG_SPAN, position_table
 from persrec.models.build import ENCODER
 from persrec.models.model import Model
 from persrec.prepared import Prepared
@@ -22,6 +23,7 @@ from persrec.prepared import Prepared
 BY_ITEM = ("items.table", "items.ids", "repeat.item_bias")  # parameters whose row i is item i
 MEMORY = "compressor."  # parameters that only a model with a memory has
 GAIN = ".token_gain"  # end of the names of those that only a memory trains
+BY_DISTANCE = ".position_bias"  # end of the names of tables by distance, which is exact up to S + R
 OF_TEXTS = ("items.texts", "items.trained", "items.at_fit", "items.made_by")  # which come with the items table
 
 
@@ -29,13 +31,15 @@ def start_from(model: Model, folder: str | Path, data: Prepared, *, load: bool =
     """Put the weights of a run into a fresh model; how many items were matched, are new, have vanished.
 
     An item that the run does not know keeps its fresh weights, and so do memory tokens, and the gains of attention that
-    are theirs, where the run had no memory. Without `load` it is only counted. Raises UserError for weights that do not
-    fit, by name.
+    are theirs, where the run had no memory. Position biases of another S + R go over by distance. Without `load` it is
+    only counted. Raises UserError for weights that do not fit, by name.
     """
     run = runs.load(folder)
     before, now = matched(run.item_ids(), data.item_ids())
     given = run.weights()
     fresh = bool(_of_memory(model.state_dict()) - _of_memory(given))
+    resized = {name for name, value in model.state_dict().items() if name.endswith(BY_DISTANCE) and name in given}
+    resized = {name for name in resized if given[name].shape != model.state_dict()[name].shape}
     if load:
         own = {name: value for name, value in model.state_dict().items() if name not in OF_TEXTS}
         _check_texts(given, model.state_dict(), folder)
@@ -43,6 +47,8 @@ def start_from(model: Model, folder: str | Path, data: Prepared, *, load: bool =
         for name, value in given.items():
             if name in BY_ITEM:
                 own[name][torch.from_numpy(now)] = value[torch.from_numpy(before)]
+            elif name in resized:
+                own[name].copy_(position_table(value, own[name].shape[1] - LOG_SPAN))
             elif name in own and not (fresh and name.endswith(GAIN)):
                 own[name].copy_(value)
     known = len(before)
@@ -52,6 +58,7 @@ def start_from(model: Model, folder: str | Path, data: Prepared, *, load: bool =
         "new": data.items_count - known,
         "vanished": len(run.item_ids()) - known,
         "fresh_memory": fresh,
+        "other_distances": bool(resized),
     }
 
 
@@ -74,6 +81,8 @@ def _check_fit(given: Mapping[str, Tensor], own: Mapping[str, Tensor], folder: s
         if name not in tree:
             return "none"
         sizes = tuple(tree[name].shape)
+        if name.endswith(BY_DISTANCE):
+            sizes = sizes[:1]
         return str(("V+1", *sizes[1:]) if name in BY_ITEM else sizes)
 
     names = (given.keys() | own.keys()) - set(OF_TEXTS)

@@ -57,6 +57,26 @@ def test_a_memory_of_one_plane_is_rows_in_front(world: World) -> None:
     assert torch.equal(found, memory.valid), "every row that is valid is read, and no other"
 
 
+@pytest.mark.parametrize("planes", [0, 1, 3])
+def test_rows_that_are_asked_for_are_those_of_the_whole_step(world: World, planes: int) -> None:
+    """Of a read, and of a fold, where the tokens are asked for; the last layer goes over no other rows."""
+    one, rows = given(world)
+    memory = replace(one, states=one.states.detach().repeat(1, planes, 1, 1)) if planes else None
+    last = rows.valid.sum(dim=1, keepdim=True) - 1
+    asked = torch.cat([last, last // 2], dim=1)
+    every, _ = world.backbone.step(rows, memory)
+    found, _ = world.backbone.step(rows, memory, asked=asked)
+    torch.testing.assert_close(found, every[torch.arange(3)[:, None], asked], **TOLERANCE)
+    keep, visible = torch.arange(9, 12), fold_visible(5, 4, 3, REMEMBERED if planes else 0)
+    hidden, kept = world.backbone.step(rows, memory, keep=keep, visible=visible)
+    tokens, again = world.backbone.step(rows, memory, keep=keep, visible=visible, asked=keep.expand(3, -1))
+    there = rows.valid[:, keep]
+    torch.testing.assert_close(tokens[there], hidden[:, keep][there], **TOLERANCE)
+    assert kept is not None
+    assert again is not None
+    torch.testing.assert_close(again.transpose(1, 2)[there], kept.transpose(1, 2)[there], **TOLERANCE)
+
+
 def test_a_fold_over_a_memory_of_one_plane(world: World) -> None:
     """Tokens at the end, which do not see the events after their segment: five events, four more, three tokens."""
     memory, rows = given(world)

@@ -16,6 +16,7 @@ from persrec import api, cells
 from persrec.batches import collate, evaluation_windows
 from persrec.errors import UserError
 from persrec.evaluation import comparison
+from persrec.models.attention import position_bucket
 from persrec.models.build import build
 from persrec.serving.recommender import Recommender
 from persrec.training.starting import matched, start_from
@@ -35,7 +36,14 @@ def test_a_grown_log_starts_from_the_vectors_of_the_items_it_shares(tmp_path: Pa
     model = build(recipe, items=data.items_count)
     fresh = model.state_dict()["items.table"].clone()
     found = start_from(model, old, data)
-    assert found == {"run": str(old), "matched": 19, "new": 11, "vanished": 1, "fresh_memory": False}
+    assert found == {
+        "run": str(old),
+        "matched": 19,
+        "new": 11,
+        "vanished": 1,
+        "fresh_memory": False,
+        "other_distances": False,
+    }
     given, own = load_file(old / "weights.safetensors"), model.state_dict()
     for name in given.keys() - {"items.table"}:
         assert torch.equal(given[name], own[name]), name
@@ -52,6 +60,37 @@ def test_another_model_is_refused_by_the_names_of_its_weights(tmp_path: Path) ->
     expected = r"3 weights of the run do not fit .*time_bias: \(2, 80\) there, none here; .*: \(2, 8\) there, \(3, 8"
     with pytest.raises(UserError, match=expected):
         start_from(model, old, data)
+
+
+@pytest.mark.parametrize(("segment", "recent"), [(4, 3), (9, 8)])
+@pytest.mark.parametrize("kind", ["hstu", "sasrec"])
+def test_position_biases_go_over_by_distance_where_segments_or_recent_events_are_others(
+    tmp_path: Path, kind: str, segment: int, recent: int
+) -> None:
+    """Exact below 11 there, below 7 or 17 here; each kept for distances that are exact in both."""
+    old = run_of(tmp_path, events(), model={"kind": kind, "layers": 2, "width": 8, "heads": 2})
+    changed = {"segment": segment, "recent": recent, "tokens": 2}
+    (tmp_path / "new").mkdir()
+    shape = {"kind": kind, "layers": 2, "width": 8, "heads": 2}
+    recipe, data = prepared_of(tmp_path / "new", events(), memory=changed, model=shape)
+    model = build(recipe, items=data.items_count)
+    assert start_from(model, old, data)["other_distances"]
+    given, own = load_file(old / "weights.safetensors"), model.state_dict()
+    names = [name for name in own if name.endswith(".position_bias")]
+    assert len(names) == 2
+    for name in names:
+        assert torch.equal(own[name][:, : min(7, segment + recent)], given[name][:, : min(7, segment + recent)])
+        distance = torch.arange(11, 400)
+        before = given[name][:, position_bucket(distance, 11).long()]
+        after = own[name][:, position_bucket(distance, segment + recent).long()]
+        near = torch.stack(
+            [given[name][:, (position_bucket(distance, 11) + by).clamp(max=42).long()] for by in (-1, 0, 1)]
+        )
+        close = (near == after).any(dim=0)
+        assert close[:, distance > 18].all(), "a bucket is that of the same distance, or its neighbour"
+        assert (before == after).float().mean() > 0.5
+    other = {name: value for name, value in own.items() if name in given and name not in (*names, "items.table")}
+    assert all(torch.equal(value, given[name]) for name, value in other.items())
 
 
 @pytest.mark.parametrize(("kind", "begin"), [("layered", "learned"), ("layered", "means"), ("recurrent", "learned")])
@@ -117,7 +156,7 @@ def test_a_grid_is_tuned_from_its_full_model(tmp_path: Path) -> None:
     weights = {history: load_file(place / "weights.safetensors") for history, place in runs.items()}
     for history, fresh in (("recent", False), ("compressed", True)):
         assert metrics[history]["start"] == {
-            "run": str(runs["full"]), "matched": 30, "new": 0, "vanished": 0, "fresh_memory": fresh
+            "run": str(runs["full"]), "matched": 30, "new": 0, "vanished": 0, "fresh_memory": fresh, "other_distances": False
         }  # fmt: skip
         for name, value in weights["full"].items():
             torch.testing.assert_close(weights[history][name], value, rtol=0, atol=1e-5)
