@@ -156,8 +156,13 @@ def test_a_grid_is_tuned_from_its_full_model(tmp_path: Path) -> None:
     weights = {history: load_file(place / "weights.safetensors") for history, place in runs.items()}
     for history, fresh in (("recent", False), ("compressed", True)):
         assert metrics[history]["start"] == {
-            "run": str(runs["full"]), "matched": 30, "new": 0, "vanished": 0, "fresh_memory": fresh, "other_distances": False
-        }  # fmt: skip
+            "run": str(runs["full"]),
+            "matched": 30,
+            "new": 0,
+            "vanished": 0,
+            "fresh_memory": fresh,
+            "other_distances": False,
+        }
         for name, value in weights["full"].items():
             torch.testing.assert_close(weights[history][name], value, rtol=0, atol=1e-5)
     sides = comparison.load(list(runs.values()))
