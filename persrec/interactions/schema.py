@@ -235,6 +235,8 @@ def _sound(
     text = "; ".join(found)
     if found and (faults.columns or not skip):
         advice = "" if faults.columns else ", or set data.bad_rows: skip to leave them out"
+        if all(sentence.startswith(f"column {RATING} ") for sentence in found):
+            advice += f"; where nothing asks for ratings, remove the column {RATING}"
         raise UserError(f"{where}: {text}. Correct or remove these rows{advice}.")
     if not kinds.events:
         raise UserError(f"{where}: none of the {rows:,} rows can be used: {text}. Is data.columns right?")
