@@ -57,10 +57,12 @@ def test_a_memory_of_one_plane_is_rows_in_front(world: World) -> None:
     assert torch.equal(found, memory.valid), "every row that is valid is read, and no other"
 
 
+@pytest.mark.parametrize("compete", [False, True])
 @pytest.mark.parametrize("planes", [0, 1, 3])
-def test_rows_that_are_asked_for_are_those_of_the_whole_step(world: World, planes: int) -> None:
+def test_rows_that_are_asked_for_are_those_of_the_whole_step(world: World, planes: int, compete: bool) -> None:
     """Of a read, and of a fold, where the tokens are asked for; the last layer goes over no other rows."""
     one, rows = given(world)
+    world.backbone.compete = compete
     memory = replace(one, states=one.states.detach().repeat(1, planes, 1, 1)) if planes else None
     last = rows.valid.sum(dim=1, keepdim=True) - 1
     asked = torch.cat([last, last // 2], dim=1)
