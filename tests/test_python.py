@@ -215,3 +215,20 @@ Call = Callable[[Folders], Any]
 def test_what_is_refused(made: Folders, call: Call, message: str) -> None:
     with pytest.raises(UserError, match=message):
         call(made)
+
+
+def test_frames_of_pandas_as_they_come(made: Folders) -> None:
+    """Ids may stand in the index; a column of several types, or that stands there twice, is named."""
+    frame = FRAME.head(32).to_pandas()
+    histories = persrec.recommend(made["run"], histories=frame, k=2)
+    for moved in (frame.set_index("user_id"), frame.set_index(["user_id", "item_id"])):
+        assert persrec.recommend(made["run"], histories=moved, k=2).equals(histories)
+    mixed = frame.assign(item_id=[1, *frame["item_id"][1:]])
+    twice = pd.concat([frame, frame[["item_id"]]], axis=1)
+    for wrong, message in (
+        (mixed, r"frame: cannot be taken over from pandas: .* give each column one type: item_id \(int, str\)"),
+        (twice, "frame: column item_id stands there twice; rename or drop one of them"),
+        (frame["user_id"], "frame: got a Series of pandas, expected a frame with a column for each field"),
+    ):
+        with pytest.raises(UserError, match=message):
+            persrec.prepare(wrong)

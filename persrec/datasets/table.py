@@ -107,19 +107,35 @@ def is_frame(given: Any) -> bool:
 
 
 def as_polars(frame: Any) -> pl.LazyFrame:
-    """A pandas or Polars frame as a LazyFrame.
+    """A pandas or Polars frame as a LazyFrame; what has a name in the index of pandas is a column too.
 
     Raises:
-        UserError: it is something else.
+        UserError: it is something else, or has a column twice or of several types.
     """
     if isinstance(frame, pl.LazyFrame | pl.DataFrame):
         return frame.lazy()
     if type(frame).__module__.split(".")[0] == "pandas":
-        try:
-            return pl.DataFrame(frame).lazy()
-        except (TypeError, ValueError) as error:
-            raise UserError(f"frame: cannot be taken over from pandas: {error}; give each column one type.") from None
+        return _from_pandas(frame).lazy()
     raise UserError(f"frame: got {type(frame).__name__}, expected a pandas or Polars frame (or a path to a file).")
+
+
+def _from_pandas(frame: Any) -> pl.DataFrame:
+    if getattr(frame, "columns", None) is None:
+        raise UserError(
+            f"frame: got a {type(frame).__name__} of pandas, expected a frame with a column for each field."
+        )
+    if any(name is not None and name not in frame.columns for name in frame.index.names):
+        frame = frame.reset_index()
+    if not frame.columns.is_unique:
+        name = frame.columns[frame.columns.duplicated()][0]
+        raise UserError(f"frame: column {name} stands there twice; rename or drop one of them.")
+    try:
+        return pl.DataFrame(frame)
+    except (TypeError, ValueError) as error:
+        kinds = {name: sorted({type(value).__name__ for value in frame[name]}) for name in frame.columns}
+        mixed = [f"{name} ({', '.join(of)})" for name, of in kinds.items() if len(of) > 1]
+        advice = f"give each column one type: {'; '.join(mixed) or 'see there'}"
+        raise UserError(f"frame: cannot be taken over from pandas: {error}; {advice}.") from None
 
 
 def rename(
