@@ -124,6 +124,7 @@ def memory_rows(done: run.Run) -> list[dict[str, Any]]:
     return [
         {"bucket": "all", "history": f"compressed, memory {test['memory']}", "seed": done.metrics["seed"]}
         | {"of_compressed": round(test["ratio"]["mean"], 4)}
+        | {key: test[key] for key in ("queries", "got_none") if key in test}
         | rounded(test[METRIC], "ndcg10")
         for test in done.metrics.get("memory_tests", [])
     ]
