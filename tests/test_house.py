@@ -20,7 +20,7 @@ def test_importing_persrec_loads_nothing_heavy() -> None:
 
 
 def test_the_public_names() -> None:
-    commands = ["compare", "evaluate", "fit", "prepare", "recommend", "score", "score_lists", "similar"]
+    commands = ["compare", "evaluate", "fit", "prepare", "probe", "recommend", "score", "score_lists", "similar"]
     assert dir(persrec) == ["Recommender", "__version__", *commands]
     assert all(getattr(persrec, name) is not None for name in dir(persrec))
     with pytest.raises(AttributeError, match="module 'persrec' has no attribute 'fitt'"):

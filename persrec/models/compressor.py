@@ -95,7 +95,7 @@ def loop(
     if recall is not None:
         memory = recall(memory, batch.user)
     if score is None:
-        scored.append(read_last(backbone, encode, batch, closed, rule, memory))
+        scored.append(read(backbone, encode, batch, closed, rule, memory, last=True)[0][:, 0])
     else:
         scored.append(score(*read(backbone, encode, batch, closed, rule, memory, reads_all=reads_all)))
     return Looped(scored, memory, trail)
@@ -137,20 +137,13 @@ def read(
     memory: Memory | None,
     *,
     reads_all: bool = True,
+    last: bool = False,
 ) -> tuple[Tensor, History]:
-    """The open blocks on their memories: hidden (B, W, D) and the events of the rows, right-padded."""
+    """The open blocks on their memories: hidden (B, W, D), or (B, 1, D) of the `last` events alone, and the events of
+    the rows, right-padded; each user has one or more."""
     columns, exist = open_columns(batch.events, closed, rule)
     opened = batch.history.at(columns, exist)
     opened = opened.without_targets(unscored(rule, closed, columns.shape[1], reads_all=reads_all))
-    hidden, _ = backbone.step(rows_of(opened, encode), memory)
+    asked = exist.sum(dim=1, keepdim=True) - 1 if last else None
+    hidden, _ = backbone.step(rows_of(opened, encode), memory, asked=asked)
     return hidden, opened
-
-
-def read_last(
-    backbone: Backbone, encode: Encode, batch: Batch, closed: Tensor, rule: SegmentRule, memory: Memory | None
-) -> Tensor:
-    """The hidden row (B, D) after the last event of each user, who has one or more in the open block."""
-    columns, exist = open_columns(batch.events, closed, rule)
-    opened = batch.history.at(columns, exist)
-    hidden, _ = backbone.step(rows_of(opened, encode), memory, asked=exist.sum(dim=1, keepdim=True) - 1)
-    return hidden[:, 0]

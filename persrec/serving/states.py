@@ -15,7 +15,7 @@ from torch import Tensor
 from persrec.batches import Batch, collate, evaluation_windows
 from persrec.consumption import Consumed
 from persrec.errors import UserError
-from persrec.models.compressor import fold_all, read_last
+from persrec.models.compressor import fold_all, read
 from persrec.models.encodings import pack, unpack
 from persrec.models.interfaces import Memory
 from persrec.models.model import Model
@@ -165,7 +165,7 @@ def _read(model: Model, keeping: Keeping, records: list[Record], at: int | None)
         return model(batch, score=None).scored[-1]
     none_closed = torch.zeros_like(batch.events)
     memory = memory_of(model, keeping.layout, records)
-    return read_last(model.backbone, model.encode(), batch, none_closed, model.rule, memory)
+    return read(model.backbone, model.encode(), batch, none_closed, model.rule, memory, last=True)[0][:, 0]
 
 
 def _additions(model: Model, keeping: Keeping, records: Sequence[Record], hidden: Tensor, at: int | None) -> Additions:

@@ -26,6 +26,7 @@ EVERYTHING = {  # hosts that promise all of it
     "RecTools HSTU, no absolute positions",
     "RecTools SASRec, no absolute positions",
 }
+BY_ID = "an item's vector is the same everywhere"
 UNMASKED = {"tokens that nobody may see change nothing", "the loop is the masked pass"}
 MEMORYLESS = {
     "tokens that see nothing carry nothing",
@@ -47,7 +48,9 @@ def test_the_promise_holds(host: tuple[str, Any], promise: Check) -> None:
     module = getattr(model, "torch_model", model).eval()
     with torch.no_grad(), visible_tokens(module.plugged):
         found = promise(made(module.plugged, module))
-    if found.holds is None:
+    if found.promise == BY_ID and found.holds is None:
+        assert found.note == "the host takes vectors"
+    elif found.holds is None:
         assert name not in EVERYTHING
         assert found.promise in (MEMORYLESS if "no tokens" in name else UNMASKED)
     else:
@@ -119,4 +122,4 @@ def test_a_fault_breaks_a_promise(fault: str, promise: str) -> None:
 
 def test_without_a_fault_everything_holds() -> None:
     findings = plug.check(plug.attach(Broken("none"), **RULE), say=lambda line: None)
-    assert all(finding.holds for finding in findings)
+    assert all(finding.holds for finding in findings if finding.promise != BY_ID)

@@ -278,7 +278,10 @@ def test_similar_items_by_cosine(recommender: Recommender) -> None:
 
 @pytest.mark.parametrize(
     ("items", "k", "message"),
-    [(["чай 4", "x"], 3, r"1 of 2 items are not in the run's catalogue: 'x'"), ("чай 4", 31, "k: got 31, expected 1")],
+    [
+        (["чай 4", "x"], 3, r"1 of 2 items are not in the run's catalogue: 'x'"),
+        ("чай 4", 31, "k: got 31, expected a whole number from 1"),
+    ],
 )
 def test_similar_to_what_is_not_there(recommender: Recommender, items: Any, k: int, message: str) -> None:
     with pytest.raises(UserError, match=message):
