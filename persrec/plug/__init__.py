@@ -63,7 +63,11 @@ def attach(
     """
     module = getattr(model, "torch_model", model)  # RecTools keeps its torch model there
     if isinstance(model, type) or hasattr(module, "plugged"):
-        got = f"the class {model.__name__}" if isinstance(model, type) else "a model that has a compressor already"
+        got = (
+            f"the class {model.__name__}"
+            if isinstance(model, type)
+            else f"a {type(model).__name__} that has a compressor"
+        )
         raise UserError(f"attach: got {got}, expected a model without one; build it, or `detach` it first")
     settings: dict[str, Any] = {"segment": segment, "recent": recent, "tokens": tokens, "cap": cap}
     settings |= {"past_set": past_set, "reads": reads, "checkpointed": checkpointed}

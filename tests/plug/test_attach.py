@@ -197,7 +197,10 @@ def test_attach_says_which_checkpoints_it_makes(model: Any) -> None:
         (lambda m, ids: plug.attach(m.plugged.adapter, segment="5", recent=4), "segment: got '5', expected a whole"),
         (lambda m, ids: plug.attach(m.plugged.adapter, segment=5, recent=4.0), "recent: got 4.0, expected a whole"),
         (lambda m, ids: plug.attach(m.plugged.adapter, **RULE | {"tokens": 2.5}), "tokens, cap: got 2.5 and None"),
-        (lambda m, ids: plug.attach(m, **RULE), "attach: got a model that has a compressor already, expected"),
+        (
+            lambda m, ids: plug.attach(m, **RULE),
+            "attach: got a Compressed that has a compressor, expected a model without one",
+        ),
         (lambda m, ids: plug.attach(nn.Linear, **RULE), "attach: got the class Linear, expected a model"),
         (lambda m, ids: m(ids.numpy()), r"items: got ndarray, expected a tensor"),
         (lambda m, ids: m(ids[0]), r"items: got torch.int64 \(20,\), expected ids \(users, events\)"),

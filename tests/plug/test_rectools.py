@@ -220,14 +220,20 @@ def test_sampled_losses_train_too() -> None:
         (lambda: plug.attach(build("HSTUModel"), **RULE), "this HSTUModel is not fitted yet: construct it with"),
         (lambda: plug.compress(fitted("HSTUModel"), DATASET), "HSTUModel has no compressor; attach one to the fitted"),
         (lambda: plug.detach(fitted("HSTUModel")), "HSTUModel has no compressor"),
-        (lambda: plug.attach(fitted("HSTUModel", compressed=RULE), **RULE), "HSTUModel has already a compressor"),
+        (
+            lambda: plug.attach(fitted("HSTUModel", compressed=RULE), **RULE),
+            "attach: got a HSTUModel that has a compressor, expected",
+        ),
         (lambda: fitted("SASRecModel", compressed=RULE, use_key_padding_mask=False), "attends to its padding, so that"),
         (
             lambda: fitted("HSTUModel", compressed=RULE, session_max_len=6),
             "session_max_len: got 6, expected at least",
         ),
         (lambda: plug.attach(EASEModel(), **RULE), "got EASEModel, expected HSTUModel or SASRecModel of RecTools 0.19"),
-        (lambda: build("HSTUModel", compressed=RULE | {"segment": 0}), "segment: got 0, expected 1 or more events"),
+        (
+            lambda: build("HSTUModel", compressed=RULE | {"segment": 0}),
+            "segment: got 0, expected a whole number of events, 1 or more",
+        ),
     ],
 )
 def test_bad_input(make: Any, message: str) -> None:
