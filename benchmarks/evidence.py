@@ -9,7 +9,11 @@ pair compressed/full also holds the retention. Compressed models have a row per 
 number of clear events at the end of training. Baselines of the recipe stand beside, and with `--window R` recent
 history with so many clear events, as dear to read as a memory (R of the recipe, and the mean number of its rows).
 `--append` keeps the rows of other recipes, protocols and repeat heads in the file. With `--from`, all histories go on
-from a trained full model: full itself too, so that none is trained for longer than another.
+from a trained full model: full itself too, so that none is trained for longer than another. With `--beside`, models of
+other histories come from another folder of this script's, as full and recent models are the same whatever the memory:
+
+    python benchmarks/evidence.py synthetic-causes --set memory.kind=recurrent --set history=compressed \
+        --beside runs/evidence/synthetic-causes-last-10-none --out runs/evidence/recurrent
 """
 
 import argparse
@@ -57,6 +61,17 @@ def wider(arguments: argparse.Namespace, out: Path) -> Side:
     train(arguments.recipe, cells, overrides, out / name, arguments.jobs, arguments.start)
     (side,) = comparison.load([out / name / name_of(cell) for cell in cells])
     return replace(side, name=name, history=name)
+
+
+def complete(out: Path, beside: Path | None) -> list[Path]:
+    """The runs of a folder, and of another one those of histories, or seeds of them, that the first has not."""
+    found: dict[str, Path] = {}
+    for folder in [out] if beside is None else [beside, out]:
+        own = sorted(path.parent for path in folder.glob(f"*/{run.MANIFEST}"))
+        if not own:
+            raise SystemExit(f"{folder}: got no complete run in it, expected those that this script has made there")
+        found |= {one.name: one for one in own if folder == out or not one.name.startswith("compressed")}
+    return sorted(found.values())
 
 
 def parts_of(side: Side) -> list[tuple[str, Part | None]]:
@@ -174,6 +189,7 @@ def main() -> None:
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--window", type=int, metavar="R", help="clear events of recent history as dear as a memory")
     parser.add_argument("--from", dest="start", type=Path, metavar="FOLDER", help="of full models to go on from")
+    parser.add_argument("--beside", type=Path, metavar="FOLDER", help="of runs of the other histories")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, help="runs/evidence/<name>-<split>-<repeat> unless given")
     parser.add_argument("--json", type=machine.file_for_rows, help="file for the rows")
@@ -183,7 +199,7 @@ def main() -> None:
     chosen = recipe.load(arguments.recipe, arguments.overrides)
     out = arguments.out or Path("runs/evidence") / f"{chosen.name}-{chosen.split.name}-{chosen.repeat}"
     train(arguments.recipe, chosen.grid(), arguments.overrides, out, arguments.jobs, arguments.start)
-    folders = sorted(path.parent for path in out.glob(f"*/{run.MANIFEST}"))
+    folders = complete(out, arguments.beside)
     sides = {side.name: side for side in comparison.load(folders)}
     if arguments.window is not None:
         sides[f"{WIDER}{arguments.window}"] = wider(arguments, out)

@@ -112,3 +112,21 @@ def test_memory_tests_and_losses_by_clear_events_are_there(rows: list[dict]) -> 
         "clear events: 15-19",
     }
     assert all(1 < loss < 15 for loss in losses.values())
+
+
+def test_another_memory_stands_beside_models_that_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("small.yaml").write_text(RECIPE.replace("events: 90", "events: 40").replace("[personal_frequency]", "[]"))
+    api.fit("small.yaml", out="first", progress=False)
+    other = ["--set", "memory.kind=recurrent", "--set", "history=compressed", "--beside", "first", "--jobs", "1"]
+    monkeypatch.setattr(evidence, "train", lambda *given: None)
+    with pytest.raises(SystemExit, match="own: got no complete run in it"):
+        rows_of(*other, "--out", "own")
+    api.fit("small.yaml", ["memory.kind=recurrent", "history=compressed"], out="own/compressed-seed1", progress=False)
+    made = rows_of(*other, "--out", "own")
+    emptied = of(made, "compressed, memory emptied")["ndcg10"]
+    told = json.loads(Path("own/compressed-seed1/metrics.json").read_text())["memory_tests"]
+    assert emptied in [round(test["ndcg@10"]["mean"], 6) for test in told if test["memory"] == "emptied"]
+    assert of(made, "compressed")["memory"] == "recurrent"
+    pairs = {row["pair"] for row in made if "pair" in row}
+    assert pairs == {"full/recent", "compressed/full", "compressed/recent"}
