@@ -184,6 +184,11 @@ def _times(
     return own, np.where(follows, data.times[successor], asked)
 
 
+def rows_of_reads(device: torch.device) -> int:
+    """Padded rows of a batch that is only read: on a CPU as many as caches hold well, a fifth faster than 2^15."""
+    return 1 << 13 if device.type == "cpu" else 1 << 15
+
+
 class Budget(NamedTuple):
     """How much fits into a batch, and the segment rule by which its users are sorted."""
 

@@ -16,7 +16,7 @@ from persrec import metrics
 from persrec.baselines import Baseline, ranking
 from persrec.baselines.events import distinct, trained
 from persrec.baselines.vectors import weighted_vectors
-from persrec.batches import Batch, Budget, Sequences, Windows, collate, evaluation_windows
+from persrec.batches import Batch, Budget, Sequences, Windows, collate, evaluation_windows, rows_of_reads
 from persrec.constants import PAD
 from persrec.evaluation import intervals
 from persrec.models.compressor import Recall
@@ -31,7 +31,6 @@ from persrec.retrieval.search import rank_targets, top_k
 from persrec.retrieval.seen import Seen
 from persrec.targets import Targets, targets_of
 
-READ_EVENTS = 1 << 15  # padded events of a batch that is only read
 LIST = 10  # items of a list that is looked at as a whole
 WIDTH = 32  # of the vectors by which lists are diverse
 TOGETHER = 3  # queries of a user, on average, from which on they are read in one pass
@@ -433,8 +432,8 @@ def _batches(
 ) -> Iterator[tuple[npt.NDArray[np.int64], Batch]]:
     """Which windows make a batch, and the batch, while the model does not train: from the fewest closed segments on, so
     that whoever is read has met others who have no more."""
-    budget = Budget(model.rule.segment, model.rule.recent, READ_EVENTS, None)
     device = next(model.parameters()).device
+    budget = Budget(model.rule.segment, model.rule.recent, rows_of_reads(device), None)
     training = model.training
     model.eval()
     try:

@@ -89,6 +89,7 @@ def live_encoder(section: Any, texts: list[str]) -> tuple[TextEncoder, Tokens]:
     try:
         model = with_adapters(model, section.lora_rank) if section.train == "lora" else model
         model.activation_checkpointing_enable({"use_reentrant": False})
+        model.disable_input_require_grads()  # not needed then, and such hooks cannot go to other processes
     except ValueError as error:
         raise UserError(
             f"items.train: got {section.train}, but {section.encoder} cannot be trained in that way ({error}); "

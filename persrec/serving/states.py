@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from persrec.batches import Batch, collate, evaluation_windows
+from persrec.batches import Batch, collate, evaluation_windows, rows_of_reads
 from persrec.consumption import Consumed
 from persrec.errors import UserError
 from persrec.models.compressor import fold_all, read
@@ -25,8 +25,6 @@ from persrec.serving.packing import Keeps, Layout, MemoryRows, Record
 from persrec.serving.past import joined
 
 Ints = npt.NDArray[np.int64]
-
-BUDGET = 1 << 15  # rows of a batch: users times the most of memory and events that one of them has
 
 
 class Keeping(NamedTuple):
@@ -85,7 +83,7 @@ def fold(model: Model, keeping: Keeping, records: Sequence[Record]) -> int:
     rows = _rows(records)
     todo = np.flatnonzero(closed)
     order = todo[np.lexsort((-rows[todo], -closed[todo]))]
-    for part in _batches(order, rows + opened):
+    for part in _batches(order, rows + opened, rows_of_reads(_device(model))):
         _fold(model, keeping, [records[index] for index in part], closed[part])
     return int(closed.sum())
 
@@ -138,7 +136,7 @@ def ask(
     opened = np.array([len(record.items) for record in records], dtype=np.int64)
     rows = _rows(records)
     hidden = torch.zeros(len(records), model.backbone.width, device=_device(model))
-    for part in _batches(np.lexsort((-opened, -rows)), rows + opened):
+    for part in _batches(np.lexsort((-opened, -rows)), rows + opened, rows_of_reads(_device(model))):
         hidden[torch.from_numpy(part)] = _read(model, keeping, [records[index] for index in part], at)
     queries = model.query(hidden).float().cpu().numpy()
     additions = None if model.repeat is None else _additions(model, keeping, records, hidden, at)
@@ -265,12 +263,13 @@ def _rows(records: Sequence[Record]) -> Ints:
     return np.array([len(record.rows.weight) for record in records], dtype=np.int64)
 
 
-def _batches(order: Ints, sizes: Ints) -> Iterator[Ints]:
-    """Parts of `order` whose users times the largest of their sizes stay within the budget, or of one user."""
+def _batches(order: Ints, sizes: Ints, budget: int) -> Iterator[Ints]:
+    """Parts of `order` whose users times the largest of their sizes, memory and events, stay within the budget, or of
+    one user."""
     begin, largest = 0, 0
     for index, size in enumerate(sizes[order].tolist()):
         largest = max(largest, size)
-        if index > begin and (index + 1 - begin) * largest > BUDGET:
+        if index > begin and (index + 1 - begin) * largest > budget:
             yield order[begin:index]
             begin, largest = index, size
     if len(order):

@@ -12,6 +12,7 @@ from typing import Literal
 from lightning.pytorch.loggers import Logger
 
 from persrec.errors import UserError
+from persrec.training import ranks
 from persrec.training.logs import AppendingCSV
 
 Kind = Literal["csv", "tensorboard", "mlflow", "wandb"]
@@ -19,7 +20,7 @@ FOLDERS = ("tensorboard", "mlflow", "wandb")  # of a run folder, which a new fit
 
 
 def loggers(kind: Kind, folder: Path) -> list[Logger]:
-    """The loggers of a run folder, the CSV files first.
+    """The loggers of a run folder, the CSV files first; of several processes only rank 0 has more than these.
 
     Raises:
         UserError: the package of the logger is not installed.
@@ -28,6 +29,8 @@ def loggers(kind: Kind, folder: Path) -> list[Logger]:
     if kind == "csv":
         return [files]
     check_installed(kind)
+    if ranks.rank():  # each would make the database of the same run
+        return [files]
     made = {"tensorboard": _tensorboard, "mlflow": _mlflow, "wandb": _wandb}[kind]
     return [files, made(folder)]
 

@@ -167,6 +167,14 @@ def test_idle_times_are_near_log_uniform():
     assert ages.max() > 400
 
 
+def test_idle_times_of_long_histories_reach_1500_events():
+    ages = rows_of("resume", users=60, events=3000, series=40)["age"].drop_nulls().to_numpy()
+    assert ages.min() == CURRENT + 1
+    assert 1200 < np.quantile(ages, 0.99) < 2200
+    near, middle, far = ((ages <= 50).mean(), ((ages > 50) & (ages <= 300)).mean(), (ages > 300).mean())
+    assert min(near, middle, far) > 0.12, "log-uniform from 5 to 1,500 has .40, .31 and .28"
+
+
 def test_a_staple_is_one_item_and_its_period_passes():
     found = rows_of("staple").with_columns(kind=pl.col("number") // world.BRANDS)
     assert found.group_by("user_id", "kind").agg(pl.col("number").n_unique())["number"].max() == 1

@@ -34,7 +34,7 @@ def tests_of_one_each(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str
     recipe, data = prepared_of(tmp_path_factory.mktemp("log"), events())
     model, settings = model_of(recipe, data.items_count), EvaluationSettings(**SETTINGS)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "READ_EVENTS", 1)
+        patch.setattr(evaluation, "rows_of_reads", lambda device: 1)
         return memory_tests(model, data, settings, evaluate(model, data, settings), "ndcg@10")
 
 

@@ -19,7 +19,7 @@ KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
-def saved_model(folder: Path, kind: str = "bert", *, positions: int = 64, seed: int = 0) -> Path:
+def saved_model(folder: Path, kind: str = "bert", *, positions: int = 64, seed: int = 0, **sizes: Any) -> Path:
     """A model folder as `save_pretrained` leaves it."""
     tokenizer = by_bytes() if kind == "qwen2" else by_words()
     config_of, more = KINDS[kind]
@@ -29,8 +29,7 @@ def saved_model(folder: Path, kind: str = "bert", *, positions: int = 64, seed: 
         pad_token_id=0,
         bos_token_id=0,
         eos_token_id=0,
-        **SIZES,
-        **more,
+        **{**SIZES, **more, **sizes},
     )
     torch.manual_seed(seed)
     transformers.AutoModel.from_config(config).save_pretrained(folder)

@@ -1,6 +1,7 @@
 """Recipes with texts, from the raw log to recommendations: frozen, adapted and fully trained text models, all forms."""
 
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from persrec.errors import UserError
 from persrec.items.load import live_encoder
 from persrec.recipe.recipe import load
 from persrec.run import load as load_run
-from tests.items.models import WORDS, saved_model
+from tests.items.models import KINDS, WORDS, saved_model
 from tests.items.places import made
 
 
@@ -105,13 +106,22 @@ def test_a_text_model_that_was_trained_stays_in_the_run_as_far_as_it_was(place: 
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
-def test_layers_of_a_trained_text_model_are_computed_again_for_the_same_gradient(place: Path, kind: str) -> None:
-    """With dropout: in the backward pass a layer leaves out what it has left out before."""
-    section = load("texts.yaml", [f"items.train={kind}", "items.use=text"]).items
-    encoder, tokens = live_encoder(section, ["red lamp", "blue cup", "large table"])
+@pytest.mark.parametrize("family", KINDS)
+def test_layers_of_a_trained_text_model_are_computed_again_for_the_same_gradient(
+    place: Path, family: str, kind: str
+) -> None:
+    """With dropout: in the backward pass a layer leaves out what it has left out before. Then as a copy that another
+    process is given."""
+    dropout = "hidden_dropout_prob" if family == "bert" else "attention_dropout"
+    saved_model(place / family, family, **{dropout: 0.2})
+    section = load("texts.yaml", [f"items.train={kind}", "items.use=text", f"items.encoder={family}"]).items
+    made, tokens = live_encoder(section, ["red lamp", "blue cup", "lamp red"])  # one batch
+    encoder = pickle.loads(pickle.dumps(made))
     computed: list[int] = []
-    for number, layer in enumerate(encoder.model.encoder.layer):
-        layer.intermediate.dense.register_forward_hook(lambda *given, number=number: computed.append(number))
+    layers = encoder.model.encoder.layer if family == "bert" else encoder.model.layers
+    for number, layer in enumerate(layers):
+        inner = layer.intermediate.dense if family == "bert" else layer.mlp.gate_proj
+        inner.register_forward_hook(lambda *given, number=number: computed.append(number))
 
     def gradients() -> dict[str, torch.Tensor]:
         computed.clear()

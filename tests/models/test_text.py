@@ -97,8 +97,9 @@ def test_out_of_memory_says_what_to_lower(tmp_path: Path) -> None:
         encoder(tokenize(TEXTS, tokenizer, 8), torch.arange(5))
 
 
-def test_adapters_change_nothing_at_first_and_are_all_that_is_trained(loaded: tuple[Any, Any], tmp_path: Path) -> None:
-    model, tokenizer = pretrained.load(str(saved_model(tmp_path)))
+@pytest.mark.parametrize("kind", KINDS)
+def test_adapters_change_nothing_at_first_and_are_all_that_is_trained(kind: str, tmp_path: Path) -> None:
+    model, tokenizer = pretrained.load(str(saved_model(tmp_path, kind)))
     tokens = tokenize(TEXTS, tokenizer, 8)
     before = TextEncoder(model, pooling="mean", batch_tokens=64).eval()(tokens, torch.arange(5))
     encoder = TextEncoder(with_adapters(model, 4), pooling="mean", batch_tokens=64).eval()

@@ -7,7 +7,7 @@ import pytest
 
 from persrec.errors import UserError
 from persrec.models.build import build
-from persrec.training.loggers import Kind, check_installed
+from persrec.training.loggers import Kind, check_installed, loggers
 from persrec.training.module import fit
 from persrec.training.objective import LossSettings
 from tests.small import events, prepared_of
@@ -64,3 +64,15 @@ def test_wandb_writes_files_and_sends_nothing(tmp_path: Path, monkeypatch: pytes
 
     wandb.finish()
     assert list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
+
+
+@pytest.mark.parametrize("kind", ["tensorboard", "mlflow", "wandb"])
+def test_of_several_processes_one_has_the_other_logger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind
+) -> None:
+    """MLflow's database is made by whoever opens it, and two who make it at once fail."""
+    for name, value in {"LOCAL_RANK": "1", "RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    (files,) = loggers(kind, tmp_path)
+    assert type(files).__name__ == "AppendingCSV"
+    assert not list(tmp_path.iterdir())
