@@ -76,10 +76,9 @@ def _beside_baselines(sides: list[Side], metric: str) -> list[str]:
     over, under = models[-1], plain[-1]
     ratio = comparison.pair(over, under, metric).ratio
     said = "is ahead of" if ratio.low > 1 else "is behind" if ratio.high < 1 else "cannot be told from"
-    return [
-        f"{over.name}, the best of {len(models)} models on these targets, {said} {under.name}, the best of "
-        f"{len(plain)} baselines: {_times(ratio)} its {metric}."
-    ]
+    among = f"the best of {len(models)} models on these targets" if len(models) > 1 else "the only model"
+    beside = f"the best of {len(plain)} baselines" if len(plain) > 1 else "the only baseline"
+    return [f"{over.name}, {among}, {said} {under.name}, {beside}: {_times(ratio)} its {metric}."]
 
 
 def quality_sheet(sides: Sequence[Side], runs: Sequence[Run], metrics: Sequence[str]) -> Sheet:
