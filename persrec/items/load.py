@@ -64,7 +64,8 @@ def fingerprint(section: Any) -> torch.Tensor:
 def catalogue_of(section: Any, item_ids: pl.Series, say: Say) -> Catalogue:
     """The texts of the items of these ids, with a sentence on what was found."""
     found = catalogue(table.read(section), item_ids, section.template, where=str(section.path))
-    say(f"{section.path}: {found}")
+    read_as = ", read as Latin-1" if table.charset(section) == "latin-1" else ""
+    say(f"{section.path}{read_as}: {found}")
     return found
 
 

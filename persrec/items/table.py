@@ -4,6 +4,7 @@
 |------------------------------------------|-----------------------------------------------------------------|
 | csv, tsv, also .gz; RecBole's .item      | those of the header (RecBole's without `:type`, and no quotes)  |
 | parquet; jsonl, also .gz                 | its columns; the texts of a list one after the other            |
+| .json, one object over several lines     | item_id and text: its keys and their texts                      |
 | MovieLens: movies.dat, u.item            | item_id, title, genres; item_id, title, release_date            |
 | any other .dat, and text of a separator  | without a header by number: 1, 2, 3, ...                        |
 | of more than one sign                    |                                                                 |
@@ -59,6 +60,8 @@ def read(section: Any) -> pl.DataFrame:
             frame = pl.read_parquet(file)
     elif ending(file) in JSON_ENDINGS and _is_literal(file):
         frame = _literals(file)
+    elif ending(file) == ".json" and _is_one_object(file):
+        frame = _texts_by_id(file)
     elif ending(file) in JSON_ENDINGS:
         frame = _objects(file)
     else:
@@ -90,10 +93,36 @@ def _joined(text: str | None) -> str | None:
     return " ".join(value if isinstance(value, str) else json.dumps(value) for value in values if value is not None)
 
 
+def _first_line(file: Path) -> bytes:
+    with opened(file) as lines:
+        return next((line for line in lines if line.strip()), b"").strip()
+
+
 def _is_literal(file: Path) -> bool:
     """Whether the lines of a file are Python literals, as in Amazon's metadata of 2014, and no JSON."""
-    with opened(file) as lines:
-        return next((line for line in lines if line.strip()), b"").lstrip().startswith(b"{'")
+    return _first_line(file).startswith(b"{'")
+
+
+def _is_one_object(file: Path) -> bool:
+    """Whether a file holds one object over several lines, and not one per line."""
+    return _first_line(file).removeprefix(b"\xef\xbb\xbf") == b"{"
+
+
+def _texts_by_id(file: Path) -> pl.DataFrame:
+    """A row per key of an object, two where it stands there twice; a text may be missing."""
+    wanted = "expected one object of texts by item id, or an object per line"
+    try:
+        pairs = json.loads(_decoded(file, "utf-8"), object_pairs_hook=_Object)
+        for key, value in pairs:
+            if not isinstance(value, str | None):
+                raise UserError(f"{file}: item {key!r} has {type(value).__name__.strip('_').lower()}, {wanted}")
+        return pl.DataFrame([*pairs], schema={ITEM: pl.String(), "text": pl.String()}, orient="row")
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file}: cannot be read as JSON ({error}); {wanted}") from None
+
+
+class _Object(tuple[tuple[str, Any], ...]):
+    """Keys and values of an object, in order."""
 
 
 def _literals(file: Path) -> pl.DataFrame:
@@ -119,7 +148,7 @@ def _text(file: Path, section: Any) -> pl.DataFrame:
     if separator is None:
         kinds = ", ".join([*SEPARATORS, *PARQUET, *JSON_ENDINGS, *KNOWN_FILES])
         raise UserError(f"{file}: unknown ending {ending(file)!r} (known: {kinds}); set items.separator for text")
-    text = _decoded(file, section.charset or ("latin-1" if known else "utf-8"))
+    text = _decoded(file, charset(section))
     if not text.strip():
         raise UserError(f"{file}: the file is empty; expected an items table with one row per item")
     if known or len(separator) > 1:
@@ -131,11 +160,16 @@ def _text(file: Path, section: Any) -> pl.DataFrame:
         )
 
 
-def _decoded(file: Path, charset: str) -> str:
+def charset(section: Any) -> str:
+    """How the text of a section's table is encoded: as it says, else MovieLens' two files are in Latin-1."""
+    return section.charset or ("latin-1" if Path(section.path).name in KNOWN_FILES else "utf-8")
+
+
+def _decoded(file: Path, encoding: str) -> str:
     with opened(file) as lines:
         contents = lines.read()
     try:
-        return contents.decode("utf-8-sig" if charset == "utf-8" else charset)
+        return contents.decode("utf-8-sig" if encoding == "utf-8" else encoding)
     except UnicodeDecodeError as error:
         row = contents[: error.start].count(b"\n") + 1
         sign = contents[error.start : error.end]

@@ -25,6 +25,7 @@ TABLES = {
     "movies.dat": Form("", "movies.dat", "", ("1::Alien::x", "2::Stalker::y"), "::"),
     "u.item": Form("", "u.item", "", ("1|Alien|d|0", "2|Stalker|d|1"), "|"),
     "jsonl": Form("", "items.jsonl", "", (OBJECT, OBJECT.replace('["Alien", 2]', '"Alien"')), ","),
+    "object": Form("", "plots.json", "{\n", ('"1": "Alien",', '"2": "Stalker"\n}'), ","),
     "literals": Form("", "meta.json", "", ("{'asin': '1', 'title': 'Alien', 'related': {'also': ['2']}}",) * 2, ","),
 }
 LISTS = {

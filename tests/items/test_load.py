@@ -17,8 +17,9 @@ import torch
 
 from persrec import Recommender, api
 from persrec.errors import UserError
-from persrec.items.load import live_encoder
+from persrec.items.load import catalogue_of, live_encoder
 from persrec.recipe.recipe import load
+from persrec.recipe.sections import Items
 from persrec.run import load as load_run
 from tests.items.models import KINDS, WORDS, saved_model
 from tests.items.places import made
@@ -34,6 +35,15 @@ def fitted(*overrides: str, out: str = "run") -> dict[str, Any]:
     """The state of a run, as numpy arrays."""
     api.fit("texts.yaml", overrides, out=out, progress=False)
     return {name: value.float().numpy() for name, value in load_run(out).weights().items()}
+
+
+@pytest.mark.parametrize(("name", "said"), [("movies.dat", "movies.dat, read as Latin-1: 1 "), ("a.dat", "a.dat: 1 ")])
+def test_which_encoding_a_table_was_read_in_is_said(tmp_path: Path, name: str, said: str) -> None:
+    (tmp_path / name).write_bytes("1::Amélie::x\n".encode("latin-1" if name == "movies.dat" else "utf-8"))
+    heard: list[str] = []
+    section = Items(path=str(tmp_path / name), columns={} if name == "movies.dat" else {"item_id": "1", "title": "2"})
+    assert catalogue_of(section, pl.Series(["1"]), heard.append).texts == ["Amélie"]
+    assert said in heard[0]
 
 
 @pytest.mark.parametrize("history", ["full", "recent", "compressed"])
