@@ -3,8 +3,10 @@
 import gzip
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import polars as pl
 import pytest
@@ -22,13 +24,32 @@ class Form(NamedTuple):
     header: str
     rows: tuple[str, ...]
     between: str  # fields
+    options: Mapping[str, Any] = MappingProxyType({})  # of the reader
 
 
 TABLE = "u1,b,1500000000,5\nu2,c,1500000060,4\nu1,d,1500000120,3\n"
 OLD = '{"reviewerID": "A1", "asin": "B01", "overall": 5.0, "unixReviewTime": 1369699200, "style": {"a": "b"}}'
 NEW = '{"user_id": "A1", "parent_asin": "B01", "rating": 5.0, "timestamp": 1369699200000, "images": []}'
 PLAIN = '{"user_id": "A1", "item_id": 7, "timestamp": 1369699200}'
+CARRIED = '{"user_id": "A1", "item_id": 7, "timestamp": 1369699200, "event": "buy", "weight": 2.5, "dwell": 3}'
+KEPT = {"keep": ["weight", "dwell"], "events": True}
+WHAT = {"user_id": "who", "item_id": "what", "timestamp": "when"}
 FORMS = {
+    "csv, all that events carry": Form(
+        "table",
+        "a.csv",
+        "user_id,item_id,timestamp,event,weight,dwell\n",
+        ("u1,b,1500000000,view,1,0.5", "u2,c,1500000060,buy,2.5,3"),
+        ",",
+        KEPT,
+    ),
+    "jsonl, all that events carry": Form("table", "a.jsonl", "", (CARRIED,) * 3, ",", KEPT),
+    "csv, names of its own": Form(
+        "table", "a.csv", "who,what,when,note\n", ("u1,b,1500000000,x", "u2,c,1500000060,y"), ",", {"columns": WHAT}
+    ),
+    "jsonl.gz": Form("table", "a.jsonl.gz", "", (PLAIN,) * 3, ","),
+    "tsv.gz": Form("table", "a.tsv.gz", "user_id\titem_id\ttimestamp\n", ("1\t2\t15", "1\t3\t16"), "\t"),
+    "inter.gz": Form("table", "a.inter.gz", "user_id:token\titem_id:token\n", ("1\t2", "1\t3", "2\t2"), "\t"),
     "csv": Form("table", "a.csv", "user_id,item_id,timestamp,rating\n", (*TABLE.splitlines(),), ","),
     "tsv": Form("table", "a.tsv", "user_id\titem_id\ttimestamp\n", ("1\t2\t15", "1\t3\t16", "2\t2\t17"), "\t"),
     "csv.gz": Form("table", "a.csv.gz", "user_id,item_id,timestamp,rating\n", (*TABLE.splitlines(),), ","),
@@ -133,11 +154,14 @@ def check_sound(frame: pl.DataFrame) -> None:
     if "timestamp" in frame.columns:
         assert frame["timestamp"].dtype == pl.Int64
         assert frame["timestamp"].is_between(0, LATEST // 1000).all()
-    if "rating" in frame.columns:
-        assert frame["rating"].is_finite().all()
+    for name in {"rating", "weight", "dwell"} & {*frame.columns}:
+        assert frame[name].is_finite().all()
+        assert name == "rating" or (frame[name] >= 0).all()
+    if "event" in frame.columns:
+        assert frame["event"].dtype == pl.String
 
 
-def answer(form: Form, contents: bytes, **options: str) -> tuple[str, int]:
+def answer(form: Form, contents: bytes, **options: Any) -> tuple[str, int]:
     """What a file of these contents gets: a message, or nothing where the log is sound, and how many rows were read or
     skipped."""
     said: list[str] = []
@@ -145,7 +169,7 @@ def answer(form: Form, contents: bytes, **options: str) -> tuple[str, int]:
         path = Path(folder) / form.name
         path.write_bytes(contents)
         try:
-            frame = datasets.read(form.source, path, say=said.append, **options).collect()
+            frame = datasets.read(form.source, path, say=said.append, **form.options, **options).collect()
         except UserError as error:
             return str(error).replace(f"{folder}/", "FOLDER/"), 0
     check_sound(frame)
@@ -158,7 +182,7 @@ def test_undamaged_files_are_read(name: str, tmp_path: Path) -> None:
     form = FORMS[name]
     contents = written(form, list(form.rows))
     (tmp_path / form.name).write_bytes(gzip.compress(contents) if form.name.endswith(".gz") else contents)
-    check_sound(datasets.read(form.source, tmp_path / form.name).collect())
+    check_sound(datasets.read(form.source, tmp_path / form.name, **form.options).collect())
 
 
 @pytest.mark.parametrize("name", FORMS)

@@ -1,6 +1,7 @@
 """Evaluation of a small prepared log against a ranking in plain numpy, user by user."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from persrec.batches import Budget, collate, evaluation_windows
 from persrec.errors import UserError
 from persrec.evaluation import evaluate as evaluation
-from persrec.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate
+from persrec.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate, protocol
 from persrec.models.model import Model
 from persrec.prepared import Prepared
 from persrec.training import module as training
@@ -225,6 +226,27 @@ def test_an_index_is_measured_and_set_to_exact_it_changes_nothing(
         assert got.rank.tolist() == exact.rank.tolist()
         assert got.lists.tolist() == exact.lists.tolist()
     assert exact.summary()["protocol"]["retrieval"] == {"kind": "flat"}
+
+
+@pytest.mark.parametrize(
+    ("keys", "same"), [({"lists": 4, "probes": 4, "rescore": 400}, True), ({"lists": 8, "probes": 1}, False)]
+)
+def test_codes_by_recipe_are_measured_and_set_to_exact_change_nothing(
+    tmp_path: Path, keys: dict[str, int], same: bool
+) -> None:
+    """By the recipe's section, on a catalogue that is large enough for codes to be learned."""
+    chosen, data = prepared_of(
+        tmp_path, events(users=120, items=400), retrieval={"kind": "ivf_pq", "code_bytes": 4, **keys}
+    )
+    model = model_of(chosen, data.items_count)
+    assert data.items_count > 256
+    got = evaluate(model, data, protocol(chosen))
+    exact = evaluate(model, data, replace(protocol(chosen), retrieval="flat", retrieval_options={}))
+    told = got.summary()["protocol"]["retrieval"]
+    assert (told["kind"], told["recall"] == 1) == ("ivf_pq", same)
+    assert told["nbytes"] > 0
+    assert (got.lists.tolist() == exact.lists.tolist()) == same
+    assert (got.rank.tolist() == exact.rank.tolist()) or not same
 
 
 def test_lists_as_wholes(world: tuple[Model, Prepared]) -> None:
