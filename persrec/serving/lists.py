@@ -9,6 +9,7 @@ import numpy.typing as npt
 import polars as pl
 
 from persrec.datasets import json_lines
+from persrec.datasets.files import uneven_row
 from persrec.datasets.quoting import scan_csv
 from persrec.datasets.table import JSON_LINES, PARQUET, SEPARATORS, as_polars, is_frame
 from persrec.errors import UserError
@@ -110,7 +111,15 @@ def read_candidates(path: str | Path) -> dict[str, list[str]]:
 
 def _columns(path: Path, wanted: list[str], *, known: Sequence[str] = ()) -> pl.DataFrame:
     """Columns of ids of a table, as text; `known` are endings that are read elsewhere."""
-    with reading(str(path), lambda: json_lines.fault(path, wanted) if path.suffix in JSON_LINES else ""):
+    if not path.stat().st_size:
+        raise UserError(f"{path}: the file is empty; expected a table with {' and '.join(wanted)}")
+
+    def fault() -> str:
+        if path.suffix in JSON_LINES:
+            return json_lines.fault(path, wanted)
+        return uneven_row(path, SEPARATORS[path.suffix]) if path.suffix in SEPARATORS else ""
+
+    with reading(str(path), fault):
         table = _table(path, wanted, known)
         names = table.collect_schema().names()
         missing = [name for name in wanted if name not in names]
