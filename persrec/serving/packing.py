@@ -139,8 +139,8 @@ def unpack(data: bytes, layout: Layout) -> Record:
     body, stated = data[:-CHECKSUM], data[-CHECKSUM:]
     if len(data) <= CHECKSUM or zlib.crc32(body).to_bytes(CHECKSUM, "little") != stated:
         raise ValueError("the checksum is not that of the bytes")
-    start = next(index for index, byte in enumerate(body) if byte < 128) + 1
-    end = start + int(varints.decode(body[:start])[0])
+    length, start = varints.first(body)
+    end = start + length
     taken = _Taken(varints.decode(body[start:end]).view(np.int64))
     count, opened, runs, kept, unit, last = taken(6).tolist()
     items, dense = divmod(kept, 2)

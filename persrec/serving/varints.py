@@ -34,9 +34,26 @@ def decode(data: bytes) -> Words:
     ends = np.flatnonzero(codes < 128)
     if not len(ends) or ends[-1] != len(codes) - 1:
         raise ValueError("the last number is cut off")
-    sizes = np.diff(ends, prepend=-1)
-    parts = (codes & 127).astype(np.uint64) << (np.uint64(7) * _within(sizes).astype(np.uint64))
-    return np.add.reduceat(parts, ends - sizes + 1)
+    starts = np.append(0, ends[:-1] + 1)
+    found = (codes[starts] & 127).astype(np.uint64)
+    longer = np.flatnonzero(starts < ends)
+    for place in range(1, len(LIMITS) + 2):  # few numbers have many bytes
+        if not len(longer):
+            break
+        part = (codes[starts[longer] + place] & 127).astype(np.uint64)
+        found[longer] |= part << np.uint64(7 * place)
+        longer = longer[starts[longer] + place < ends[longer]]
+    return found
+
+
+def first(data: bytes) -> tuple[int, int]:
+    """The first of the numbers, and its bytes; raises ValueError where it is cut off."""
+    number = 0
+    for place, code in enumerate(data):
+        number |= (code & 127) << 7 * place
+        if code < 128:
+            return number, place + 1
+    raise ValueError("the first number is cut off")
 
 
 def _within(sizes: Ints) -> Ints:

@@ -15,6 +15,8 @@ def test_what_was_written_is_read(numbers: list[int]) -> None:
     written = varints.encode(np.array(numbers, dtype=np.uint64))
     assert varints.decode(written).tolist() == numbers
     assert len(written) == varints.lengths(np.array(numbers, dtype=np.uint64)).sum()
+    if numbers:
+        assert varints.first(written) == (numbers[0], varints.lengths(np.array(numbers[:1], dtype=np.uint64))[0])
 
 
 def test_known_bytes() -> None:
@@ -26,3 +28,5 @@ def test_known_bytes() -> None:
 def test_a_number_that_is_cut_off() -> None:
     with pytest.raises(ValueError, match="the last number is cut off"):
         varints.decode(bytes([1, 128]))
+    with pytest.raises(ValueError, match="the first number is cut off"):
+        varints.first(bytes([128, 255]))
