@@ -8,7 +8,7 @@ Each variant is fitted for every history and seed of the recipe as in `quality.p
 `all`; `tail`, targets whose item has fewer training events than the median item; `cold`: a share of the items, 5%, is
 taken out of the log, a model is fitted on the rest, the items are put into the run by their texts, and users whose
 last event is one of them are asked, all items ranked. Pairs of models are differences over the same targets and
-seeds, with intervals over both; pairs of histories are ratios, with the retention. `--read` measures a read of 64 users
+seeds, with intervals over both, and their ratio; pairs of histories are ratios, with the retention. `--read` measures a read of 64 users
 with 1,024 events, S = R = 32, with all events and from memories. `--encode` measures what reading the items of a recipe
 takes, table and all, into a cache of vectors that is empty, and again from there. With `--append` a file keeps its rows
 of other data sets and other kinds.
@@ -135,6 +135,8 @@ def warm(name: str, variants: list[str], arguments: argparse.Namespace) -> Rows:
                 (top, tops), (bottom, bottoms) = intervals.paired(sides, users[history, bucket])
                 difference = intervals.interval(top - bottom, tops - bottoms)
                 interval = {key: round(value, 6) for key, value in difference._asdict().items()}
+                ratio = intervals.quotient(top, tops, bottom, bottoms)
+                interval |= {"ratio": round(ratio.mean, 4), "ratio_low": round(ratio.low, 4)}
                 pair = {"dataset": cells[0].name, "history": history, "bucket": bucket, "pair": f"{over} - {under}"}
                 rows.append({**pair, **interval, "seeds": len(above), "named": arguments.named})
     return rows

@@ -125,10 +125,13 @@ def test_rows_of_all_targets_and_of_those_with_rare_items(place: Path, monkeypat
         assert row["recall10"] == pytest.approx(np.mean([rank <= 10 for rank in part]), abs=1e-6)
         means[model, bucket] = row["ndcg10"]
     for pair, bucket in zip(rows, ("all", "tail"), strict=True):
-        assert [*pair] == ["dataset", "history", "bucket", "pair", "mean", "low", "high", "seeds", "named"]
+        figures = ["mean", "low", "high", "ratio", "ratio_low"]
+        assert [*pair] == ["dataset", "history", "bucket", "pair", *figures, "seeds", "named"]
         assert (pair["pair"], pair["bucket"]) == ("id+text+hstu - id", bucket)
         assert pair["mean"] == pytest.approx(means["id+text+hstu", bucket] - means["id", bucket], abs=2e-6)
         assert pair["low"] <= pair["mean"] <= pair["high"]
+        under = means["id", bucket]
+        assert pair["ratio"] == pytest.approx((under + pair["mean"]) / under, rel=1e-3) if under else True
 
 
 def test_a_log_is_read_again_whatever_the_unit_of_its_times(place: Path) -> None:
