@@ -7,11 +7,11 @@
 Each variant is fitted for every history and seed of the recipe as in `quality.py`; what is complete is kept. Buckets:
 `all`; `tail`, targets whose item has fewer training events than the median item; `cold`: a share of the items, 5%, is
 taken out of the log, a model is fitted on the rest, the items are put into the run by their texts, and users whose
-last event is one of them are asked, all items ranked. Pairs of models are differences over the same targets and
-seeds, with intervals over both, and their ratio; pairs of histories are ratios, with the retention. `--read` measures a read of 64 users
-with 1,024 events, S = R = 32, with all events and from memories. `--encode` measures what reading the items of a recipe
-takes, table and all, into a cache of vectors that is empty, and again from there. With `--append` a file keeps its rows
-of other data sets and other kinds.
+last event is one of them are asked, all items ranked. Pairs of models are differences over the same targets and seeds,
+with intervals over both, and their ratio; pairs of histories are ratios, with the retention. `--read` measures a read
+of 64 users with 1,024 events, S = R = 32, with all events and from memories. `--encode` measures what reading the
+items of a recipe takes, table and all, into a cache of vectors that is empty, and again from there. With `--append` a
+file keeps its rows of other data sets and other kinds.
 """
 
 import argparse

@@ -1,4 +1,5 @@
-"""What memory tokens attend to: places in their own segment and, of queries, remembered segments by their age.
+"""What memory tokens attend to: places in their own segment and, of queries, remembered segments by their age, or the
+rows of a recurrent memory.
 
 HSTU's weights are no distribution: they may be negative, do not add up to 1, and values of token rows carry a gain. So
 a column's share in a row is the length of what it adds there, |weight| times the length of its value, summed over heads
@@ -22,6 +23,7 @@ from persrec.models.compressor import loop
 from persrec.models.hstu import HSTU, HSTULayer
 from persrec.models.layered import Layered
 from persrec.models.model import Model
+from persrec.models.recurrent import Recurrent
 from persrec.models.softmax import LiGRLayer, SASRecLayer, Softmax, SoftmaxAttention
 from persrec.models.stack import RowBlock, norm, split_heads
 
@@ -36,6 +38,7 @@ class Attended(NamedTuple):
     written: Floats  # (B, K, S) of the events of a segment in a token, mean over segments and the layers that write
     read: Floats  # (B, G) of the newest, the one before it, ... segment in the query; NaN where the user has none
     means: bool  # whether tokens begin as means of events, so that layer 1 reads something of the user as well
+    carried: Floats | None = None  # (B,) of a recurrent memory, whose `read` is (B, K): of its old rows in a new token
 
     @property
     def clear(self) -> Floats:
@@ -54,9 +57,9 @@ def why_not(model: Model, memory: Any) -> str | None:
     """Why `attended` does not understand a model with a memory, whose recipe's section is given; None where it does."""
     if not isinstance(model.backbone, HSTU | Softmax):
         return "the layers of a decoder do not give their weights"
-    if not isinstance(model.compressor, Layered):
+    if not isinstance(model.compressor, Layered | Recurrent):
         return f"a memory of kind {memory.kind} keeps no rows of each segment by which old events could be told apart"
-    if memory.merge:
+    if memory.merge and isinstance(model.compressor, Layered):
         return "its old rows are merged, and are no longer those of one segment"
     changed = [f"memory.{key}" for key in TOKEN_OPTIONS if getattr(memory, key)]
     return f"{' and '.join(changed)} change how tokens attend" if changed else None
@@ -68,11 +71,11 @@ def attended(model: Model, batch: Batch) -> Attended:
 
     All users of the batch have a closed segment, and stand in descending order of them. Tokens are looked at in layers
     1 to N-1, whose output is remembered; queries where what is remembered is the user's own: in layers 2 to N, and in
-    layer 1 too where tokens begin as means.
+    layer 1 too where tokens begin as means. Of a recurrent memory, whose rows go through all layers, all are looked at.
     """
     backbone, compressor = model.backbone, model.compressor
     assert isinstance(backbone, HSTU | Softmax)
-    assert isinstance(compressor, Layered)
+    assert isinstance(compressor, Layered | Recurrent)
     steps: list[_Step] = []
 
     def watch(layer: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -88,6 +91,8 @@ def attended(model: Model, batch: Batch) -> Attended:
     closed = model.rule.closed(batch.events)
     folds = [steps[start : start + backbone.layers] for start in range(0, len(steps), backbone.layers)]
     last = batch.events - closed * model.rule.segment - 1
+    if isinstance(compressor, Recurrent):
+        return _of_recurrent(folds, closed, last, model.rule.segment, compressor.rows)
     kept = closed if compressor.cap is None else closed.clamp(max=compressor.cap)
     own = folds[-1][-compressor.stored :]
     return Attended(
@@ -156,18 +161,43 @@ def _of_softmax(layer: SoftmaxAttention, x: Tensor, remembered: Tensor | None) -
     return query * (x.shape[-1] // layer.heads) ** -0.5, key, value
 
 
+def _of_recurrent(folds: list[list[_Step]], closed: Tensor, last: Tensor, segment: int, tokens: int) -> Attended:
+    """The old rows stand in front of the others, in each step but the first; means over all layers."""
+    written, carried = [], []
+    for fold in folds[:-1]:
+        mean = torch.stack([step.shares for step in fold]).mean(dim=0).double()  # (users of this fold, L, L)
+        old = mean.shape[1] - segment - tokens
+        own = mean[:, -tokens:]
+        written.append(own[:, :, old : old + segment])
+        carried.append(own[:, :, :old].sum(dim=2).mean(dim=1))
+    read = torch.stack([step.shares[torch.arange(len(last)), tokens + last] for step in folds[-1]]).mean(dim=0)
+    return Attended(
+        written=np.asarray(_total(written, len(closed)) / closed[:, None, None]),
+        read=read[:, :tokens].double().numpy(),
+        means=False,
+        carried=np.asarray(_total(carried, len(closed)) / (closed - 1)),  # nothing is old in the first; 0 / 0 is NaN
+    )
+
+
+def _total(parts: list[Tensor], users: int) -> Tensor:
+    """The sum over folds, of which each has the first users only: (B, ...)."""
+    total = parts[0].new_zeros(users, *parts[0].shape[1:])
+    for part in parts:
+        total[: len(part)] += part
+    return total
+
+
 def _written(folds: list[list[_Step]], closed: Tensor, segment: int) -> Floats:
     """(B, K, S), the mean over each user's segments and over layers 1 to N-1."""
-    total: Tensor | float = 0.0
+    means = []
     for fold in folds:
         found = []
         for step in fold[:-1]:
             assert step.keep is not None
             remembered = step.shares.shape[2] - step.shares.shape[1]
             found.append(step.shares[:, step.keep, remembered : remembered + segment])
-        mean = torch.stack(found).mean(dim=0).double()  # (users of this fold, K, S)
-        total = total + F.pad(mean, (0, 0, 0, 0, 0, len(closed) - len(mean)))
-    return np.asarray(total / closed[:, None, None])
+        means.append(torch.stack(found).mean(dim=0).double())  # (users of this fold, K, S)
+    return np.asarray(_total(means, len(closed)) / closed[:, None, None])
 
 
 def _read(steps: list[_Step], last: Tensor, kept: Tensor, tokens: int) -> Floats:

@@ -4,7 +4,7 @@ import html
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -17,7 +17,7 @@ from persrec.page import curves, figures, verdicts
 from persrec.page.attended import Attended
 from persrec.page.closeup import Closeup
 from persrec.page.examples import CLEAR, MEMORY, UNREAD, Example, Stretch
-from persrec.page.figures import Curve, Look
+from persrec.page.figures import Curve, Floats, Look
 from persrec.page.layout import Gallery, boxes, folded, note, table
 from persrec.run import Run
 
@@ -217,31 +217,69 @@ def _looks_at(one: Closeup, found: Attended, look: Look, gallery: Gallery, numbe
     ages = [share[~np.isnan(share)] for share in found.read.T if (~np.isnan(share)).sum() >= min(5, count)]
     read = [intervals.mean(share, np.arange(len(share))) for share in ages]
     clear = intervals.mean(found.clear, users)
-    begun, layers = "", "the layers above the first"
-    if found.means:
-        begun = (
-            " Before it attends to anything, each token is given the mean of its share of the segment, the first one "
-            "that of the oldest events; that is not in the figure."
-        )
-        layers = "all layers"
+    said = _of_layers(found) if found.carried is None else _of_rows(found.carried)
     return [
         gallery(
             f"tokens-{number}",
             f"{one.side}: places of the segment that tokens attend to",
             figures.written(written),
-            f"Means over {count} users' segments and the layers whose output is remembered; bands are 95% intervals "
-            "over users. The dotted line is an even share of the segment's events; what is missing to 100% goes to the "
-            f"tokens and to older memory.{begun}",
+            f"Means over {count} users' segments and {said.written_in}; bands are 95% intervals over users. The dotted "
+            f"line is an even share of the segment's events; what is missing to 100% goes to the tokens and to "
+            f"{said.old}.{said.begun}",
         ),
         gallery(
             f"segments-{number}",
-            f"{one.side}: remembered segments that the query attends to",
-            figures.read(read, look),
-            f"Means over those of {count} users who have a segment of that age (at least {min(5, count)}), and over "
-            f"{layers}; lines are 95% intervals over users. The clear events get "
-            f"{clear.mean:.0%} [{clear.low:.0%}, {clear.high:.0%}].",
+            f"{one.side}: {said.what} that the query attends to",
+            figures.read(read, look, said.axis),
+            f"Means over {said.whom.format(count=count, few=min(5, count))}, and over {said.read_in}; lines are 95% "
+            f"intervals over users. The clear events get {clear.mean:.0%} [{clear.low:.0%}, {clear.high:.0%}].",
         ),
     ]
+
+
+class _Said(NamedTuple):
+    """The words for a memory of some kind."""
+
+    written_in: str
+    old: str
+    begun: str
+    what: str
+    axis: str
+    whom: str
+    read_in: str
+
+
+def _of_layers(found: Attended) -> _Said:
+    """A layered memory: rows of each segment, read by the layers above those that wrote them."""
+    begun = (
+        " Before it attends to anything, each token is given the mean of its share of the segment, the first one "
+        "that of the oldest events; that is not in the figure."
+    )
+    return _Said(
+        written_in="the layers whose output is remembered",
+        old="older memory",
+        begun=begun if found.means else "",
+        what="remembered segments",
+        axis="age of the segment, in segments (1 = newest)",
+        whom="those of {count} users who have a segment of that age (at least {few})",
+        read_in="all layers" if found.means else "the layers above the first",
+    )
+
+
+def _of_rows(carried: Floats) -> _Said:
+    """A recurrent memory, of which each fold makes a new one; `carried` (B,) is the old one's share in that."""
+    several = carried[~np.isnan(carried)]
+    share = intervals.mean(several, np.arange(len(several))) if len(several) else None
+    old = "" if share is None else f", from the second segment on {share.mean:.0%} [{share.low:.0%}, {share.high:.0%}]"
+    return _Said(
+        written_in="all layers",
+        old=f"the memory of before{old}",
+        begun="",
+        what="rows of the memory",
+        axis="row of the memory",
+        whom="{count} users",
+        read_in="all layers",
+    )
 
 
 def users(material: Material, gallery: Gallery) -> str:

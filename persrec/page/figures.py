@@ -243,15 +243,15 @@ def written(shares: Sequence[Sequence[Interval]]) -> Figure:
 
 
 @_styled
-def read(shares: Sequence[Interval], look: Look) -> Figure:
-    """The share of a query's attention per remembered segment, the newest first, in percent."""
+def read(shares: Sequence[Interval], look: Look, what: str) -> Figure:
+    """The share of a query's attention per remembered segment or row, in percent; `what` stands below."""
     figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
     panel = figure.subplots()
     percent = [Interval(*(100 * value for value in share)) for share in shares]
     _marks(panel, np.arange(1, len(shares) + 1), percent, look, "")
     panel.set_ylim(bottom=0)
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-    panel.set_xlabel("age of the segment, in segments (1 = newest)")
+    panel.set_xlabel(what)
     panel.set_ylabel("share of attention, %")
     return figure
 

@@ -200,6 +200,48 @@ def test_a_user_alone_and_among_others(tmp_path: Path, data: Prepared) -> None:
         assert np.isnan(together.read[user, segments:]).all()
 
 
+def dense_recurrent(made: Model, batch: Batch, closed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of a user: shares of a segment's events in the tokens (G, K, S) and of old rows (G, K), and those of the rows in
+    the query (K,); fold after fold, over all rows at once."""
+    items, times, count = made.items(batch.history.item[0]), batch.history.time[0], int(batch.events[0])
+    slots: Tensor = items[:0]
+    written, carried = [], []
+    for fold in range(closed + 1):
+        events = list(range(fold * SEGMENT, (fold + 1) * SEGMENT if fold < closed else count))
+        tokens = TOKENS * (fold < closed)
+        place = torch.tensor([fold * SEGMENT - 1] * len(slots) + events + [events[-1]] * tokens)
+        begun = made.compressor.tokens[:tokens] + (F.normalize(slots, dim=-1) if len(slots) and tokens else 0)
+        x, shares_of = torch.cat([slots, items[events], begun]), []
+        seen = torch.ones(len(x), len(x)).tril().bool()
+        for layer in made.backbone.stack:
+            x, _, total = dense_softmax(layer, x, place, times[place], seen)
+            shares_of.append(total / total.sum(dim=1, keepdim=True))
+        mean = torch.stack(shares_of).mean(dim=0)
+        old = len(slots)
+        if fold == closed:
+            return np.stack(written), np.stack(carried), mean[-1, :old].numpy()
+        written.append(mean[-TOKENS:, old : old + SEGMENT].numpy())
+        carried.append(mean[-TOKENS:, :old].sum(dim=1).numpy())
+        slots = x[-TOKENS:]
+    raise AssertionError
+
+
+@torch.no_grad()
+def test_a_recurrent_memory_is_equal_to_dense_passes_one_after_the_other(tmp_path: Path, data: Prepared) -> None:
+    changes = {"kind": "sasrec", "layers": 2, "width": 8, "heads": 2, "dropout": 0.0}
+    memory = {"kind": "recurrent", "segment": SEGMENT, "recent": RECENT, "tokens": TOKENS}
+    made = model(tmp_path, model=changes, memory=memory)
+    count = 3 * SEGMENT + RECENT + 2
+    found = attended(made, batch_of(data, [count, SEGMENT + RECENT]))
+    written, carried, read = dense_recurrent(made, batch_of(data, [count]), 3)
+    np.testing.assert_allclose(found.written[0], written.mean(axis=0), atol=1e-9)
+    np.testing.assert_allclose(found.read[0], read, atol=1e-9)
+    assert found.carried is not None
+    assert found.carried[0] == pytest.approx(carried[1:].mean())
+    assert np.isnan(found.carried[1]), "one segment: nothing is old in it"
+    assert found.clear == pytest.approx(1 - found.read.sum(axis=1))
+
+
 def test_a_cap_ends_what_is_read(tmp_path: Path, data: Prepared) -> None:
     made = model(tmp_path, memory={"segment": SEGMENT, "recent": RECENT, "tokens": TOKENS, "cap": 2})
     assert attended(made, batch_of(data, [60])).read.shape == (1, 2)
@@ -213,15 +255,16 @@ def test_shares_by_hand() -> None:
 
 
 @pytest.mark.parametrize("kind", ["hstu", "sasrec", "ligr"])
-def test_a_memory_of_layers_is_understood(tmp_path: Path, kind: str) -> None:
-    recipe, data = prepared_of(tmp_path, events(), history="compressed", model={"kind": kind, "width": 8, "heads": 2})
+@pytest.mark.parametrize("memory", ["layered", "recurrent"])
+def test_memories_of_own_layers_are_understood(tmp_path: Path, kind: str, memory: str) -> None:
+    changes: dict[str, Any] = {"model": {"kind": kind, "width": 8, "heads": 2}, "memory": {"kind": memory}}
+    recipe, data = prepared_of(tmp_path, events(), history="compressed", **changes)
     assert why_not(model_of(recipe, data.items_count), recipe.memory) is None
 
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"memory": {"kind": "recurrent"}}, "a memory of kind recurrent keeps no rows of each segment"),
         ({"memory": {"kind": "prototypes"}}, "a memory of kind prototypes keeps no rows of each segment"),
         ({"memory": {"merge": True}}, "its old rows are merged"),
         ({"memory": {"compete": True, "own_projections": True}}, "memory.compete and memory.own_projections change"),
@@ -245,6 +288,19 @@ def test_the_page_says_which_layers_are_looked_at(tmp_path: Path, data: Prepared
     assert ("over all layers" in said) == (begin == "means")
     assert ("over the layers above the first" in said) == (begin == "learned")
     assert ("each token is given the mean of its share of the segment" in said) == (begin == "means")
+
+
+@pytest.mark.parametrize("ends", [[60, 45, 31], [12, 11]])
+def test_the_page_says_what_a_recurrent_memory_carries(tmp_path: Path, data: Prepared, ends: list[int]) -> None:
+    """Users of one segment have no memory of before."""
+    memory = {"kind": "recurrent", "segment": SEGMENT, "recent": RECENT, "tokens": TOKENS}
+    found = attended(model(tmp_path, memory=memory), batch_of(data, ends))
+    closeup = Closeup("compressed", "compressed", 1, Interval(1.0, 1.0, 1.0), 0.0, found, [], [])
+    looks = figures.looks([("compressed", "compressed", "small")])
+    said = chapters.attention(Material([], [], "ndcg@10", looks, [closeup], None), Gallery(tmp_path / "figures"))
+    assert "rows of the memory that the query attends to" in said
+    assert ("from the second segment on" in said) == (ends[0] > 12)
+    assert "nan" not in said
 
 
 def test_the_page_says_why_a_memory_is_not_shown(tmp_path: Path) -> None:

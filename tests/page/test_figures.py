@@ -34,7 +34,7 @@ def drawn() -> dict[str, Figure]:
         "against": figures.against({"full": (VALUES["full"], VALUES["recent"])}, LOOKS, cost="ms", label="ndcg@10"),
         "memory_tests": figures.memory_tests(tests, LOOKS, "ratio"),
         "written": figures.written([[VALUES["recent"]] * 6] * 12),
-        "read": figures.read([VALUES["recent"]] * 4, LOOKS["compressed"]),
+        "read": figures.read([VALUES["recent"]] * 4, LOOKS["compressed"], "row of the memory"),
     }
 
 
