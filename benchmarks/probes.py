@@ -33,12 +33,15 @@ LOGS: dict[str, tuple[str, list[str]]] = {  # recipe, and what is set in it
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("logs", nargs="*", default=list(LOGS), choices=list(LOGS))
+    parser.add_argument("logs", nargs="*", metavar="LOG", help=f"of {', '.join(LOGS)}; all of them unless given")
     parser.add_argument("--json", type=machine.file_for_rows, help="file for the rows")
     parser.add_argument("--append", action="store_true", help="keep what the file has of other logs")
     arguments = parser.parse_args()
+    logs = arguments.logs or list(LOGS)
+    if unknown := [name for name in logs if name not in LOGS]:
+        parser.error(f"got {', '.join(unknown)}, expected some of {', '.join(LOGS)}")
     rows = []
-    for name in arguments.logs:
+    for name in logs:
         recipe, overrides = LOGS[name]
         began = time.perf_counter()
         found = api.probe(recipe, [*overrides, f"name={name}"])
@@ -46,7 +49,7 @@ def main() -> None:
         rows += [about | {"seconds": round(time.perf_counter() - began, 1)}, *gains]
         print(found)
     before = machine.rows_of(arguments.json) if arguments.append else []
-    machine.write(arguments.json, rows, keep=[row for row in before if row["name"] not in arguments.logs])
+    machine.write(arguments.json, rows, keep=[row for row in before if row["name"] not in logs])
 
 
 if __name__ == "__main__":
