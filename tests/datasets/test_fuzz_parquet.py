@@ -135,6 +135,8 @@ def entries(series: pl.Series | None) -> int:
     """How many events a column stands for."""
     if series is None:
         return 0
+    if isinstance(series.dtype, pl.Array):
+        series = series.arr.to_list()
     return int(series.list.len().sum() or 0) if isinstance(series.dtype, pl.List) else len(series)
 
 

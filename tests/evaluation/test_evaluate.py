@@ -162,7 +162,7 @@ def test_where_tokens_begin_as_means_layer_1_is_stored_too(tmp_path: Path) -> No
 
 def test_chunks_and_batches_change_nothing(world: tuple[Model, Prepared], monkeypatch: pytest.MonkeyPatch) -> None:
     once = found(world, k=(30,))
-    monkeypatch.setattr(evaluation, "READ_EVENTS", 50)
+    monkeypatch.setattr(evaluation, "rows_of_reads", lambda device: 50)
     again = found(world, k=(30,), users_per_chunk=1)
     assert again.rank.tolist() == once.rank.tolist()
 
