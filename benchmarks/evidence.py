@@ -5,9 +5,10 @@
 
 Cells are trained as in quality.py. Rows: one per cell and group of the targets (`bucket`), and one per pair and group,
 the ratio of the mean NDCG@10 over the same users and seeds with its 95% interval; where full differs from recent, the
-pair compressed/full also holds the retention. Compressed models have a row per memory test, all models the loss by
-number of clear events at the end of training. Baselines of the recipe stand beside, and with `--window R` recent
-history with so many clear events, as dear to read as a memory (R of the recipe, and the mean number of its rows).
+pair compressed/full also holds the retention. Compressed models have a row per memory test, full models one per test on
+recent events alone, all models the loss by number of clear events at the end of training. Baselines of the recipe stand
+beside, and with `--window R` recent history with so many clear events, as dear to read as a memory (R of the recipe,
+and the mean number of its rows).
 `--append` keeps the rows of other recipes, protocols and repeat heads in the file. With `--from`, all histories go on
 from a trained full model: full itself too, so that none is trained for longer than another. With `--beside`, models of
 other histories come from another folder of this script's, as full and recent models are the same whatever the memory:
@@ -34,7 +35,7 @@ import polars as pl
 from benchmarks import causes, machine
 from benchmarks.quality import rounded, train
 from persrec import metrics, run
-from persrec.cells import name_of
+from persrec.cells import evaluate_again, name_of
 from persrec.evaluation import comparison
 from persrec.evaluation.comparison import Side
 from persrec.evaluation.intervals import means
@@ -134,14 +135,20 @@ def pair_rows(sides: dict[str, Side], bucket: str, part: Part | None) -> list[di
     return rows
 
 
-def memory_rows(done: run.Run) -> list[dict[str, Any]]:
-    """A compressed model with its memories taken away, exchanged, and with other boundaries."""
+def worth_rows(done: run.Run) -> list[dict[str, Any]]:
+    """A full model on recent events alone; a compressed one with its memories taken away, exchanged, and with other
+    boundaries. Full models of before there was such a test are asked now."""
+    found = done.metrics
+    if found["history"] == "full" and "history_tests" not in found:
+        found = evaluate_again(done.folder, ())[2]
+    asked = [("full", f"full, {test['history']}", test) for test in found.get("history_tests", [])]
+    asked += [("compressed", f"compressed, memory {test['memory']}", test) for test in found.get("memory_tests", [])]
     return [
-        {"bucket": "all", "history": f"compressed, memory {test['memory']}", "seed": done.metrics["seed"]}
-        | {"of_compressed": round(test["ratio"]["mean"], 4)}
+        {"bucket": "all", "history": name, "seed": done.metrics["seed"], f"of_{model}": round(test["ratio"]["mean"], 4)}
+        | {f"of_{model}_{end}": round(test["ratio"][end], 4) for end in ("low", "high")}
         | {key: test[key] for key in ("queries", "got_none") if key in test}
         | rounded(test[METRIC], "ndcg10")
-        for test in done.metrics.get("memory_tests", [])
+        for model, name, test in asked
     ]
 
 
@@ -208,7 +215,7 @@ def main() -> None:
     hours = round(sum(one.metrics["seconds"] for one in done) / 3600, 2)
     whole = shared | {"settings": digest(shared), "core_hours_of_all": hours}
     whole |= causes.settings(chosen) if chosen.data.source == "causes" else {}
-    rows = [whole | row for one in done for row in memory_rows(one)]
+    rows = [whole | row for one in done for row in worth_rows(one)]
     rows += [whole | row for one in done for row in loss_rows(one, chosen.memory.recent, chosen.memory.segment)]
     known = causes.oracles(next(iter(sides.values()))) if chosen.data.source == "causes" else []
     for bucket, part in parts_of(next(iter(sides.values()))):

@@ -27,7 +27,7 @@ from persrec.evaluation.evaluate import (
     seen_share,
 )
 from persrec.evaluation.evaluate import evaluate as evaluate_model
-from persrec.evaluation.memory_tests import memory_tests
+from persrec.evaluation.memory_tests import history_tests, memory_tests
 from persrec.interactions.schema import Say, log
 from persrec.items import load as item_texts
 from persrec.models.build import build, kept_weights
@@ -322,7 +322,8 @@ def _asked_otherwise(saved: runs.Run, overrides: Sequence[str]) -> Recipe:
 
 
 def evaluate(model: Model, data: Prepared, cell: Recipe) -> tuple[Evaluation, dict[str, Any]]:
-    """Ranks of the test targets and their summary, with the memory tests of a compressed model; bars on a terminal."""
+    """Ranks of the test targets and their summary, with what old events are worth to a compressed or full model; bars
+    on a terminal."""
     data = carrying(data, cell)
     settings = protocol(cell)
     with memory_for("evaluating", lower="lower evaluation.users_per_chunk, or set a length"):
@@ -332,6 +333,11 @@ def evaluate(model: Model, data: Prepared, cell: Recipe) -> tuple[Evaluation, di
         if cell.history == "compressed":
             with _bar("evaluating without the memory", None) as advance:
                 summary["memory_tests"] = memory_tests(model, data, settings, found, cell.primary, on_queries=advance)
+        elif cell.history == "full":
+            with _bar("evaluating on recent events", None) as advance:
+                summary["history_tests"] = history_tests(
+                    model, data, settings, found, cell.primary, segment=cell.memory.segment, on_queries=advance
+                )
     return found, summary
 
 

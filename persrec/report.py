@@ -52,27 +52,36 @@ def group_sheet(title: str, rows: Rows, what: str, metric: str) -> Sheet:
     return Sheet(title, (what, "targets", *histories), found)
 
 
-def memory_sheets(rows: Rows, metric: str) -> list[Sheet]:
-    """What the compressed models lose without their memories, or with other boundaries; means over seeds.
+WORTH = {"history_tests": ("history", "full", "reading less"), "memory_tests": ("memory", "compressed", "its memory")}
+
+
+def worth_sheets(rows: Rows, metric: str) -> list[Sheet]:
+    """What full models lose without old events, and compressed ones without their memories or with other boundaries;
+    means over seeds.
 
     Ratios stand with their 95% intervals over users: of several seeds, the means of the bounds, while what seeds differ
     by is the deviation beside the mean.
     """
-    those = [row for row in rows if "memory_tests" in row]
-    if not those:
-        return []
-    tested, asked = [row["memory_tests"] for row in those], those[0]["memory_tests"][0].get("queries")
-    whole = asked is None or asked == those[0]["protocol"]["queries"]
+    found = []
+    for key, words in WORTH.items():
+        those = [row for row in rows if key in row]
+        found += [_tests(those, key, metric, *words)] if those else []
+    return found
+
+
+def _tests(rows: Rows, key: str, metric: str, what: str, model: str, how: str) -> Sheet:
+    tested, asked = [row[key] for row in rows], rows[0][key][0].get("queries")
+    whole = asked is None or asked == rows[0]["protocol"]["queries"]
     found = []
     for tests in zip(*tested, strict=True):
         mean = _spread([test[metric]["mean"] for test in tests])
         ratio = _with_bounds([test["ratio"] for test in tests])
         none = np.mean([test.get("got_none", 0.0) for test in tests])  # beside whom nobody had folded as few events
-        name = tests[0]["memory"] + (f" ({none:.0%} got none)" if none >= 0.005 else "")
+        name = tests[0][what] + (f" ({none:.0%} got none)" if none >= 0.005 else "")
         found.append((name, mean, ratio))
     where = "the same targets" if whole else f"{asked:,} of the queries"
-    title = f"{metric} of the compressed model on {where}, its memory"
-    return [Sheet(title, ("memory", metric, "of compressed [95%, users]"), found)]
+    title = f"{metric} of the {model} model on {where}, {how}"
+    return Sheet(title, (what, metric, f"of {model} [95%, users]"), found)
 
 
 def search_sheets(searches: Mapping[str, Mapping[str, Any]]) -> list[Sheet]:

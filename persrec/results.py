@@ -70,7 +70,7 @@ def results(
         heading += f"; set for this table alone: {', '.join(overrides)}"
     found = [report.metrics_sheet(heading, rows, metrics)]
     found += [report.group_sheet(f"{recipe.primary} by {what}", rows, what, recipe.primary) for what in SHOWN_GROUPS]
-    found += report.memory_sheets(rows, recipe.primary)
+    found += report.worth_sheets(rows, recipe.primary)
     searches = {f"{row['history']}, seed {row['seed']}": row["protocol"].get("retrieval", {}) for row in rows}
     found += report.search_sheets(searches)
     if not places:

@@ -10,7 +10,7 @@ from rich.console import Console
 from persrec.evaluation import sheets
 from persrec.evaluation.comparison import Pair, Retention
 from persrec.evaluation.intervals import Interval
-from persrec.report import memory_sheets, pairs_sheet, retention_sentences, search_sheets
+from persrec.report import pairs_sheet, retention_sentences, search_sheets, worth_sheets
 
 FOUND = {"kind": "hnsw", "recall": 0.98765, "milliseconds": 0.0312, "nbytes": 1_234_567}
 EXACT = {"exact_milliseconds": 0.25, "exact_nbytes": 400_000}
@@ -51,7 +51,7 @@ def run_with_tests(*ratios: tuple[float, float, float], got_none: float = 0.0) -
 
 
 def test_ratios_of_memory_tests_stand_with_their_intervals() -> None:
-    (sheet,) = memory_sheets([run_with_tests((0.8, 0.7, 0.9), (0.5, 0.45, 0.625))], "ndcg@10")
+    (sheet,) = worth_sheets([run_with_tests((0.8, 0.7, 0.9), (0.5, 0.45, 0.625))], "ndcg@10")
     assert sheet.head == ("memory", "ndcg@10", "of compressed [95%, users]")
     assert sheet.rows == [
         ("emptied", "0.4000", "0.8000 [0.700, 0.900]"),
@@ -60,7 +60,7 @@ def test_ratios_of_memory_tests_stand_with_their_intervals() -> None:
 
 
 def test_of_several_seeds_bounds_are_means_and_seeds_stand_beside() -> None:
-    (sheet,) = memory_sheets([run_with_tests((0.8, 0.7, 0.9)), run_with_tests((0.6, 0.4, 0.7))], "ndcg@10")
+    (sheet,) = worth_sheets([run_with_tests((0.8, 0.7, 0.9)), run_with_tests((0.6, 0.4, 0.7))], "ndcg@10")
     assert sheet.rows == [("emptied", "0.3500 ±0.0707", "0.7000 ±0.1414 [0.550, 0.800]")]
 
 
@@ -68,7 +68,7 @@ def test_memory_tests_fit_a_terminal_without_a_figure_broken() -> None:
     rows = [run_with_tests((0.8, 0.7, 0.9), (mean, 0.4, 0.7), got_none=0.28) for mean in (0.5, 0.6)]
     terminal = Console(width=79, file=io.StringIO())
     with terminal.capture() as captured:
-        terminal.print(sheets.rich(memory_sheets(rows, "ndcg@10")[0]))
+        terminal.print(sheets.rich(worth_sheets(rows, "ndcg@10")[0]))
     lines = captured.get().splitlines()
     assert any(re.search(r"emptied +0.4000 ±0.0000 +0.8000 ±0.0000 \[0.700, 0.900\]", line) for line in lines)
     assert any(re.search(r"none\) +0.2750 ±0.0354 +0.5500 ±0.0707 \[0.400, 0.700\]", line) for line in lines)

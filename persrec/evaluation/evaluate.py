@@ -197,14 +197,18 @@ def ranks(
     *,
     recall: Recall | None = None,
     open_block: int | None = None,
+    length: int | None = None,
     on_queries: Callable[[int], None] = lambda count: None,
 ) -> npt.NDArray[np.float64]:
-    """Ranks (T,) of targets of the test alone, for a look at what the memory does.
+    """Ranks (T,) of targets of the test alone, for a look at what old events do.
 
     `index` is that of the model's items; `recall` takes the place of the memories that are read; `open_block` moves the
-    boundary, for users who have one, so that so many events are clear.
+    boundary, for users who have one, so that so many events are clear; of each history the last `length` events are
+    read, if the settings do not say fewer.
     """
     queries = targets.queries
+    if length is not None:
+        settings = replace(settings, length=min(length, settings.length or length))
     found = _read(model, data, queries, settings, recall=recall, open_block=open_block, on_queries=on_queries)
     return _ranks(index, found, targets, data, settings)
 

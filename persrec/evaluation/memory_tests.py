@@ -1,8 +1,8 @@
-"""What the memory of a compressed model is worth: the same model and targets, with its memories taken away, exchanged,
-and with the boundary between memory and clear events elsewhere.
+"""What old events are worth to a model: the same model and targets, with the memories of a compressed one taken away,
+exchanged, and their boundary elsewhere; with the old events of a full one left out.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -59,7 +59,8 @@ def memory_tests(
     *,
     on_queries: Callable[[int], None] = lambda count: None,
 ) -> list[dict[str, Any]]:
-    """Rows with the metric of each test, and its ratio to what the model `found` with its memories as they are.
+    """Rows with the metric of each test of a compressed model's memory, and its ratio to what the model `found` with
+    its memories as they are.
 
     Both are of the same queries: all of them or, where there are more than MOST, those of some users.
     An open block of R to R+S-1 events is what serving sees; a model that was trained with moving boundaries should
@@ -67,31 +68,64 @@ def memory_tests(
     """
     segment, recent = model.rule
     assert recent is not None
-    chosen = of_some_users(data.test)
-    targets, before = targets_of(data, data.test.take(chosen)), found.values(metric)[chosen]
-    users = targets.queries.user
+    other = Exchange()
     tests: dict[str, dict[str, Any]] = {
         "emptied": {"recall": lambda memory, users: memories.emptied(memory)},
-        "of another user": {"recall": Exchange()},
+        "of another user": {"recall": other},
     }
     for clear in sorted({recent, recent + segment // 2, recent + segment - 1}):
         tests[f"{clear} clear events"] = {"open_block": clear}
-    index = index_of(model, data, settings)
-    rows: list[dict[str, Any]] = []
-    for name, changes in tests.items():
-        rank = ranks(model, data, settings, targets, index, on_queries=on_queries, **changes)
-        values = replace(found, targets=targets, rank=rank).values(metric)
-        rows.append(
-            {
-                "memory": name,
-                "queries": len(chosen),
-                metric: intervals.mean(values, users)._asdict(),
-                "ratio": intervals.ratio([values], [before], users)._asdict(),
-            }
-        )
-        if isinstance(changes.get("recall"), Exchange):
-            rows[-1]["got_none"] = changes["recall"].got_none
+    rows = [
+        {"memory": name, **row}
+        for name, row in _tested(model, data, settings, found, metric, tests, on_queries=on_queries)
+    ]
+    rows[1]["got_none"] = other.got_none
     return rows
+
+
+def history_tests(
+    model: Model,
+    data: Prepared,
+    settings: EvaluationSettings,
+    found: Evaluation,
+    metric: str,
+    *,
+    segment: int,
+    on_queries: Callable[[int], None] = lambda count: None,
+) -> list[dict[str, Any]]:
+    """Rows with the metric of a full model that reads the last R, or R+S-1, events before each query alone, and its
+    ratio to what it `found` on whole histories; the fewest and the most that a compressed model sees as they are.
+
+    A full model may be better than a recent one for having trained on more rows, and not for what it reads: then it
+    loses nothing here. Seen items and the repeat head know the whole history as before.
+    """
+    lengths = sorted({settings.recent, settings.recent + segment - 1})
+    tests = {f"last {length} events": {"length": length} for length in lengths}
+    return [
+        {"history": name, **row}
+        for name, row in _tested(model, data, settings, found, metric, tests, on_queries=on_queries)
+    ]
+
+
+def _tested(
+    model: Model,
+    data: Prepared,
+    settings: EvaluationSettings,
+    found: Evaluation,
+    metric: str,
+    tests: Mapping[str, Mapping[str, Any]],
+    *,
+    on_queries: Callable[[int], None],
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each test by its name, with the metric under the options of `ranks` that it stands for."""
+    chosen = of_some_users(data.test)
+    targets, before = targets_of(data, data.test.take(chosen)), found.values(metric)[chosen]
+    users, index = targets.queries.user, index_of(model, data, settings)
+    for name, options in tests.items():
+        rank = ranks(model, data, settings, targets, index, on_queries=on_queries, **options)
+        values = replace(found, targets=targets, rank=rank).values(metric)
+        means = intervals.mean(values, users), intervals.ratio([values], [before], users)
+        yield name, {"queries": len(chosen), metric: means[0]._asdict(), "ratio": means[1]._asdict()}
 
 
 def of_some_users(queries: Queries) -> npt.NDArray[np.int64]:

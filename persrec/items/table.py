@@ -61,7 +61,7 @@ def read(section: Any) -> pl.DataFrame:
     elif ending(file) in JSON_ENDINGS and _is_literal(file):
         frame = _literals(file)
     elif ending(file) == ".json" and _is_one_object(file):
-        frame = _texts_by_id(file)
+        frame = _texts_by_id(file, charset(section))
     elif ending(file) in JSON_ENDINGS:
         frame = _objects(file)
     else:
@@ -108,11 +108,11 @@ def _is_one_object(file: Path) -> bool:
     return _first_line(file).removeprefix(b"\xef\xbb\xbf") == b"{"
 
 
-def _texts_by_id(file: Path) -> pl.DataFrame:
+def _texts_by_id(file: Path, encoding: str) -> pl.DataFrame:
     """A row per key of an object, two where it stands there twice; a text may be missing."""
     wanted = "expected one object of texts by item id, or an object per line"
     try:
-        pairs = json.loads(_decoded(file, "utf-8"), object_pairs_hook=_Object)
+        pairs = json.loads(_decoded(file, encoding), object_pairs_hook=_Object)
         for key, value in pairs:
             if not isinstance(value, str | None):
                 raise UserError(f"{file}: item {key!r} has {type(value).__name__.strip('_').lower()}, {wanted}")

@@ -59,7 +59,7 @@ def why_not(model: Model, memory: Any) -> str | None:
         return "the layers of a decoder do not give their weights"
     if not isinstance(model.compressor, Layered | Recurrent):
         return f"a memory of kind {memory.kind} keeps no rows of each segment by which old events could be told apart"
-    if memory.merge and isinstance(model.compressor, Layered):
+    if memory.merge:
         return "its old rows are merged, and are no longer those of one segment"
     changed = [f"memory.{key}" for key in TOKEN_OPTIONS if getattr(memory, key)]
     return f"{' and '.join(changed)} change how tokens attend" if changed else None

@@ -153,41 +153,59 @@ def costs(material: Material, gallery: Gallery) -> str:
     return f'<h2>What quality costs</h2>\n<div class="pair">{boxes(parts)}</div>'
 
 
-def memory(material: Material, gallery: Gallery) -> str:
-    """The tests of the memory, by run."""
-    tested = [
-        (side, run)
-        for side in material.sides
-        for run in material.runs
-        if verdicts.is_of(run, side) and "memory_tests" in run.metrics
-    ]
+def worth(material: Material, gallery: Gallery) -> str:
+    """What old events are worth to full and compressed models, by recipe."""
+    parts: list[str] = []
+    for recipe in dict.fromkeys(side.recipe["name"] for side in material.sides):
+        mine = [
+            (side, run)
+            for side in material.sides
+            for run in material.runs
+            if side.recipe["name"] == recipe and verdicts.is_of(run, side)
+        ]
+        drawn = [_tests(key, recipe, mine, material, gallery, len(parts) + 1) for key in WORTH]
+        rows = [run.metrics for _, run in mine]
+        sheets = "".join(map(table, report.worth_sheets(rows, material.metric)))
+        parts += ["".join(drawn) + sheets + note(BOUNDS)] if sheets else []
+    return f"<h2>Whether old events are used</h2>\n{boxes(parts)}" if parts else ""
+
+
+BOUNDS = (
+    "Figures in brackets are 95% intervals over users; of several seeds, means of their bounds. They do not cover what "
+    "seeds differ by, whose standard deviation stands after ±."
+)
+WORTH = {
+    "history_tests": (
+        "the full model reads recent events alone",
+        "The same models and targets; below 1 the old events were worth something. Lines are 95% intervals over users, "
+        "one mark per run. Where a full model is better than a recent one and loses nothing here, it is better for "
+        "having trained on more rows, and not for the old events that it reads.",
+    ),
+    "memory_tests": (
+        "the memory emptied, exchanged, and its boundary moved",
+        "The same models and targets; below 1 the change costs quality. Lines are 95% intervals over users, one mark "
+        "per run. A memory that is used loses by being emptied and by being another user's; one whose ratio's interval "
+        "holds 1 shows no use. A model should not mind where the boundary between memory and clear events stands (the "
+        "last three).",
+    ),
+}
+
+
+def _tests(
+    key: str, recipe: str, runs: Sequence[tuple[Side, Run]], material: Material, gallery: Gallery, place: int
+) -> str:
+    """The figure of one kind of test, or nothing where no run has it."""
+    tested = [(side, run) for side, run in runs if key in run.metrics]
     if not tested:
         return ""
-    metric = material.metric
-    parts: list[str] = []
-    for recipe in dict.fromkeys(side.recipe["name"] for side, _ in tested):
-        mine = [(side, run) for side, run in tested if side.recipe["name"] == recipe]
-        names = [test["memory"] for test in mine[0][1].metrics["memory_tests"]]
-        ratios = {
-            name: [(side.name, Interval(**run.metrics["memory_tests"][place]["ratio"])) for side, run in mine]
-            for place, name in enumerate(names)
-        }
-        rows = [run.metrics for _, run in mine]
-        drawn = gallery(
-            f"memory-tests-{len(parts) + 1}",
-            f"{recipe}: the memory emptied, exchanged, and its boundary moved",
-            figures.memory_tests(ratios, material.looks, f"{metric} as a ratio to the model as it is"),
-            "The same model and targets; below 1 the change costs quality. Lines are 95% intervals over users, one "
-            "mark per run. A memory that is used loses by being emptied and by being another user's; one whose ratio's "
-            "interval holds 1 shows no use. A model should not mind where the boundary between memory and clear events "
-            "stands (the last three).",
-        )
-        said = note(
-            "Figures in brackets are 95% intervals over users; of several seeds, means of their bounds. They do not "
-            "cover what seeds differ by, whose standard deviation stands after ±."
-        )
-        parts.append(drawn + "".join(map(table, report.memory_sheets(rows, metric))) + said)
-    return f"<h2>Whether the memory is used</h2>\n{boxes(parts)}"
+    what, said = WORTH[key]
+    ratios = {
+        test[key.partition("_")[0]]: [(side.name, Interval(**run.metrics[key][row]["ratio"])) for side, run in tested]
+        for row, test in enumerate(tested[0][1].metrics[key])
+    }
+    label = f"{material.metric} as a ratio to the model as it is"
+    figure = figures.ratios(ratios, material.looks, label)
+    return gallery(f"{key.replace('_', '-')}-{place}", f"{recipe}: {what}", figure, said)
 
 
 def attention(material: Material, gallery: Gallery) -> str:
@@ -393,4 +411,4 @@ def _rank(rank: float) -> str:
     return f"{rank:g}" if np.isfinite(rank) else "beyond the list"
 
 
-ALL = (summary, quality, groups, costs, memory, attention, users, training, protocol, ran)
+ALL = (summary, quality, groups, costs, worth, attention, users, training, protocol, ran)

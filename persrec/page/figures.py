@@ -203,8 +203,8 @@ def against(
 
 
 @_styled
-def memory_tests(tests: Mapping[str, Sequence[tuple[str, Interval]]], looks: Mapping[str, Look], label: str) -> Figure:
-    """Per test, and within it per run (side and seed), the ratio to the same model with its memory as it is."""
+def ratios(tests: Mapping[str, Sequence[tuple[str, Interval]]], looks: Mapping[str, Look], label: str) -> Figure:
+    """Per test, and within it per run (side and seed), the ratio to the same model as it is."""
     runs = len(next(iter(tests.values())))
     figure = Figure(figsize=(WIDTH, 1.1 + (0.28 + 0.14 * runs) * len(tests)), layout="constrained")
     panel = figure.subplots()

@@ -202,7 +202,7 @@ class Memory(Section):
     detach_every: int | None = Field(None, ge=2)  # segments after which the gradient through the memory ends
     parallel: Count | None = None  # recurrent: train on all segments at once, on references that see so many as events
     consistency: float = Field(0.1, ge=0)  # then, weight of the loss that draws what is written to the references
-    reads: Literal["all", "none", "rising"] | float = "all"  # in training; rising: a share that goes from 0 to 1
+    reads: Literal["all", "none", "rising"] | float = 0.3  # in training; rising: a share that goes from 0 to 1
     past_set: float = Field(0.1, ge=0)  # weight of the loss by which tokens score the items that they have read
     future_set: float = Field(0.0, ge=0)  # the same for later items: events R to R + future_events after the segment
     future_events: Count = 40

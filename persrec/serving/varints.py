@@ -37,9 +37,9 @@ def decode(data: bytes) -> Words:
     starts = np.append(0, ends[:-1] + 1)
     found = (codes[starts] & 127).astype(np.uint64)
     longer = np.flatnonzero(starts < ends)
-    for place in range(1, len(LIMITS) + 2):  # few numbers have many bytes
-        if not len(longer):
-            break
+    place = 0
+    while len(longer):  # fewer and fewer: most numbers have one byte
+        place += 1
         part = (codes[starts[longer] + place] & 127).astype(np.uint64)
         found[longer] |= part << np.uint64(7 * place)
         longer = longer[starts[longer] + place < ends[longer]]

@@ -72,9 +72,9 @@ def test_rows_say_what_they_are_of(rows: list[dict]) -> None:
 
 
 HISTORIES = {
-    "full": ("sasrec", "all", 2, 10),
-    "compressed": ("sasrec", "all", 2, 10),
-    "recent-14": ("sasrec", "all", 2, 14),
+    "full": ("sasrec", 0.3, 2, 10),
+    "compressed": ("sasrec", 0.3, 2, 10),
+    "recent-14": ("sasrec", 0.3, 2, 14),
     "personal_frequency": (None, None, None, None),
     "oracle": (None, None, None, None),
     "oracle of the clear events": (None, None, None, 10),
@@ -101,7 +101,11 @@ def test_the_oracle_closes_its_own_gap_and_long_histories_are_a_group(rows: list
     assert of(rows, "full", "more than 60 events before")["queries"] > 0
 
 
-def test_memory_tests_and_losses_by_clear_events_are_there(rows: list[dict]) -> None:
+def test_what_old_events_are_worth_and_losses_by_clear_events_are_there(rows: list[dict]) -> None:
+    fulls = [row for row in rows[1:] if "of_full" in row]
+    assert {row["history"] for row in fulls} == {"full, last 10 events", "full, last 19 events"}
+    for row in fulls:
+        assert row["of_full"] == pytest.approx(row["ndcg10"] / of(rows, "full")["ndcg10"], abs=1e-3)
     memories = {row["history"] for row in rows[1:] if "of_compressed" in row}
     assert {"compressed, memory emptied", "compressed, memory of another user"} < memories
     losses = {(row["history"], row["bucket"]): row["loss"] for row in rows[1:] if "loss" in row}

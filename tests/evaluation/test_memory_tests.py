@@ -1,5 +1,8 @@
-"""Memories exchanged between readers, in batches of several and of one, and boundaries that are moved."""
+"""Memories exchanged between readers, in batches of several and of one, boundaries that are moved, and full models that
+read recent events alone.
+"""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +14,9 @@ import torch
 from persrec.evaluation import evaluate as evaluation
 from persrec.evaluation import memory_tests as tested
 from persrec.evaluation.evaluate import EvaluationSettings, evaluate
-from persrec.evaluation.memory_tests import Exchange, memory_tests
+from persrec.evaluation.memory_tests import Exchange, history_tests, memory_tests
 from persrec.models import compressor
-from persrec.report import memory_sheets
+from persrec.report import worth_sheets
 from persrec.targets import targets_of
 from tests.evaluation.test_evaluate import SETTINGS
 from tests.models.test_memory import given, memory_of
@@ -94,12 +97,40 @@ def test_of_many_queries_those_of_some_users_are_tested(tmp_path: Path) -> None:
     ranks = evaluation.ranks(model, data, settings, targets_of(data, data.test.take(chosen)), index)
     np.testing.assert_array_equal(ranks, found.rank[chosen])
     assert {row["queries"] for row in rows} == {9}
-    (sheet,) = memory_sheets([{"memory_tests": rows, "protocol": {"queries": len(data.test.user)}}], "ndcg@10")
+    (sheet,) = worth_sheets([{"memory_tests": rows, "protocol": {"queries": len(data.test.user)}}], "ndcg@10")
     assert sheet.title == "ndcg@10 of the compressed model on 9 of the queries, its memory"
 
 
 def test_the_share_that_got_none_is_shown() -> None:
     figure = {"mean": 0.5, "low": 0.4, "high": 0.6}
     rows = [{"memory_tests": [{"memory": "of another user", "got_none": 0.28, "ndcg@10": figure, "ratio": figure}]}]
-    (sheet,) = memory_sheets(rows, "ndcg@10")
+    (sheet,) = worth_sheets(rows, "ndcg@10")
     assert sheet.rows == [("of another user (28% got none)", "0.5000", "0.5000 [0.400, 0.600]")]
+
+
+HEAD = {"repeat": "head", "loss": {"kind": "full"}, "evaluation": {"exclude_seen": False}}
+
+
+@pytest.mark.parametrize("changes", [{}, HEAD], ids=["none", "head"])
+def test_a_full_model_reads_recent_events_alone(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """What was seen is known as before, however few events are read; who has no more events is as before too."""
+    recipe, data = prepared_of(tmp_path, events(), history="full", **changes)
+    model = model_of(recipe, data.items_count)
+    settings = EvaluationSettings(**SETTINGS | changes.get("evaluation", {}))
+    found = evaluate(model, data, settings)
+    rows = history_tests(model, data, settings, found, "ndcg@10", segment=recipe.memory.segment)
+    assert [row["history"] for row in rows] == ["last 5 events", "last 10 events"]
+    for row, length in zip(rows, (5, 10), strict=True):
+        alone = evaluate(model, data, replace(settings, length=length))
+        assert row["ndcg@10"]["mean"] == pytest.approx(alone.values("ndcg@10").mean(), abs=1e-12)
+        assert row["ratio"]["mean"] == pytest.approx(alone.values("ndcg@10").mean() / found.values("ndcg@10").mean())
+        short = data.test.end <= length
+        assert 0 < short.sum() < len(short)
+        np.testing.assert_array_equal(alone.rank[short], found.rank[short])
+        assert (alone.rank[~short] != found.rank[~short]).any()
+    shorter = replace(settings, length=7)
+    rows = history_tests(model, data, shorter, evaluate(model, data, shorter), "ndcg@10", segment=6)
+    assert rows[1]["ratio"]["mean"] == 1, "of histories of 7 events, the last 10 are all"
+    (sheet,) = worth_sheets([{"history_tests": rows, "protocol": {"queries": len(data.test.user)}}], "ndcg@10")
+    assert sheet.title == "ndcg@10 of the full model on the same targets, reading less"
+    assert sheet.head == ("history", "ndcg@10", "of full [95%, users]")

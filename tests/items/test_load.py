@@ -186,6 +186,22 @@ def test_a_decoder_reads_texts_and_memories(place: Path, memory: str) -> None:
     assert len(Recommender.load("run").recommend(["ü-0"], 3)) == 3
 
 
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_two_decoders_are_trained_together(place: Path, kind: str) -> None:
+    """HLLM's own form: one reads texts into a token that it learns, one reads users on their memories."""
+    saved_model(place / "llama", "llama")
+    keys = ["items.encoder=llama", f"items.train={kind}", "items.pooling=token", "items.use=text", "model.kind=decoder"]
+    keys += ["loss.kind=info_nce", "loss.sampler=mixed", "training.learning_rate=0.01", "training.ema=null"]
+    weights, still = (fitted(*keys, f"training.epochs={epochs}", out=f"run{epochs}") for epochs in (3, 1))
+    for part in ("items.encoder.", "backbone.decoder.layers.1.", "compressor."):
+        names = [name for name in weights if name.startswith(part)]
+        assert names, part
+        assert max(np.abs(weights[name] - still[name]).max() for name in names) > 1e-4, part
+    assert len(Recommender.load("run3").recommend(["ü-0"], 3)) == 3
+    before = load_run("run3").metrics["metrics"]["ndcg@10"]
+    assert api.evaluate("run3").rows[0]["metrics"]["ndcg@10"] == before
+
+
 def test_a_decoder_of_a_folder_brings_its_weights_and_a_run_keeps_its_own(place: Path) -> None:
     saved_model(place / "decoder", "llama")
     keys = ["model.kind=decoder", "model.decoder=decoder", "model.width=16", "training.learning_rate=1e-9"]

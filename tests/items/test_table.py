@@ -55,6 +55,11 @@ def written(folder: Path, name: str, contents: str | bytes) -> Path:
         ("meta_Games.json.gz", META, {}),
         ("meta_Old.json.gz", LITERALS, {}),
         ("plots.json", OBJECT, {"columns": {"title": "text"}}),
+        (
+            "old.json",
+            '{\n"1": "Alien (1979)",\n"2": "Amélie, the film",\n"3": ""}'.encode("latin-1"),
+            {"columns": {"title": "text"}, "charset": "latin-1"},
+        ),
         ("movies.dat", "1::Alien (1979)::x\n2::Amélie, the film::x\n3::::x\n".encode("latin-1"), {}),
         ("u.item", "1|Alien (1979)|d|0\n2|Amélie, the film|d|1\n3||d|1\n".encode("latin-1"), {}),
         ("plots.dat", "Alien (1979)::1\nAmélie, the film::2\n::3\n", {"columns": {"item_id": "2", "title": "1"}}),

@@ -15,7 +15,7 @@ from persrec.page.figures import Curve
 
 NAMES = ("full", "recent", "compressed", "<b> & чай")
 LOOKS = figures.looks([(name, name, "one") for name in NAMES])
-KINDS = ("bars", "training", "clear_events", "groups", "against", "memory_tests", "written", "read")
+KINDS = ("bars", "training", "clear_events", "groups", "against", "ratios", "written", "read")
 VALUES = {name: Interval(0.1 * place, 0.05 * place, 0.2 * place) for place, name in enumerate(NAMES)}
 
 
@@ -32,7 +32,7 @@ def drawn() -> dict[str, Figure]:
         "clear_events": figures.clear_events({"full": (line, 5 - line)}, LOOKS, {"R": 2, "R+S-1": 4}),
         "groups": figures.groups(["0-9\nn = 3", "10+\nn = 9"], groups, LOOKS, what="events", label="ndcg@10"),
         "against": figures.against({"full": (VALUES["full"], VALUES["recent"])}, LOOKS, cost="ms", label="ndcg@10"),
-        "memory_tests": figures.memory_tests(tests, LOOKS, "ratio"),
+        "ratios": figures.ratios(tests, LOOKS, "ratio"),
         "written": figures.written([[VALUES["recent"]] * 6] * 12),
         "read": figures.read([VALUES["recent"]] * 4, LOOKS["compressed"], "row of the memory"),
     }

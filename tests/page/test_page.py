@@ -181,18 +181,26 @@ def test_the_tables_of_pairs_and_groups_are_those_of_the_runs(place: Path, page:
             assert column == [f"{group['metrics']['ndcg@10']['mean']:.4f}" for group in groups]
 
 
-def test_memory_tests_data_and_protocol_are_those_of_the_run(place: Path, page: Reader) -> None:
-    run = runs.load(place / "grid" / "compressed-seed0")
-    rows = page.tables["ndcg@10 of the compressed model on the same targets, its memory"][1:]
+@pytest.mark.parametrize(
+    ("history", "key", "title"),
+    [
+        ("compressed", "memory", "ndcg@10 of the compressed model on the same targets, its memory"),
+        ("full", "history", "ndcg@10 of the full model on the same targets, reading less"),
+    ],
+)
+def test_what_old_events_are_worth_is_that_of_the_run(
+    place: Path, page: Reader, history: str, key: str, title: str
+) -> None:
+    run = runs.load(place / "grid" / f"{history}-seed0")
     expected = [
-        [
-            test["memory"],
-            f"{test['ndcg@10']['mean']:.4f}",
-            "{mean:.4f} [{low:.3f}, {high:.3f}]".format(**test["ratio"]),
-        ]
-        for test in run.metrics["memory_tests"]
+        [test[key], f"{test['ndcg@10']['mean']:.4f}", "{mean:.4f} [{low:.3f}, {high:.3f}]".format(**test["ratio"])]
+        for test in run.metrics[f"{key}_tests"]
     ]
-    assert rows == expected
+    assert page.tables[title][1:] == expected
+
+
+def test_data_and_protocol_are_those_of_the_run(place: Path, page: Reader) -> None:
+    run = runs.load(place / "grid" / "compressed-seed0")
     assert "Figures in brackets are 95% intervals over users; of several seeds, means of their bounds." in page.text
     data = dict(page.tables["Data, as prepared"][1:])
     assert (data["users"], data["items"], data["events"]) == ("40", "20", "1,200")
@@ -308,8 +316,8 @@ def test_every_figure_also_lies_beside_the_page(place: Path, page: Reader) -> No
     folder = place / "page-figures"
     svg, png = ({path.stem for path in folder.glob(f"*.{form}")} for form in ("svg", "png"))
     assert svg == png
-    assert len(svg) == page.tags.count("figure") == 12
-    assert page.tags.count("figcaption") == 12 - len(GROUPS)  # what these show is said once, above them
+    assert len(svg) == page.tags.count("figure") == 13
+    assert page.tags.count("figcaption") == 13 - len(GROUPS)  # what these show is said once, above them
     assert {path.suffix for path in folder.iterdir()} == {".svg", ".png"}
 
 
@@ -428,7 +436,7 @@ def test_a_browser_shows_it_by_day_and_night(place: Path, tmp_path: Path, scheme
 
 def test_a_phone_shows_the_ratios_of_the_memory_tests_with_their_intervals(text: str, tmp_path: Path) -> None:
     """The table is no wider than a page of 390 pixels; a window has more, so the page stands in a frame."""
-    chapter = text[text.index("<h2>Whether the memory") : text.index("<h2>What memory tokens")]
+    chapter = text[text.index("<h2>Whether old events") : text.index("<h2>What memory tokens")]
     phone = html.escape(text[: text.index("<h1>")] + chapter)
     seen = "const box = this.contentDocument.querySelector('.wide'); document.title = box.scrollWidth - box.clientWidth"
     frame = tmp_path / "frame.html"

@@ -112,6 +112,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
             f"memory.segment={SEGMENT}",
             f"memory.recent={RECENT}",
             "memory.tokens=2",
+            "memory.reads=all",
             "training.epochs=9",
             "training.batch_events=500",
             "training.learning_rate=0.01",
