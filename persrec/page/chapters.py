@@ -157,17 +157,16 @@ def worth(material: Material, gallery: Gallery) -> str:
     """What old events are worth to full and compressed models, by recipe."""
     parts: list[str] = []
     for recipe in dict.fromkeys(side.recipe["name"] for side in material.sides):
-        mine = [
-            (side, run)
-            for side in material.sides
-            for run in material.runs
-            if side.recipe["name"] == recipe and verdicts.is_of(run, side)
-        ]
-        drawn = [_tests(key, recipe, mine, material, gallery, len(parts) + 1) for key in WORTH]
-        rows = [run.metrics for _, run in mine]
-        sheets = "".join(map(table, report.worth_sheets(rows, material.metric)))
-        parts += ["".join(drawn) + sheets + note(BOUNDS)] if sheets else []
-    return f"<h2>Whether old events are used</h2>\n{boxes(parts)}" if parts else ""
+        for key in WORTH:
+            tested = [
+                (side, run)
+                for side in material.sides
+                for run in material.runs
+                if side.recipe["name"] == recipe and verdicts.is_of(run, side) and key in run.metrics
+            ]
+            parts += [_tests(key, recipe, tested, material, gallery, len(parts) + 1)] if tested else []
+    shown = f'<div class="pair">{boxes(parts)}</div>{note(BOUNDS)}'
+    return f"<h2>Whether old events are used</h2>\n{shown}" if parts else ""
 
 
 BOUNDS = (
@@ -177,7 +176,7 @@ BOUNDS = (
 WORTH = {
     "history_tests": (
         "the full model reads recent events alone",
-        "The same models and targets; below 1 the old events were worth something. Lines are 95% intervals over users, "
+        "The same models and targets; below 1 the model makes use of old events. Lines are 95% intervals over users, "
         "one mark per run. Where a full model is better than a recent one and loses nothing here, it is better for "
         "having trained on more rows, and not for the old events that it reads.",
     ),
@@ -192,20 +191,17 @@ WORTH = {
 
 
 def _tests(
-    key: str, recipe: str, runs: Sequence[tuple[Side, Run]], material: Material, gallery: Gallery, place: int
+    key: str, recipe: str, tested: Sequence[tuple[Side, Run]], material: Material, gallery: Gallery, place: int
 ) -> str:
-    """The figure of one kind of test, or nothing where no run has it."""
-    tested = [(side, run) for side, run in runs if key in run.metrics]
-    if not tested:
-        return ""
+    """One kind of test of a recipe's runs: a figure and a table."""
     what, said = WORTH[key]
     ratios = {
         test[key.partition("_")[0]]: [(side.name, Interval(**run.metrics[key][row]["ratio"])) for side, run in tested]
         for row, test in enumerate(tested[0][1].metrics[key])
     }
-    label = f"{material.metric} as a ratio to the model as it is"
-    figure = figures.ratios(ratios, material.looks, label)
-    return gallery(f"{key.replace('_', '-')}-{place}", f"{recipe}: {what}", figure, said)
+    figure = figures.ratios(ratios, material.looks, f"{material.metric} as a ratio to the model as it is")
+    drawn = gallery(f"{key.replace('_', '-')}-{place}", f"{recipe}: {what}", figure, said)
+    return drawn + "".join(map(table, report.worth_sheets([run.metrics for _, run in tested], material.metric)))
 
 
 def attention(material: Material, gallery: Gallery) -> str:
