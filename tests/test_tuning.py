@@ -99,9 +99,12 @@ def test_a_sweep_falls_and_ends_where_the_loss_grows(tmp_path: Path) -> None:
 
 
 def losses(folder: Path, frame: pl.DataFrame, steps: int = 6, **training: object) -> list[float]:
-    """Smoothed losses of a sweep that ends nowhere."""
+    """Smoothed losses of a sweep that ends nowhere, of batches that are all read as they are served."""
     recipe, data = world(folder, frame)
-    changed = recipe.model_copy(update={"training": recipe.training.model_copy(update=training)})
+    sections = {"training": training, "memory": {"reads": "all"}}
+    changed = recipe.model_copy(
+        update={name: getattr(recipe, name).model_copy(update=keys) for name, keys in sections.items()}
+    )
     return tuning.sweep(changed, data, low=1e-4, high=1e-2, steps=steps).losses
 
 
