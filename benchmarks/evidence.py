@@ -8,10 +8,10 @@ the ratio of the mean NDCG@10 over the same users and seeds with its 95% interva
 pair compressed/full also holds the retention. Compressed models have a row per memory test, full models one per test on
 recent events alone, all models the loss by number of clear events at the end of training. Baselines of the recipe stand
 beside, and with `--window R` recent history with so many clear events, as dear to read as a memory (R of the recipe,
-and the mean number of its rows).
-`--append` keeps the rows of other recipes, protocols and repeat heads in the file. With `--from`, all histories go on
-from a trained full model: full itself too, so that none is trained for longer than another. With `--beside`, models of
-other histories come from another folder of this script's, as full and recent models are the same whatever the memory:
+and the mean number of its rows). `--append` keeps the rows of other recipes, protocols and repeat heads in the file.
+With `--from`, all histories go on from a trained full model: full itself too, so that none is trained for longer than
+another. With `--beside`, models of other histories come from another folder of this script's, as full and recent
+models are the same whatever the memory:
 
     python benchmarks/evidence.py synthetic-causes --set memory.kind=recurrent --set history=compressed \
         --beside runs/evidence/synthetic-causes-last-10-none --out runs/evidence/recurrent

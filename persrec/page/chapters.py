@@ -194,9 +194,9 @@ def _tests(
     key: str, recipe: str, tested: Sequence[tuple[Side, Run]], material: Material, gallery: Gallery, place: int
 ) -> str:
     """One kind of test of a recipe's runs: a figure and a table."""
-    what, said = WORTH[key]
+    (what, said), name = WORTH[key], report.WORTH[key][0]
     ratios = {
-        test[key.partition("_")[0]]: [(side.name, Interval(**run.metrics[key][row]["ratio"])) for side, run in tested]
+        test[name]: [(side.name, Interval(**run.metrics[key][row]["ratio"])) for side, run in tested]
         for row, test in enumerate(tested[0][1].metrics[key])
     }
     figure = figures.ratios(ratios, material.looks, f"{material.metric} as a ratio to the model as it is")
