@@ -7,15 +7,16 @@ RecTools runs in an environment of its own, `--hosts`, which is made if it is no
 model is trained and asked in a process of its own, first RecTools', then persrec's. The same for both: width, blocks,
 heads, dropout, length, sequences of a step, epochs, which loss over which items, and whether a row knows when it is
 asked (HSTU with times: it does; SASRec: it does not). But compressed histories are of any length, as only then memories
-are folded once and kept, and their rows say so. Of either library the weights of the best epoch by validation answer:
-the ten best of the whole catalogue but for all seen items, scored by one function. Optimizer, schedule and scores are
-each library's own. A cell that is in `--out` is not trained again. `--append` keeps the rows of other data sets in the
-file.
+are folded once and kept, and their rows say so; no step of theirs reads more events than one of RecTools' can. Of
+either library the weights of the best epoch by validation answer: the ten best of the whole catalogue but for all seen
+items, scored by one function. Optimizer, schedule and scores are each library's own. A cell that is in `--out` is not
+trained again. `--append` keeps the rows of other data sets in the file.
 
 Seconds per epoch are medians, without validation. `seconds_to_target` is when the validation NDCG@10 first reached that
 of RecTools' last epoch. `peak_mb` is the largest resident size of the process. Answers are timed as the best of three
 rounds: lists for all users as a frame, from histories that are in memory, or from a store of memories, whose lists are
-held against those from histories that are asked at the same times, the users' last events.
+held against those from histories that are asked at the same times, the users' last events; and Recall and NDCG of the
+lists, by each library's own functions.
 """
 
 import argparse
@@ -54,7 +55,12 @@ class Preset:
     published: tuple[float, float] | None = None  # best Recall@10 and NDCG@10 of eSASRec's benchmark (arXiv 2508.06450)
 
 
-QUICK = ("training.learning_rate=0.004", "training.warmup_steps=10", "training.ema=null")  # for a few hundred steps
+QUICK = (  # for a few hundred steps; what is read while training is the default
+    "training.learning_rate=0.004",
+    "training.warmup_steps=10",
+    "training.ema=null",
+    "memory.reads=0.3",
+)
 BOTH = ("hstu/negatives", "sasrec/softmax")
 PRESETS = {
     "ml-100k": Preset("ml-100k", 20, BOTH, ("full", "compressed"), QUICK),
@@ -108,6 +114,7 @@ def cells(name: str, arguments: argparse.Namespace, folder: Path) -> Iterator[Ce
                 dropout=chosen.model.dropout,
                 length=chosen.length or 200,
                 batch=chosen.training.batch_users or 128,
+                events=None,
                 epochs=arguments.epochs or preset.epochs,
                 seed=seed,
                 folder=str(folder),
@@ -116,8 +123,9 @@ def cells(name: str, arguments: argparse.Namespace, folder: Path) -> Iterator[Ce
                 history="full",
             )
             theirs: dict[str, Any] = {"overrides": (), "epochs": arguments.rectools_epochs or common.epochs}
+            longer = {"length": None, "events": common.batch * (common.length or 0)}
             own: list[tuple[str, dict[str, Any]]] = [
-                ("persrec", {"history": history, "length": None if history == "compressed" else common.length})
+                ("persrec", {"history": history} | (longer if history == "compressed" else {}))
                 for history in arguments.histories or preset.histories
             ]
             for library, changed in [("rectools", theirs), *own]:

@@ -29,7 +29,6 @@ from persrec.models.model import Model
 from persrec.prepared import Prepared, open_prepared
 from persrec.recipe import recipe
 from persrec.recipe.recipe import Recipe
-from persrec.retrieval.search import rank_targets
 from persrec.retrieval.seen import Seen
 from persrec.serving.answers import Known, best
 from persrec.serving.histories import Histories
@@ -74,7 +73,7 @@ def cell_of(settings: Settings) -> Recipe:
         "history": settings.history,
         "seeds": settings.seed,
         "training.batch_users": settings.batch,
-        "training.batch_events": "null",
+        "training.batch_events": "null" if settings.events is None else settings.events,
         "training.epochs": settings.epochs,
         "training.patience": "null",
         "baselines": "[]",
@@ -120,8 +119,8 @@ class Questions:
             return pl.DataFrame(columns)
         return pl.DataFrame(columns | {TIME: pl.Series(self.histories.times).cast(pl.Datetime("ms", "UTC"))})
 
-    def recommend(self, model: Model, *, at_last: bool = False) -> tuple[pl.DataFrame, Any]:
-        """The ten best items of everybody, from their histories, and what was read.
+    def recommend(self, model: Model, *, at_last: bool = False) -> pl.DataFrame:
+        """The ten best items of everybody, from their histories.
 
         Under `time: next` they are asked when the target comes, or with `at_last` at the time of their last event.
         """
@@ -129,13 +128,16 @@ class Questions:
         at = self.at if self.cell.time == "next" and not at_last else None
         read = read_users(model, self.histories, windows, self.cell.time, at=at)
         index = protocol(self.cell).index(item_vectors(model))
-        known = Known(self.names, read.queries, None, self._seen())
-        return best(known, K, index, self.cell, self.item_ids), (read.queries, index)
+        return best(Known(self.names, read.queries, None, self._seen()), K, index, self.cell, self.item_ids)
 
-    def measure(self, read: Any) -> dict[str, float]:
-        """persrec's own metrics."""
-        queries, index = read
-        ranks = rank_targets(index, queries, self.targets, self._seen(), K)
+    def lists(self, answers: pl.DataFrame) -> Ints:
+        """The items (Q, 10) of a frame."""
+        return lists_of(answers[USER], answers["rank"], answers[ITEM], len(self.names))
+
+    def measure(self, answers: pl.DataFrame) -> dict[str, float]:
+        """persrec's own metrics of a frame's lists."""
+        found = self.lists(answers) == self.targets[:, None]
+        ranks = np.where(found.any(axis=1), found.argmax(axis=1) + 1.0, np.inf)
         values = metrics.per_user(ranks, np.ones(len(ranks), dtype=np.int64), (K,))
         return {name: float(value.mean()) for name, value in values.items()}
 
@@ -148,7 +150,7 @@ def from_store(model: Model, cell: Recipe, questions: Questions) -> dict[str, fl
 
     Both are asked at the time of each user's last event. Raises RuntimeError where nothing was folded.
     """
-    lists = _lists(questions, questions.recommend(model, at_last=True)[0])
+    lists = questions.lists(questions.recommend(model, at_last=True))
     with tempfile.TemporaryDirectory() as place:
         data = {"hash": "peers", "folder": ""}
         store = {"item_ids": questions.item_ids, "data": data, "store": Path(place) / "store"}
@@ -157,12 +159,8 @@ def from_store(model: Model, cell: Recipe, questions: Questions) -> dict[str, fl
             if not recommender.stats()["memory_bytes"]:
                 raise RuntimeError("the store keeps raw events, and is no store of memories: nothing was folded")
             answers, seconds = fastest(lambda: recommender.recommend(None, K))
-    same = float((_lists(questions, answers) == lists).mean())
+    same = float((questions.lists(answers) == lists).mean())
     return {"recommend_seconds_from_memory": seconds, "same_from_memory": same}
-
-
-def _lists(questions: Questions, answers: pl.DataFrame) -> Ints:
-    return lists_of(answers[USER], answers["rank"], answers[ITEM], len(questions.names))
 
 
 def main() -> None:
@@ -174,13 +172,13 @@ def main() -> None:
     data = open_prepared(settings.folder)
     model = trained(cell, data, watch)
     questions = Questions(Log.load(Path(log_file), timed=settings.time != "none"), cell, data.items_count)
-    (answers, read), recommending = fastest(lambda: questions.recommend(model))
-    own, measuring = fastest(lambda: questions.measure(read))
+    answers, recommending = fastest(lambda: questions.recommend(model))
+    own, measuring = fastest(lambda: questions.measure(answers))
     about = {"recommend_seconds": recommending, "metrics_seconds": measuring, "own": own}
     about |= {"peak_mb": machine.peak_kib() / 1024}  # of training and answers; a store is no part of the comparison
     if settings.history == "compressed":
         about |= from_store(model, cell, questions)
-    keep(Path(place), settings, _lists(questions, answers), watch.about() | about)
+    keep(Path(place), settings, questions.lists(answers), watch.about() | about)
 
 
 if __name__ == "__main__":

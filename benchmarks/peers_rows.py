@@ -82,6 +82,7 @@ def cell_row(one: Measured, target: float, users: Ints) -> dict[str, Any]:
         "low": round(mean.low, 6),
         "high": round(mean.high, 6),
         **{key: getattr(settings, key) for key in keys},
+        "batch_events": settings.events,
         "histories": "of any length" if settings.length is None else f"the last {settings.length} events",
         "same_from_memory": about.get("same_from_memory"),
         "versions_of_library": about.get("versions"),

@@ -85,6 +85,7 @@ class Settings:
     dropout: float
     length: int | None  # the last so many events; None: all of them
     batch: int  # sequences of a step
+    events: int | None  # persrec: of a step at most, padding included
     epochs: int
     seed: int
     folder: str  # persrec: the prepared log

@@ -34,7 +34,7 @@ def log() -> Log:
 def settings(**changed: Any) -> Settings:
     numbers = {"negatives": 4, "width": 8, "layers": 2, "heads": 2, "length": 20, "batch": 16, "epochs": 3, "seed": 1}
     names = {"model": "hstu", "sampling": "negatives", "time": "next", "folder": "", "recipe": "", "history": "full"}
-    return Settings(**numbers | names | {"dropout": 0.1, "overrides": ()} | changed)  # type: ignore[arg-type]
+    return Settings(**numbers | names | {"events": None, "dropout": 0.1, "overrides": ()} | changed)  # type: ignore[arg-type]
 
 
 def measured(library: str, validation: list[float], values: list[float], **costs: float) -> Measured:
@@ -98,7 +98,10 @@ def test_compressed_histories_are_of_any_length_and_their_rows_say_so(tmp_path: 
             ("persrec", "full", 200),
             ("persrec", "compressed", None),
         ]
-        assert [cell_of(cell.settings).length for cell in todo[1:]] == [200, None]
+        plain, compressed = (cell_of(cell.settings) for cell in todo[1:])
+        assert (plain.length, plain.training.batch_users, plain.training.batch_events) == (200, 128, None)
+        assert (compressed.length, compressed.training.batch_users) == (None, 128)
+        assert compressed.training.batch_events == 128 * 200, "no more events in a step than RecTools has at most"
     row = cell_row(measured("persrec", [0.1], [0.5, 0.7]), 0.1, np.arange(2))
     assert (row["length"], row["histories"]) == (20, "the last 20 events")
     any_length = measured("persrec", [0.1], [0.5, 0.7])._replace(settings=settings(length=None))
@@ -116,8 +119,12 @@ def questions(folder: Path, **changes: Any) -> tuple[Model, Recipe, Questions]:
 def test_a_store_of_memories_answers_as_the_histories_that_are_asked_at_the_same_times(tmp_path: Path) -> None:
     model, cell, asked = questions(tmp_path)
     assert from_store(model, cell, asked)["same_from_memory"] == 1
-    late, last = asked.recommend(model)[0], asked.recommend(model, at_last=True)[0]
+    late, last = asked.recommend(model), asked.recommend(model, at_last=True)
     assert not late.equals(last), "the time of the question says something here"
+    lists = asked.lists(late)
+    own = {name: value for name, value in asked.measure(late).items() if name in ("recall@10", "ndcg@10")}
+    assert own == pytest.approx({f"{of.__name__}@10": of(lists, asked.targets).mean() for of in (recall, ndcg)})
+    assert own["recall@10"] > 0
 
 
 def test_a_store_of_raw_events_is_refused(tmp_path: Path) -> None:
