@@ -1,6 +1,6 @@
 """What others use of a run: item vectors and user queries as parquet, and the read step as a torch program.
 
-Shapes: B users, L events, F inputs of each, P planes, M remembered rows, D width, V items.
+Shapes: B users, L events, F inputs of each, P planes, M remembered rows, D width, Q width of a query, V items.
 """
 
 import json
@@ -40,17 +40,20 @@ class Length(NamedTuple):
 
 
 class Read(nn.Module):
-    """The read step: the query (B, D) after the last of L right-padded events, on a memory of M rows.
+    """The read step: the query (B, Q) after the last of L right-padded events, on a memory of M rows.
 
     The items' vectors are in it, so that it needs ids alone.
     """
 
     vectors: Tensor
+    texts: Tensor | None
 
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.register_buffer("vectors", model.items(torch.arange(model.items.count + 1)).detach().clone())
+        self.register_buffer("texts", None if model.text_head is None else model.text_vectors())
         self.backbone, self.inputs, self.cosine = model.backbone, model.inputs, model.cosine
+        self.text_head = model.text_head
 
     def forward(
         self,
@@ -66,7 +69,7 @@ class Read(nn.Module):
         memory_weight: Tensor | None = None,
         inputs: Tensor | None = None,
     ) -> Tensor:
-        """Fields of `History` (B, L) and of `Memory`: states (B, P, M, D), the others (B, M); the query (B, D).
+        """Fields of `History` (B, L) and of `Memory`: states (B, P, M, D), the others (B, M); the query (B, Q).
 
         `memory_weight` is asked for where `memory.count_weight` is true, `inputs` (B, L, F) with `model.inputs`.
         """
@@ -79,7 +82,11 @@ class Read(nn.Module):
         asked = valid.sum(dim=1, keepdim=True) - 1
         hidden, _ = self.backbone.step(rows, memory if states.shape[2] else None, asked=asked)
         query = hidden.squeeze(1)
-        return nn.functional.normalize(query, dim=-1) if self.cosine else query
+        query = nn.functional.normalize(query, dim=-1) if self.cosine else query
+        if self.text_head is None or self.texts is None:
+            return query
+        last = self.text_head.last_items(item, valid.sum(dim=1))
+        return torch.cat([query, self.text_head(nn.functional.embedding(last, self.texts))[:, -1]], dim=-1)
 
 
 def export(folder: str | Path, out: str | Path, *, length: int | None = None, say: Say = log) -> Path:
@@ -116,7 +123,7 @@ def export(folder: str | Path, out: str | Path, *, length: int | None = None, sa
             about |= {
                 "length": taken._asdict(),
                 "inputs of read.pt2": inputs,
-                "output of read.pt2": ["users", model.backbone.width],
+                "output of read.pt2": ["users", model.query_width],
             }
         (working / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     read = "" if decoder else f", and the read step on the last {taken.events:,} events ({taken.why})"
@@ -174,10 +181,10 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def queries(model: Model, data: Prepared, recipe: Recipe) -> np.ndarray:
-    """(U, D) the query of each user after their last event in the log, asked at that event's time."""
+    """(U, Q) the query of each user after their last event in the log, asked at that event's time."""
     ends = np.diff(data.offsets)
     windows = evaluation_windows(np.arange(data.users), ends, length=recipe.length)
-    found = np.zeros((data.users, model.backbone.width), dtype=np.float32)
+    found = np.zeros((data.users, model.query_width), dtype=np.float32)
     rule = model.rule
     for rows in Budget(rule.segment, rule.recent, 1 << 16, BATCH).cut(windows):
         batch = collate(data, windows.take(rows), time=recipe.time, last=True)

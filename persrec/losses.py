@@ -55,6 +55,14 @@ def full_softmax(
     return _FullSoftmax.apply(queries, table, target, weight, chunk, row, item, value)
 
 
+def without(items: Tensor, target: Tensor, dtype: torch.dtype) -> Bonus:
+    """What takes a row's items (N, n), PAD where there are fewer, out of a full softmax, but for its target (N,)."""
+    items = items.sort(dim=1).values
+    first = items != F.pad(items[:, :-1], (1, 0), value=PAD)
+    row, column = ((items != PAD) & first & (items != target[:, None])).nonzero().unbind(dim=1)
+    return Bonus(row, items[row, column], torch.full_like(row, -torch.inf, dtype=dtype))
+
+
 class _FullSoftmax(torch.autograd.Function):
     """Softmax cross-entropy that makes its gradient while it has the logits, and keeps only that."""
 
@@ -168,18 +176,19 @@ def sampled_softmax(
     weight: Tensor,
     *,
     expected: Tensor | None = None,
+    skipped: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy of each target against its negatives, times `weight` (N,): (N,).
 
     `positive` (N, D) are the targets' vectors. `negatives` holds the items of the negatives: (J,) for all rows, when
     `negative` is their vectors (J, D); or (N, J), those of each row, when `negative` is the table (V+1, D) that they
-    are rows of. A negative that is the row's own target is masked.
+    are rows of. A negative that is the row's own target is masked, and so is one of its `skipped` items (N, n).
 
     With `expected`, shaped as `negatives`, a negative that is drawn so many times on average counts for one (logQ
     correction): what the target stands against is on average the full softmax's. The target itself was not drawn, and
     its logit stays as it is (arXiv 2507.09331).
     """
-    right, wrong, collides = _against(queries, positive, negative, target, negatives)
+    right, wrong, collides = _against(queries, positive, negative, target, negatives, skipped)
     if expected is not None:
         wrong = wrong - expected.log()
     logits = torch.cat([right, wrong.masked_fill(collides, float("-inf"))], dim=1)
@@ -195,27 +204,35 @@ def binary_cross_entropy(
     weight: Tensor,
     *,
     power: float = 1.0,
+    skipped: Tensor | None = None,
 ) -> Tensor:
     """Mean binary cross-entropy of each target and its negatives, times `weight` (N,): (N,).
 
     The target's probability is taken to the `power` (gBCE, arXiv 2308.07192; 1 = plain BCE). Shapes are
-    those of `sampled_softmax`; a negative that is the row's own target is left out of the mean.
+    those of `sampled_softmax`; what is masked there is left out of the mean.
     """
-    right, wrong, collides = _against(queries, positive, negative, target, negatives)
+    right, wrong, collides = _against(queries, positive, negative, target, negatives, skipped)
     against = F.softplus(wrong).masked_fill(collides, 0.0).sum(dim=1)
     counted = 1 + (~collides).sum(dim=1)
     return (power * F.softplus(-right[:, 0]) + against) / counted * weight
 
 
 def bpr(
-    queries: Tensor, positive: Tensor, negative: Tensor, target: Tensor, negatives: Tensor, weight: Tensor
+    queries: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    target: Tensor,
+    negatives: Tensor,
+    weight: Tensor,
+    *,
+    skipped: Tensor | None = None,
 ) -> Tensor:
     """Mean of -log sigmoid(target's logit - a negative's), times `weight` (N,): (N,) (BPR, arXiv 1205.2618).
 
-    Shapes are those of `sampled_softmax`. A negative that is the row's own target is left out of the mean, which is 0
-    where nothing else was drawn.
+    Shapes are those of `sampled_softmax`. What is masked there is left out of the mean, which is 0 where nothing else
+    was drawn.
     """
-    right, wrong, collides = _against(queries, positive, negative, target, negatives)
+    right, wrong, collides = _against(queries, positive, negative, target, negatives, skipped)
     below = F.softplus(wrong - right).masked_fill(collides, 0.0).sum(dim=1)
     return below / (~collides).sum(dim=1).clamp(min=1) * weight
 
@@ -230,11 +247,19 @@ def gbce_power(negatives: int, items: int, calibration: float) -> float:
 
 
 def _against(
-    queries: Tensor, positive: Tensor, negative: Tensor, target: Tensor, negatives: Tensor
+    queries: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    target: Tensor,
+    negatives: Tensor,
+    skipped: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits of the targets (N, 1) and of the negatives (N, J), and which of these are the target, bool (N, J)."""
+    """Logits of the targets (N, 1) and of the negatives (N, J), and which of these are none, bool (N, J)."""
     right = (queries * positive).sum(dim=1, keepdim=True)
-    return right, _products(queries, negative, negatives), negatives == target[:, None]
+    none = negatives == target[:, None]
+    for items in () if skipped is None else skipped.unbind(dim=1):
+        none |= negatives == items[:, None]
+    return right, _products(queries, negative, negatives), none
 
 
 def _products(queries: Tensor, vectors: Tensor, items: Tensor) -> Tensor:
@@ -296,13 +321,14 @@ def info_nce(
     weight: Tensor,
     *,
     same: float = SAME,
+    skipped: Tensor | None = None,
 ) -> Tensor:
     """InfoNCE as HLLM trains with it (arXiv 2409.12740): cross-entropy times `weight` (N,): (N,).
 
-    Shapes are those of `sampled_softmax`. Masked are negatives that are the row's own target, or whose vector has a
-    cosine above `same` with the target's.
+    Shapes are those of `sampled_softmax`. Masked is what is masked there, and negatives whose vector has a cosine above
+    `same` with the target's.
     """
-    right, wrong, masked = _against(queries, positive, negative, target, negatives)
+    right, wrong, masked = _against(queries, positive, negative, target, negatives, skipped)
     with torch.no_grad():
         masked |= _products(F.normalize(positive, dim=-1), F.normalize(negative, dim=-1), negatives) > same
     logits = torch.cat([right, wrong.masked_fill(masked, float("-inf"))], dim=1)

@@ -11,10 +11,12 @@ import torch
 from persrec import run as runs
 from persrec.interactions.prepare import prepare
 from persrec.models.build import build
+from persrec.models.item_encoders import Texts
 from persrec.models.model import Model
 from persrec.prepared import ITEMS, Prepared, open_prepared
 from persrec.recipe.recipe import Recipe, parse
 
+TEXT_HEAD = {"items": {"use": "id+text", "path": "items.csv", "encoder": "model", "text_head": 4}}
 START = 1_700_000_000_000
 LENGTHS = [60, 45, 31, 30, 23, 17, 12, 9, 5, 4, 3, 3, 2, 1]
 
@@ -45,9 +47,10 @@ def recipe_of(path: Path, **changes: Any) -> Recipe:
 
 
 def model_of(recipe: Recipe, items: int, *, seed: int = 0) -> Model:
-    """A model whose weights are large enough for queries to differ."""
-    model = build(recipe, items=items, seed=seed)
+    """A model whose weights are large enough for queries to differ, as are its items' texts where it has any."""
     torch.manual_seed(seed)
+    texts = Texts(torch.randn(items + 1, 6).index_fill(0, torch.tensor([0]), 0), torch.ones(items + 1).bool())
+    model = build(recipe, items=items, seed=seed, texts=None if recipe.items.use == "id" else texts)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.4)
     return model.eval()

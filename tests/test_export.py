@@ -20,7 +20,7 @@ from persrec.models.compressor import loop
 from persrec.models.segments import open_columns
 from persrec.recipe.recipe import parse
 from persrec.serving.recommender import Recommender
-from tests.small import events, run_of
+from tests.small import TEXT_HEAD, events, run_of
 
 FORMS: dict[str, dict[str, Any]] = {
     "layered": {},
@@ -32,8 +32,18 @@ FORMS: dict[str, dict[str, Any]] = {
     "full, the last 20": {"history": "full", "length": 20},
     "ratings": {"model": {"layers": 2, "width": 8, "heads": 2, "inputs": ["rating"]}},
     "weights of rows": {"memory": {"segment": 6, "recent": 5, "tokens": 2, "count_weight": True}},
+    "text head": TEXT_HEAD,
+    "text head, full": TEXT_HEAD | {"history": "full"},
 }
-REMEMBERED = {"layered": 16, "sasrec": 16, "capped, next": 6, "recurrent": 2, "ratings": 16, "weights of rows": 16}
+REMEMBERED = {
+    "layered": 16,
+    "sasrec": 16,
+    "capped, next": 6,
+    "recurrent": 2,
+    "ratings": 16,
+    "weights of rows": 16,
+    "text head": 16,
+}
 RATED = {"rating": pl.int_range(pl.len()) % 5 + 1}
 REPEATING: dict[str, Any] = {"repeat": "head", "loss": {"kind": "full"}}
 SEEN = {"k": [5, 10], "exclude_seen": False}
@@ -87,9 +97,10 @@ def test_the_loaded_program_gives_the_query_of_every_user(tmp_path: Path, form: 
         assert torch.allclose(program(**one), found[:1], atol=1e-5)
 
 
+@pytest.mark.parametrize("changes", [{}, TEXT_HEAD])
 @pytest.mark.filterwarnings("ignore")
-def test_products_of_the_vectors_rank_as_the_recommender_does(tmp_path: Path) -> None:
-    run = run_of(tmp_path, events())
+def test_products_of_the_vectors_rank_as_the_recommender_does(tmp_path: Path, changes: dict[str, Any]) -> None:
+    run = run_of(tmp_path, events(), **changes)
     out = exporting.export(run, tmp_path / "out")
     items, users = (pl.read_parquet(out / name) for name in (exporting.ITEMS, exporting.USERS))
     assert items.columns == ["item_id", "vector"]

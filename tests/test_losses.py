@@ -21,6 +21,7 @@ from persrec.losses import (
     info_nce,
     pair_products,
     sampled_softmax,
+    without,
 )
 from persrec.negatives import Sampler, draw, expected
 
@@ -384,3 +385,35 @@ def test_products_of_pairs() -> None:
     for rows in (0, 7):
         (gradient,) = torch.autograd.grad(pair_products(queries[:rows], table, none, none).sum(), table)
         assert not gradient.any()
+
+
+SKIPPED = torch.tensor([[1, 3, 3], [0, 0, 0], [5, 2, 9], [0, 9, 4], [0, 0, 9], [4, 3, 2], [6, 7, 1]])  # targets too
+
+
+def test_skipped_items_are_out_of_the_full_softmax_but_for_the_target() -> None:
+    queries, table, target, weight = inputs()
+    skip = {"bonus": without(SKIPPED, target, queries.dtype)}
+    for chunk in CHUNKS:
+        got = full_softmax(queries, table, target, weight, chunk=chunk, **skip)  # type: ignore[arg-type]
+        kept = torch.ones(ROWS, ITEMS + 1, dtype=torch.bool).scatter(1, SKIPPED, value=False)
+        kept = kept.scatter(1, target[:, None], value=True)[:, 1:]
+        logits = (queries @ table[1:].T).masked_fill(~kept, -torch.inf)
+        wanted = F.cross_entropy(logits, target - 1, reduction="none") * weight
+        torch.testing.assert_close(got, wanted)
+        found = torch.autograd.grad(got.sum(), [queries, table])
+        expected = torch.autograd.grad(wanted.sum(), [queries, table])
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("loss", [sampled_softmax, binary_cross_entropy, bpr, info_nce])
+@pytest.mark.parametrize("per_row", [True, False])
+def test_skipped_items_are_no_negatives(loss: Callable[..., Tensor], per_row: bool) -> None:
+    queries, table, target, weight = inputs()
+    items = torch.tensor([3, 9, 2, 7, 10])
+    given = (table, target, items.expand(ROWS, -1)) if per_row else (table[items], target, items)
+    got = loss(queries, table[target], *given, weight, skipped=SKIPPED)
+    for row in range(ROWS):
+        left = torch.tensor([item for item in items.tolist() if item not in SKIPPED[row].tolist()])
+        one = slice(row, row + 1)
+        alone = loss(queries[one], table[target[one]], table[left], target[one], left, weight[one])
+        torch.testing.assert_close(got[one], alone)

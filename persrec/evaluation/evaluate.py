@@ -371,7 +371,7 @@ def read_users(
     """Read the users of the windows on their memories, asked at `at` (B,) ms where `time` is next; see `collate`."""
     if model.repeat is None and recall is None and at is None and _in_one_pass(windows):
         return _read_together(model, data, windows, time, on_queries)
-    queries, stored = np.zeros((len(windows.user), model.backbone.width), np.float32), 0.0
+    queries, stored = np.zeros((len(windows.user), model.query_width), np.float32), 0.0
     repeats = model.repeat is not None
     pairs: list[Additions] = []
 
@@ -405,7 +405,7 @@ def _read_together(
     model: Model, data: Sequences, windows: Windows, time: str, on_queries: Callable[[int], None]
 ) -> Read:
     """Every user once, with a row for each window, which ends at it."""
-    queries, stored = np.zeros((len(windows.user), model.backbone.width), np.float32), 0.0
+    queries, stored = np.zeros((len(windows.user), model.query_width), np.float32), 0.0
     if not len(queries):
         return Read(queries, None, stored)
     order = np.lexsort((windows.end, windows.user))

@@ -22,6 +22,7 @@ from persrec.models.repeat import RepeatHead
 from persrec.models.segments import SegmentRule
 from persrec.models.softmax import Softmax
 from persrec.models.stack import Stack
+from persrec.models.text_head import TextHead
 
 ENCODER = "items.encoder."  # names of a text model's weights begin so
 POOLED: dict[str, type[Pooled]] = {
@@ -66,6 +67,7 @@ def build(
             parallel=recipe.memory.parallel if recipe.history == "compressed" else None,
             repeat=repeat,
             inputs=build_inputs(recipe),
+            text_head=build_text_head(recipe, texts),
         )
 
 
@@ -103,6 +105,14 @@ def build_inputs(recipe: Any) -> EventInputs | None:
         return None
     types = len(recipe.data.events or ())
     return EventInputs({name: size(name, types) for name in recipe.model.inputs}, width=recipe.model.width)
+
+
+def build_text_head(recipe: Any, texts: Texts | None) -> TextHead | None:
+    """What compares texts with those of the last events; only where item vectors are made of texts."""
+    if recipe.items.text_head is None or recipe.items.use == "id":
+        return None
+    assert texts is not None
+    return TextHead(last=recipe.items.text_head, width=texts.vectors.shape[1])
 
 
 def build_rule(recipe: Any) -> SegmentRule:

@@ -163,6 +163,11 @@ class TextItems(nn.Module):
         different, place = items.unique(return_inverse=True)
         return F.embedding(place, self._vectors(different))
 
+    def units(self, items: Tensor | None = None) -> Tensor:
+        """The texts' vectors themselves, each of length 1, or 0 where there is no text: (V+1, E), or (..., E)."""
+        texts = self.texts if items is None else F.embedding(items, self.texts)
+        return F.normalize(texts.to(self.project.weight.dtype), dim=-1)
+
     def forward(self, items: Tensor) -> Tensor:
         """See `ItemVectors.__call__`."""
         return self.dropout(self.vectors(items) * self.width**0.5)

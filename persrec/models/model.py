@@ -1,6 +1,7 @@
 """A whole model: item encoder, backbone, compressor and score, as training and serving use it.
 
-Shapes: B users, L rows, N scored rows, D width, V items.
+Shapes: B users, L rows, N scored rows, D width, V items. With a text head rows that leave the layers, queries and what
+they are matched against are wider by E, the width of the text model: Q is D, or D + E.
 """
 
 import hashlib
@@ -18,18 +19,19 @@ from persrec.losses import Bonus, pair_products
 from persrec.models.compressor import Looped, Recall, Score, T, loop
 from persrec.models.event_inputs import EventInputs
 from persrec.models.interfaces import Backbone, Compressor, Memory
-from persrec.models.item_encoders import ItemEncoder, ItemVectors
+from persrec.models.item_encoders import ItemEncoder, ItemVectors, TextItems
 from persrec.models.parallel import at_once
 from persrec.models.recurrent import Recurrent
 from persrec.models.repeat import RepeatHead
 from persrec.models.rows import Encode
 from persrec.models.segments import SegmentRule
+from persrec.models.text_head import TextHead
 
 
 class Reading(NamedTuple):
     """What is known of users after their last event."""
 
-    query: Tensor  # (B, D)
+    query: Tensor  # (B, Q)
     memory: Memory  # that was read
     bonus: Bonus | None  # of a repeat head: what is added to the product of query and item vector
 
@@ -56,10 +58,11 @@ class Model(nn.Module):
         parallel: int | None = None,
         repeat: RepeatHead | None = None,
         inputs: EventInputs | None = None,
+        text_head: TextHead | None = None,
     ) -> None:
         super().__init__()
         self.items, self.backbone, self.compressor, self.repeat = items, backbone, compressor, repeat
-        self.inputs = inputs
+        self.inputs, self.text_head = inputs, text_head
         self.rule, self.cosine, self._temperature = rule, cosine, temperature
         self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature))) if learned_temperature else None
         self.checkpointed, self.detach_every, self.parallel = checkpointed, detach_every, parallel
@@ -75,14 +78,17 @@ class Model(nn.Module):
     ) -> Looped:
         """The loop over a batch; see `compressor.loop`. In training, where asked for, all segments at once instead.
 
-        `items` are the vectors of a step, where they have been made.
+        Hidden rows are `asking`: (E, L, Q), or (B, Q) of the last rows. `items` are the vectors of a step, where they
+        have been made.
         """
         encode = self.encode(items)
+        if score is not None:
+            score = self._asking(score)
         if self.parallel is not None and self.training and score is not None:
             assert isinstance(self.compressor, Recurrent)
             options: dict[str, Any] = {"score": score, "reads_all": reads_all, "reach": self.parallel}
             return at_once(self.backbone, self.compressor, encode, batch, self.rule, **options)
-        return loop(
+        looped = loop(
             self.backbone,
             self.compressor,
             encode,
@@ -94,6 +100,37 @@ class Model(nn.Module):
             recall=recall,
             detach_every=self.detach_every if self.training else None,
         )
+        return looped if score is not None else looped._replace(scored=[self.asking(looped.scored[-1], batch)])
+
+    @property
+    def query_width(self) -> int:
+        """Q."""
+        return self.backbone.width + (0 if self.text_head is None else self.text_head.width)
+
+    def asking(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """The last rows (B, D) with what the texts of the last events ask for beside them: (B, Q)."""
+        if self.text_head is None:
+            return hidden
+        items = self.text_head.last_items(batch.history.item, batch.events)
+        asked = self.text_head(self.text_vectors(items))[:, -1]
+        return torch.cat([hidden, asked], dim=-1)
+
+    def _asking(self, score: Score[T]) -> Score[T]:
+        """The same for all rows that are scored."""
+        head = self.text_head
+        if head is None:
+            return score
+
+        def wider(hidden: Tensor, history: History) -> T:
+            asked = head(self.text_vectors(history.item.where(history.valid, PAD)))
+            return score(torch.cat([hidden, asked], dim=-1), history)
+
+        return wider
+
+    def text_vectors(self, items: Tensor | None = None) -> Tensor:
+        """What a text head compares: (V+1, E), or (..., E) of the given items."""
+        assert isinstance(self.items, TextItems)
+        return self.items.units(items)
 
     def encode(self, items: ItemVectors | None = None) -> Encode:
         """What makes the vectors of rows: of items, and of what else events carry; see `forward` for `items`."""
@@ -132,22 +169,30 @@ class Model(nn.Module):
         return digest.hexdigest()[:16]
 
     def query(self, hidden: Tensor) -> Tensor:
-        """Queries (..., D) of hidden rows; normalised where the score is a cosine."""
-        return F.normalize(hidden, dim=-1) if self.cosine else hidden
+        """Queries (..., Q) of hidden rows; of (..., D), which ask for no texts, these ask for none either.
+
+        What the layers made is normalised where the score is a cosine.
+        """
+        own, texts = hidden[..., : self.backbone.width], hidden[..., self.backbone.width :]
+        own = F.normalize(own, dim=-1) if self.cosine else own
+        if self.text_head is None:
+            return own
+        return torch.cat([own, texts], dim=-1) if texts.shape[-1] else F.pad(own, (0, self.query_width - own.shape[-1]))
 
     def vectors(self, items: Tensor | None = None, *, made: ItemVectors | None = None) -> Tensor:
-        """What queries are matched against: (V+1, D), or (..., D) of the given items; `made` are those of a step."""
+        """What queries are matched against: (V+1, Q), or (..., Q) of the given items; `made` are those of a step."""
         found = (self.items if made is None else made).vectors(items)
-        return F.normalize(found, dim=-1) if self.cosine else found
+        found = F.normalize(found, dim=-1) if self.cosine else found
+        return found if self.text_head is None else torch.cat([found, self.text_vectors(items)], dim=-1)
 
     @torch.no_grad()
     def queries(self, batch: Batch) -> Tensor:
-        """The query (B, D) of each user after the last event of the batch, as served: fold, then read."""
+        """The query (B, Q) of each user after the last event of the batch, as served: fold, then read."""
         return self.read_out(batch).query
 
     @torch.no_grad()
     def read_rows(self, batch: Batch) -> tuple[Tensor, Tensor, Memory]:
-        """Of all rows that have a target, this (N,) and the query (N, D) after the row, and the memories at the end.
+        """Of all rows that have a target, this (N,) and the query (N, Q) after the row, and the memories at the end.
 
         One pass for many queries of a user: a row with its R to R+S-1 clear events is what would be served there.
         """
@@ -174,7 +219,7 @@ class Model(nn.Module):
         return Reading(query, looped.memory, bonus._replace(value=bonus.value * self.temperature))
 
     def bonus(self, hidden: Tensor, had: Consumed, vectors: Tensor | None = None) -> Bonus:
-        """What the repeat head adds to the logits of pairs, whose `row` is that of `hidden` (N, D).
+        """What the repeat head adds to the logits of pairs, whose `row` is that of `hidden` (N, Q).
 
         Logits are products over the temperature. `vectors` are those of all items, where they have been made.
         """
@@ -184,4 +229,4 @@ class Model(nn.Module):
             product = (queries[had.row] * self.vectors(had.item)).sum(dim=-1)
         else:
             product = pair_products(queries, vectors, had.row, had.item)
-        return Bonus(had.row, had.item, self.repeat(hidden, had, product))
+        return Bonus(had.row, had.item, self.repeat(hidden[:, : self.backbone.width], had, product))

@@ -215,6 +215,15 @@ def _item_conflicts(recipe: Recipe) -> Iterator[Fault]:
     if items.train != "frozen" and items.whiten:
         text = f"got true, expected false: whitened are vectors that stay, and items.train is {items.train}"
         yield Fault(("items.whiten", "items.train"), text)
+    if items.train != "frozen" and items.text_head is not None:
+        text = f"got {items.text_head}, expected null: it compares texts that stay, and items.train is {items.train}"
+        yield Fault(("items.text_head", "items.train"), text)
+    if items.text_head is not None and items.text_head > recipe.memory.recent and recipe.histories != ("full",):
+        text = (
+            f"got {items.text_head}, expected at most memory.recent = {recipe.memory.recent}: older events may be in "
+            "a memory, which keeps no texts"
+        )
+        yield Fault(("items.text_head", "memory.recent"), text)
     loss = recipe.loss
     if items.train != "frozen" and (loss.kind == "full" or loss.full_from is not None or loss.per == "row"):
         text = (

@@ -270,6 +270,7 @@ class Items(Section):
     lora_rank: Count = 8
     learning_rate: float | None = Field(None, gt=0)  # of a trained text model; null: lora 2e-4, full 2e-5
     id_dropout: float = Field(0.0, ge=0, lt=1)  # id+text: share of the items that go without their id in a step
+    text_head: Count | None = None  # last events with whose texts a candidate's is compared, which adds to its score
 
     @field_validator("path", "encoder", "remote_code")
     @classmethod

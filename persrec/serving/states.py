@@ -135,7 +135,7 @@ def ask(
     """
     opened = np.array([len(record.items) for record in records], dtype=np.int64)
     rows = _rows(records)
-    hidden = torch.zeros(len(records), model.backbone.width, device=_device(model))
+    hidden = torch.zeros(len(records), model.query_width, device=_device(model))
     for part in _batches(np.lexsort((-opened, -rows)), rows + opened, rows_of_reads(_device(model))):
         hidden[torch.from_numpy(part)] = _read(model, keeping, [records[index] for index in part], at)
     queries = model.query(hidden).float().cpu().numpy()
@@ -146,24 +146,29 @@ def ask(
 def _slots(
     model: Model, keeping: Keeping, records: Sequence[Record], queries: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.float32]:
-    """The newest K rows of each memory, in the last plane that is stored, as queries (B, K, D)."""
+    """The newest K rows of each memory, in the last plane that is stored, as queries (B, K, Q).
+
+    What the texts of the last events ask for is the same in all of them.
+    """
     memory, count = memory_of(model, keeping.layout, records), model.compressor.rows
     found = np.repeat(queries[:, None], count, axis=1)
     if memory.rows:
         newest = model.query(memory.states[:, -1, -count:]).float().cpu().numpy()
         there = memory.valid[:, -count:].cpu().numpy()
-        found[there] = newest[there]
+        width = model.backbone.width
+        found[there, :width] = newest[there, :width]
     return found
 
 
 def _read(model: Model, keeping: Keeping, records: list[Record], at: int | None) -> Tensor:
-    """Hidden rows (B, D) after the last event of each."""
+    """Hidden rows (B, Q) after the last event of each."""
     batch = _opened(records, keeping, at, device=_device(model))
     if keeping.raw:
         return model(batch, score=None).scored[-1]
     none_closed = torch.zeros_like(batch.events)
     memory = memory_of(model, keeping.layout, records)
-    return read(model.backbone, model.encode(), batch, none_closed, model.rule, memory, last=True)[0][:, 0]
+    hidden, _ = read(model.backbone, model.encode(), batch, none_closed, model.rule, memory, last=True)
+    return model.asking(hidden[:, 0], batch)
 
 
 def _additions(model: Model, keeping: Keeping, records: Sequence[Record], hidden: Tensor, at: int | None) -> Additions:

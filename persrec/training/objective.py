@@ -39,6 +39,7 @@ class LossSettings(NamedTuple):
     break_ms: int | None = None  # how long before its target a row must lie to be one after a break
     break_weight: float = 1.0  # of rows after a break; only where rows know the time at which they are asked
     sets: SetWeights = SetWeights()  # what tokens are asked for themselves
+    skip_last: int = 0  # last events of a row whose items are no negatives, as they are never recommended
     consistency: float = 0.0  # weight of the disagreement of memories with references, see `models.parallel`
 
     @property
@@ -112,7 +113,8 @@ def objective(
         had = None if runs is None or history.cell is None else Had(runs, history.cell[rows], at_a_time)
         target = history.target[rows]
         against = drawn(len(target)) if settings.sampled and shared is None else shared
-        loss = _row_losses(model, hidden[rows], target, weight, settings, against, had, made, counts)
+        skipped = _last_items(history, settings.skip_last)[rows] if settings.skip_last else None
+        loss = _row_losses(model, hidden[rows], target, weight, settings, against, had, made, counts, skipped)
         clear = history.valid.cumsum(dim=1)[rows] - 1
         tally = loss.new_zeros(3, hidden.shape[1])
         tally.index_add_(1, clear, torch.stack([loss.detach(), torch.ones_like(loss), weight.to(loss)]))
@@ -168,6 +170,12 @@ def _weights(history: History, settings: LossSettings) -> Tensor:
     return weight * torch.where(after, settings.break_weight, 1.0)
 
 
+def _last_items(history: History, count: int) -> Tensor:
+    """Items (E, L, n) of each row and of those before it; PAD where there are fewer."""
+    items = history.item.where(history.valid, PAD)
+    return torch.nn.functional.pad(items, (count - 1, 0), value=PAD).unfold(1, count, 1)
+
+
 def _row_losses(
     model: Model,
     hidden: Tensor,
@@ -178,8 +186,9 @@ def _row_losses(
     had: Had | None,
     made: ItemVectors,
     counts: Tensor | None,
+    skipped: Tensor | None,
 ) -> Tensor:
-    """Loss (N,) of each hidden row (N, D)."""
+    """Loss (N,) of each hidden row (N, Q), whose `skipped` items (N, n) are no negatives."""
     if drawn is None and model.repeat is not None and had is not None:
         table = model.vectors(made=made)
         return _repeat_losses(model, hidden, target, weight, table, had, settings.chunk, _given(settings, counts))
@@ -190,18 +199,20 @@ def _row_losses(
     queries = model.query(hidden) / model.temperature
     queries = _wider(queries, queries.new_ones(len(queries)) if settings.logit_adjustment else None)
     if drawn is None:
-        return losses.full_softmax(queries, raised(model.vectors(made=made)), target, weight, chunk=settings.chunk)
+        out = None if skipped is None else losses.without(skipped, target, queries.dtype)
+        table = raised(model.vectors(made=made))
+        return losses.full_softmax(queries, table, target, weight, chunk=settings.chunk, bonus=out)
     right = raised(model.vectors(target, made=made), target)
     wrong = raised(drawn.vector, None if settings.per_row else drawn.item)
     given = (queries, right, wrong, target, drawn.item, weight)
     if settings.kind == "sampled":
-        return losses.sampled_softmax(*given, expected=drawn.expected)
+        return losses.sampled_softmax(*given, expected=drawn.expected, skipped=skipped)
     if settings.kind == "info_nce":
-        return info_nce(*given)
+        return info_nce(*given, skipped=skipped)
     if settings.kind == "bpr":
-        return losses.bpr(*given)
+        return losses.bpr(*given, skipped=skipped)
     power = losses.gbce_power(settings.negatives, model.items.count, settings.calibration)
-    return losses.binary_cross_entropy(*given, power=power)
+    return losses.binary_cross_entropy(*given, power=power, skipped=skipped)
 
 
 def _given(settings: LossSettings, counts: Tensor | None, items: Tensor | None = None) -> Tensor | None:
