@@ -43,18 +43,22 @@ from persrec.models.item_encoders import Texts
 from persrec.recipe import recipe
 from persrec.recipe.recipe import Recipe
 
+ALONE = "items.text_head=null"
+HEAD = "id+text+hstu, whitened, text head"
 VARIANTS: dict[str, list[str]] = {
-    "id": ["items.use=id", "loss.logit_adjustment=null"],
-    "id, adjusted": ["items.use=id"],  # with the recipe's logit_adjustment, where it has one
-    "text+hstu": ["items.use=text"],
-    "id+text+hstu": ["items.use=id+text", "items.whiten=false"],
-    "id+text+hstu, whitened": ["items.use=id+text", "items.whiten=true"],
+    "id": ["items.use=id", "loss.logit_adjustment=null", ALONE],
+    "id, adjusted": ["items.use=id", ALONE],  # with the recipe's logit_adjustment, where it has one
+    "text+hstu": ["items.use=text", ALONE],
+    "id+text+hstu": ["items.use=id+text", "items.whiten=false", ALONE],
+    "id+text+hstu, whitened": ["items.use=id+text", "items.whiten=true", ALONE],
+    HEAD: ["items.use=id+text", "items.whiten=true"],  # the recipe's, where it has one
     "text+decoder": [  # which knows no times, so that no row is after a break
         "items.use=text",
         "model.kind=decoder",
         "time=none",
         "loss.break_hours=null",
         "loss.break_target=first",
+        ALONE,
     ],
 }
 PAIRS = (
@@ -62,6 +66,8 @@ PAIRS = (
     ("id+text+hstu, whitened", "id"),
     ("id+text+hstu, whitened", "id, adjusted"),
     ("id+text+hstu, whitened", "id+text+hstu"),
+    (HEAD, "id"),
+    (HEAD, "id+text+hstu, whitened"),
     ("text+hstu", "id"),
 )
 METRICS = {"recall10": "recall@10", "ndcg10": "ndcg@10"}
@@ -99,6 +105,7 @@ def row(done: Recipe, model: str, bucket: str, found: dict[str, Any], users: Any
         "history": done.history,
         "bucket": bucket,
         "whiten": done.items.whiten and done.items.use != "id",
+        "text_head": None if done.items.use == "id" else done.items.text_head,
         "seed": done.seeds[0],
         "queries": len(users),
         "recall10": round(float(found["recall10"].mean()), 6),
@@ -255,7 +262,7 @@ def main() -> None:
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--models", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument(
-        "--cold", nargs="*", default=["text+hstu", "id+text+hstu, whitened"], choices=list(VARIANTS)[2:]
+        "--cold", nargs="*", default=["text+hstu", "id+text+hstu, whitened", HEAD], choices=list(VARIANTS)[2:]
     )
     parser.add_argument("--share", type=float, default=0.05, help="of the items that are taken out as cold ones")
     parser.add_argument("--read", action="store_true", help="measure reads, and nothing else")
@@ -280,10 +287,10 @@ def measured(arguments: argparse.Namespace) -> Rows:
         return [encoding(arguments.recipe, arguments.overrides)]
     for variant in {*arguments.models, *arguments.cold}:  # before anything is trained
         recipe.load(arguments.recipe, [*arguments.overrides, *VARIANTS[variant]])
-    adjusted = recipe.load(arguments.recipe, arguments.overrides).loss.logit_adjustment
-    models = [variant for variant in arguments.models if adjusted or variant != "id, adjusted"]
-    rows = warm(arguments.recipe, models, arguments)
-    for variant in arguments.cold:
+    chosen = recipe.load(arguments.recipe, arguments.overrides)
+    there = {"id, adjusted": chosen.loss.logit_adjustment, HEAD: chosen.items.text_head}
+    rows = warm(arguments.recipe, [variant for variant in arguments.models if there.get(variant, True)], arguments)
+    for variant in [variant for variant in arguments.cold if there.get(variant, True)]:
         rows += cold(arguments.recipe, variant, arguments)
     return rows
 

@@ -25,7 +25,8 @@ from persrec.recipe.recipe import Recipe
 from tests.items.models import WORDS
 from tests.items.places import made
 
-FIELDS = "dataset protocol model logit_adjustment history bucket whiten seed queries recall10 ndcg10 low high named"
+FIELDS = "dataset protocol model logit_adjustment history bucket whiten text_head seed queries recall10 ndcg10 low high"
+FIELDS += " named"
 
 
 @pytest.fixture
