@@ -167,6 +167,24 @@ def test_likeness_is_learned_where_there_is_any_and_finds_new_items(place: Path)
     assert weights("unlike")[0] < 0.05
 
 
+@pytest.mark.parametrize("loss", [[], ["loss={kind: full}"], ["loss={kind: info_nce, sampler: mixed}"]])
+def test_the_layers_are_what_they_are_without_it(place: Path, loss: list[str]) -> None:
+    found = []
+    for keys in ([], ["items.text_head=3"]):
+        api.fit(
+            "texts.yaml",
+            [*TRAINED[:2], "training.epochs=2", "training.clip=null", *loss, *keys],
+            out=f"run{len(keys)}",
+            progress=False,
+        )
+        found.append(Recommender.load(f"run{len(keys)}").model.state_dict())
+    plain, beside = found
+    assert beside.pop("text_head.weight").any()
+    assert plain.keys() == beside.keys()
+    for name, value in plain.items():
+        torch.testing.assert_close(value, beside[name])
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
@@ -176,6 +194,10 @@ def test_likeness_is_learned_where_there_is_any_and_finds_new_items(place: Path)
             "items.text_head: got 2, expected null: it compares",
         ),
         (["items.text_head=0"], "items.text_head: "),
+        (
+            ["items.text_head=2", "repeat=head", "loss={kind: full}", "evaluation.exclude_seen=false"],
+            "items.text_head: got 2, expected null with repeat: head",
+        ),
     ],
 )
 def test_what_cannot_be(place: Path, keys: list[str], message: str) -> None:

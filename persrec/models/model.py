@@ -219,7 +219,7 @@ class Model(nn.Module):
         return Reading(query, looped.memory, bonus._replace(value=bonus.value * self.temperature))
 
     def bonus(self, hidden: Tensor, had: Consumed, vectors: Tensor | None = None) -> Bonus:
-        """What the repeat head adds to the logits of pairs, whose `row` is that of `hidden` (N, Q).
+        """What the repeat head adds to the logits of pairs, whose `row` is that of `hidden` (N, D).
 
         Logits are products over the temperature. `vectors` are those of all items, where they have been made.
         """
@@ -229,4 +229,4 @@ class Model(nn.Module):
             product = (queries[had.row] * self.vectors(had.item)).sum(dim=-1)
         else:
             product = pair_products(queries, vectors, had.row, had.item)
-        return Bonus(had.row, had.item, self.repeat(hidden[:, : self.backbone.width], had, product))
+        return Bonus(had.row, had.item, self.repeat(hidden, had, product))

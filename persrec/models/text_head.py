@@ -16,7 +16,7 @@ class TextHead(nn.Module):
     t are unit vectors of texts, w_k is learned per place, the same for all users and items. Products with a
     candidate's t come on top of the product of query and item, so that an item that few have had is found by its
     likeness to what was just had, which the layers, taught by popular items, do not learn. Nothing is added at first.
-    (Neighbours by content with weights per place; the weights are trained with the rest.)
+    The weights are trained beside the layers, which learn as if there were no head (`training.objective`).
     """
 
     def __init__(self, *, last: int, width: int) -> None:

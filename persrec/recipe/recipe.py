@@ -218,6 +218,9 @@ def _item_conflicts(recipe: Recipe) -> Iterator[Fault]:
     if items.train != "frozen" and items.text_head is not None:
         text = f"got {items.text_head}, expected null: it compares texts that stay, and items.train is {items.train}"
         yield Fault(("items.text_head", "items.train"), text)
+    if items.text_head is not None and recipe.repeat == "head":
+        text = f"got {items.text_head}, expected null with repeat: head, which scores likeness to oneself already"
+        yield Fault(("items.text_head", "repeat"), text)
     if items.text_head is not None and items.text_head > recipe.memory.recent and recipe.histories != ("full",):
         text = (
             f"got {items.text_head}, expected at most memory.recent = {recipe.memory.recent}: older events may be in "

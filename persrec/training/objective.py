@@ -3,6 +3,7 @@
 Shapes: B users, N scored rows, J negatives, D width, W = most clear events of a row.
 """
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -188,7 +189,12 @@ def _row_losses(
     counts: Tensor | None,
     skipped: Tensor | None,
 ) -> Tensor:
-    """Loss (N,) of each hidden row (N, Q), whose `skipped` items (N, n) are no negatives."""
+    """Loss (N,) of each hidden row (N, Q).
+
+    A text head learns beside the layers, from a loss in which they are as they are and the `skipped` items (N, n) are
+    no negatives; the layers learn from a loss of their own, as if there were no head. (Trained as one they learn less:
+    what the head has said already is no loss any more.)
+    """
     if drawn is None and model.repeat is not None and had is not None:
         table = model.vectors(made=made)
         return _repeat_losses(model, hidden, target, weight, table, had, settings.chunk, _given(settings, counts))
@@ -196,23 +202,34 @@ def _row_losses(
     def raised(vectors: Tensor, items: Tensor | None = None) -> Tensor:
         return _wider(vectors, _given(settings, counts, items))
 
-    queries = model.query(hidden) / model.temperature
-    queries = _wider(queries, queries.new_ones(len(queries)) if settings.logit_adjustment else None)
-    if drawn is None:
-        out = None if skipped is None else losses.without(skipped, target, queries.dtype)
-        table = raised(model.vectors(made=made))
-        return losses.full_softmax(queries, table, target, weight, chunk=settings.chunk, bonus=out)
-    right = raised(model.vectors(target, made=made), target)
-    wrong = raised(drawn.vector, None if settings.per_row else drawn.item)
-    given = (queries, right, wrong, target, drawn.item, weight)
-    if settings.kind == "sampled":
-        return losses.sampled_softmax(*given, expected=drawn.expected, skipped=skipped)
-    if settings.kind == "info_nce":
-        return info_nce(*given, skipped=skipped)
-    if settings.kind == "bpr":
-        return losses.bpr(*given, skipped=skipped)
-    power = losses.gbce_power(settings.negatives, model.items.count, settings.calibration)
-    return losses.binary_cross_entropy(*given, power=power, skipped=skipped)
+    def cost(queries: Tensor, part: Callable[[Tensor], Tensor], skipped: Tensor | None = None) -> Tensor:
+        queries = _wider(queries, queries.new_ones(len(queries)) if settings.logit_adjustment else None)
+        if drawn is None:
+            out = None if skipped is None else losses.without(skipped, target, queries.dtype)
+            table = raised(part(model.vectors(made=made)))
+            return losses.full_softmax(queries, table, target, weight, chunk=settings.chunk, bonus=out)
+        right = raised(part(model.vectors(target, made=made)), target)
+        wrong = raised(part(drawn.vector), None if settings.per_row else drawn.item)
+        given = (queries, right, wrong, target, drawn.item, weight)
+        if settings.kind == "sampled":
+            return losses.sampled_softmax(*given, expected=drawn.expected, skipped=skipped)
+        if settings.kind == "info_nce":
+            return info_nce(*given, skipped=skipped)
+        if settings.kind == "bpr":
+            return losses.bpr(*given, skipped=skipped)
+        power = losses.gbce_power(settings.negatives, model.items.count, settings.calibration)
+        return losses.binary_cross_entropy(*given, power=power, skipped=skipped)
+
+    queries, width = model.query(hidden) / model.temperature, model.backbone.width
+    if model.text_head is None:
+        return cost(queries, lambda vectors: vectors, skipped)
+
+    def beside(vectors: Tensor) -> Tensor:
+        return torch.cat([vectors[:, :width].detach(), vectors[:, width:]], dim=1)
+
+    own = cost(queries[:, :width], lambda vectors: vectors[:, :width])
+    asking = torch.cat([queries[:, :width].detach(), hidden[:, width:] / model.fixed_temperature], dim=1)
+    return cost(asking, beside, skipped) + own - own.detach()
 
 
 def _given(settings: LossSettings, counts: Tensor | None, items: Tensor | None = None) -> Tensor | None:
