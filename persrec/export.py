@@ -86,7 +86,7 @@ class Read(nn.Module):
         if self.text_head is None or self.texts is None:
             return query
         last = self.text_head.last_items(item, valid.sum(dim=1))
-        return torch.cat([query, self.text_head(nn.functional.embedding(last, self.texts))[:, -1]], dim=-1)
+        return torch.cat([query, self.text_head(nn.functional.embedding(last, self.texts))], dim=-1)
 
 
 def export(folder: str | Path, out: str | Path, *, length: int | None = None, say: Say = log) -> Path:

@@ -11,7 +11,7 @@ from polars.testing import assert_frame_equal
 from torch.nn import functional as F
 
 from persrec import Recommender, api
-from persrec.batches import collate, evaluation_windows
+from persrec.batches import History, collate, evaluation_windows
 from persrec.errors import UserError
 from persrec.items.add import add
 from persrec.models.item_encoders import TextItems
@@ -19,6 +19,7 @@ from persrec.models.model import Model
 from persrec.models.text_head import TextHead
 from persrec.prepared import Prepared
 from persrec.recipe.recipe import load
+from persrec.training.objective import HEAD_ROWS, LossSettings, objective
 from tests.items.models import WORDS
 from tests.items.places import made
 from tests.small import TEXT_HEAD, events, model_of, prepared_of, run_of
@@ -80,15 +81,65 @@ def test_rows_of_training_ask_as_what_is_served_after_them(tmp_path: Path, form:
 
 
 def test_weights_start_at_nothing_and_padding_asks_for_nothing() -> None:
-    texts = F.normalize(torch.randn(2, 6, 5), dim=-1)
-    head = TextHead(last=3, width=5)
-    assert not head(texts).any()
-    torch.nn.init.constant_(head.weight, 1.0)
-    found = head(texts)
-    torch.testing.assert_close(found[:, 0], texts[:, 0])
-    torch.testing.assert_close(found[:, 5], texts[:, 3:].sum(dim=1))
-    items = head.last_items(torch.tensor([[5, 6, 7, 8], [9, 0, 0, 0]]), torch.tensor([4, 1]))
-    assert items.tolist() == [[6, 7, 8], [0, 0, 9]]
+    head, items = TextHead(last=3, width=5), torch.tensor([[5, 6, 7, 8], [9, 4, 4, 4]])
+    texts = F.normalize(torch.randn(10, 5), dim=-1).index_fill(0, torch.tensor([0]), 0)
+    last = head.last_items(items, torch.tensor([4, 1]))
+    assert last.tolist() == [[6, 7, 8], [0, 0, 9]]
+    valid = torch.tensor([[True] * 4, [True, False, False, False]])
+    before = head.items_before(items, valid)
+    assert before[0].tolist() == [[0, 0, 5], [0, 5, 6], [5, 6, 7], [6, 7, 8]]
+    assert before[1, :2].tolist() == [[0, 0, 9], [0, 9, 0]]
+    assert not head(texts[last]).any()
+    head.weight.data = torch.tensor([1.0, 2.0, 3.0])
+    torch.testing.assert_close(head(texts[last])[0], texts[8] + 2 * texts[7] + 3 * texts[6])
+    torch.testing.assert_close(head(texts[last])[1], texts[9])
+
+
+@pytest.mark.parametrize("form", ["compressed", "full"])
+@pytest.mark.parametrize("skips", [True, False])
+@pytest.mark.parametrize("kind", ["full", "sampled"])
+def test_its_gradient_is_that_of_every_eighth_row_by_hand(tmp_path: Path, form: str, skips: bool, kind: Any) -> None:
+    model, data = world(tmp_path, form)
+    head, texts = model.text_head, units(model)
+    assert head is not None
+    order = np.argsort(-np.diff(data.offsets), kind="stable")
+    batch = collate(data, evaluation_windows(order, np.diff(data.offsets)[order], length=None), time="last")
+    settings = LossSettings(kind=kind, negatives=data.items_count, per_row=True, skips_had=skips)
+    found = {}
+    for with_head in (True, False):
+        model.text_head = head if with_head else None
+        model.zero_grad()
+        torch.manual_seed(3)
+        found[with_head] = objective(model, batch, settings, reads_all=False)
+        found[with_head].loss.backward()
+        if with_head:
+            own = {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
+    gradient = own.pop("text_head.weight")
+    assert found[True].loss == found[False].loss
+    for name, value in own.items():
+        torch.testing.assert_close(value, dict(model.named_parameters())[name].grad)
+    if kind == "sampled":  # drawn at random
+        assert gradient.abs().max() > 1e-3
+        return
+    model.text_head, costs, rows = head, [], 0
+
+    def score(hidden: torch.Tensor, history: History) -> None:
+        nonlocal rows
+        places = (history.target > 0).nonzero().tolist()
+        rows += len(places)
+        for user, row in places[::HEAD_ROWS]:
+            had = history.item[user, : row + 1][history.valid[user, : row + 1]].tolist()[::-1][:LAST]
+            asked = sum(head.weight[place] * texts[item] for place, item in enumerate(had))
+            logits = model.query(hidden)[user, row].detach() @ model.vectors().detach().T + texts @ asked
+            logits = logits / model.fixed_temperature
+            target = int(history.target[user, row])
+            out = [item for item in had if skips and item != target]
+            logits[[0, *out]] = -torch.inf
+            costs.append(F.cross_entropy(logits, history.target[user, row]))
+
+    model(batch, score=score)
+    (wanted,) = torch.autograd.grad(HEAD_ROWS * torch.stack(costs).sum() / rows, [head.weight])
+    torch.testing.assert_close(gradient, wanted, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("form", ["compressed", "recurrent", "full"])

@@ -1,7 +1,7 @@
 """A whole model: item encoder, backbone, compressor and score, as training and serving use it.
 
-Shapes: B users, L rows, N scored rows, D width, V items. With a text head rows that leave the layers, queries and what
-they are matched against are wider by E, the width of the text model: Q is D, or D + E.
+Shapes: B users, L rows, N scored rows, D width, V items. With a text head queries and what they are matched against are
+wider by E, the width of the text model: Q is D, or D + E.
 """
 
 import hashlib
@@ -78,12 +78,9 @@ class Model(nn.Module):
     ) -> Looped:
         """The loop over a batch; see `compressor.loop`. In training, where asked for, all segments at once instead.
 
-        Hidden rows are `asking`: (E, L, Q), or (B, Q) of the last rows. `items` are the vectors of a step, where they
-        have been made.
+        Without `score` the last rows are `asking`, (B, Q). `items` are the vectors of a step where they have been made.
         """
         encode = self.encode(items)
-        if score is not None:
-            score = self._asking(score)
         if self.parallel is not None and self.training and score is not None:
             assert isinstance(self.compressor, Recurrent)
             options: dict[str, Any] = {"score": score, "reads_all": reads_all, "reach": self.parallel}
@@ -108,24 +105,15 @@ class Model(nn.Module):
         return self.backbone.width + (0 if self.text_head is None else self.text_head.width)
 
     def asking(self, hidden: Tensor, batch: Batch) -> Tensor:
-        """The last rows (B, D) with what the texts of the last events ask for beside them: (B, Q)."""
+        """The last rows (B, D) of users, with what the texts of their last events ask for: (B, Q)."""
         if self.text_head is None:
             return hidden
-        items = self.text_head.last_items(batch.history.item, batch.events)
-        asked = self.text_head(self.text_vectors(items))[:, -1]
-        return torch.cat([hidden, asked], dim=-1)
+        return self.with_texts(hidden, self.text_head.last_items(batch.history.item, batch.events))
 
-    def _asking(self, score: Score[T]) -> Score[T]:
-        """The same for all rows that are scored."""
-        head = self.text_head
-        if head is None:
-            return score
-
-        def wider(hidden: Tensor, history: History) -> T:
-            asked = head(self.text_vectors(history.item.where(history.valid, PAD)))
-            return score(torch.cat([hidden, asked], dim=-1), history)
-
-        return wider
+    def with_texts(self, hidden: Tensor, items: Tensor) -> Tensor:
+        """Rows (..., D) with what the texts of items (..., n) ask for beside them: (..., Q)."""
+        assert self.text_head is not None
+        return torch.cat([hidden, self.text_head(self.text_vectors(items))], dim=-1)
 
     def text_vectors(self, items: Tensor | None = None) -> Tensor:
         """What a text head compares: (V+1, E), or (..., E) of the given items."""
@@ -199,7 +187,10 @@ class Model(nn.Module):
 
         def score(hidden: Tensor, history: History) -> tuple[Tensor, Tensor]:
             rows = history.target != PAD
-            return history.target[rows], self.query(hidden[rows])
+            asking = hidden[rows]
+            if self.text_head is not None:
+                asking = self.with_texts(asking, self.text_head.items_before(history.item, history.valid)[rows])
+            return history.target[rows], self.query(asking)
 
         looped = self(batch, score=score, reads_all=True)
         targets, queries = (torch.cat(parts) for parts in zip(*looped.scored, strict=True))

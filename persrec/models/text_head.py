@@ -1,6 +1,6 @@
 """The text head: what a candidate's text has in common with the texts of the user's last events.
 
-Shapes: B users, L rows, E width of the text model.
+Shapes: B users, L rows, n events that are compared, E width of the text model.
 """
 
 import torch
@@ -11,12 +11,13 @@ from persrec.constants import PAD
 
 
 class TextHead(nn.Module):
-    """A second part of the query, in the space of the texts: sum over k of w_k * t_(n - k), for the last N events.
+    """A second part of the query, in the space of the texts: sum over k of w_k * t_k, for the last n events.
 
-    t are unit vectors of texts, w_k is learned per place, the same for all users and items. Products with a
-    candidate's t come on top of the product of query and item, so that an item that few have had is found by its
-    likeness to what was just had, which the layers, taught by popular items, do not learn. Nothing is added at first.
-    The weights are trained beside the layers, which learn as if there were no head (`training.objective`).
+    t_k is the unit vector of the text had k events before the last one, w_k is learned, the same for all users and
+    items. Products with a candidate's t come on top of the product of query and item, so that an item that few have had
+    is found by its likeness to what was just had, which the layers, taught by popular items, do not learn. Nothing is
+    added at first. The weights are trained beside the layers, which learn as if there were no head
+    (`training.objective`).
     """
 
     def __init__(self, *, last: int, width: int) -> None:
@@ -25,15 +26,14 @@ class TextHead(nn.Module):
         self.weight = nn.Parameter(torch.zeros(last))
 
     def forward(self, texts: Tensor) -> Tensor:
-        """For each row (B, L, E) what the texts of this row and of those before it ask for: (B, L, E)."""
-        rows = texts.shape[1]
-        before = F.pad(texts, (0, 0, self.last - 1, 0))
-        return sum(
-            (self.weight[k] * before[:, self.last - 1 - k :][:, :rows] for k in range(min(self.last, rows))),
-            start=torch.zeros_like(texts),
-        )
+        """What texts (..., n, E), the newest one last, ask for: (..., E)."""
+        return torch.einsum("...ne,n->...e", texts, self.weight.flip(0))
 
     def last_items(self, item: Tensor, events: Tensor) -> Tensor:
-        """Of items (B, T), of which the first `events` (B,) columns are in use, the last N: (B, N), PAD before them."""
+        """Of items (B, T), of which the first `events` (B,) columns are in use, the last n: (B, n), PAD before them."""
         column = events[:, None] + torch.arange(-self.last, 0, device=events.device)
         return item.gather(1, column.clamp(min=0)).masked_fill(column < 0, PAD)
+
+    def items_before(self, item: Tensor, valid: Tensor) -> Tensor:
+        """For each row of items (B, L) the item of this row and of those before it: (B, L, n), PAD before them."""
+        return F.pad(item.where(valid, PAD), (self.last - 1, 0), value=PAD).unfold(1, self.last, 1)

@@ -22,6 +22,7 @@ from persrec.training.token_objectives import SetWeights, set_loss
 
 Kind = Literal["sampled", "full", "bce", "gbce", "bpr", "info_nce"]  # those of a recipe
 
+HEAD_ROWS = 8  # one row in so many trains a text head, which has few weights
 LOGITS_PER_PAIR = 16  # of `chunk`; pairs of row and item that its user has had take some 400 bytes each
 
 
@@ -40,7 +41,7 @@ class LossSettings(NamedTuple):
     break_ms: int | None = None  # how long before its target a row must lie to be one after a break
     break_weight: float = 1.0  # of rows after a break; only where rows know the time at which they are asked
     sets: SetWeights = SetWeights()  # what tokens are asked for themselves
-    skip_last: int = 0  # last events of a row whose items are no negatives, as they are never recommended
+    skips_had: bool = False  # to a text head items that it compares are no negatives, as they are never recommended
     consistency: float = 0.0  # weight of the disagreement of memories with references, see `models.parallel`
 
     @property
@@ -52,6 +53,15 @@ class LossSettings(NamedTuple):
     def needs_counts(self) -> bool:
         """Whether it asks how often an item is a target."""
         return self.sampler != "uniform" or self.logit_adjustment > 0
+
+
+class Step(NamedTuple):
+    """What is the same for all rows of a step."""
+
+    model: Model
+    settings: LossSettings
+    made: ItemVectors
+    counts: Tensor | None
 
 
 class Drawn(NamedTuple):
@@ -98,6 +108,7 @@ def objective(
     needed = None if found is None else torch.cat([batch.history.item.flatten(), targets, found])
     made = model.items.during_step(needed)
     shared = None if found is None else _drawn(model, settings, counts, found, made)
+    step = Step(model, settings, made, counts)
     runs, fitting = batch.consumed, max(1, settings.chunk // LOGITS_PER_PAIR)
     at_a_time = None if runs is None or runs.pairs <= fitting else fitting
 
@@ -114,8 +125,10 @@ def objective(
         had = None if runs is None or history.cell is None else Had(runs, history.cell[rows], at_a_time)
         target = history.target[rows]
         against = drawn(len(target)) if settings.sampled and shared is None else shared
-        skipped = _last_items(history, settings.skip_last)[rows] if settings.skip_last else None
-        loss = _row_losses(model, hidden[rows], target, weight, settings, against, had, made, counts, skipped)
+        loss = _row_losses(step, hidden[rows], target, weight, against, had)
+        if model.text_head is not None:
+            last = model.text_head.items_before(history.item, history.valid)[rows]
+            loss = loss + _of_text_head(step, hidden[rows], target, weight, against, last)
         clear = history.valid.cumsum(dim=1)[rows] - 1
         tally = loss.new_zeros(3, hidden.shape[1])
         tally.index_add_(1, clear, torch.stack([loss.detach(), torch.ones_like(loss), weight.to(loss)]))
@@ -171,65 +184,67 @@ def _weights(history: History, settings: LossSettings) -> Tensor:
     return weight * torch.where(after, settings.break_weight, 1.0)
 
 
-def _last_items(history: History, count: int) -> Tensor:
-    """Items (E, L, n) of each row and of those before it; PAD where there are fewer."""
-    items = history.item.where(history.valid, PAD)
-    return torch.nn.functional.pad(items, (count - 1, 0), value=PAD).unfold(1, count, 1)
-
-
 def _row_losses(
-    model: Model,
-    hidden: Tensor,
+    step: Step, hidden: Tensor, target: Tensor, weight: Tensor, drawn: Drawn | None, had: Had | None
+) -> Tensor:
+    """Loss (N,) of each hidden row (N, D), without what a text head adds."""
+    model, width = step.model, step.model.backbone.width
+    if drawn is None and model.repeat is not None and had is not None:
+        return _repeat_losses(step, hidden, target, weight, had)
+    queries = model.query(hidden)[:, :width] / model.temperature
+    return _cost(step, queries, target, weight, drawn, lambda vectors: vectors[:, :width])
+
+
+def _of_text_head(
+    step: Step, hidden: Tensor, target: Tensor, weight: Tensor, drawn: Drawn | None, last: Tensor
+) -> Tensor:
+    """Zeros (N,) that bring a text head its gradient: that of one row in so many, `last` (N, n) its last items.
+
+    Layers and items are taken as they are, and learn from a loss of their own, as if there were no head. (Trained as
+    one they learn less: what the head has said already is no loss any more.)
+    """
+    model, settings, some = step.model, step.settings, slice(None, None, HEAD_ROWS)
+    queries = model.query(model.with_texts(hidden[some].detach(), last[some])) / model.fixed_temperature
+    if drawn is not None and settings.per_row:
+        expected = None if drawn.expected is None else drawn.expected[some]
+        drawn = drawn._replace(item=drawn.item[some], expected=expected)
+    skipped = last[some] if settings.skips_had else None
+    cost = _cost(step, queries, target[some], weight[some], drawn, Tensor.detach, skipped)
+    nothing = torch.zeros_like(weight, dtype=cost.dtype)
+    nothing[some] = HEAD_ROWS * (cost - cost.detach())
+    return nothing
+
+
+def _cost(
+    step: Step,
+    queries: Tensor,
     target: Tensor,
     weight: Tensor,
-    settings: LossSettings,
     drawn: Drawn | None,
-    had: Had | None,
-    made: ItemVectors,
-    counts: Tensor | None,
-    skipped: Tensor | None,
+    part: Callable[[Tensor], Tensor],
+    skipped: Tensor | None = None,
 ) -> Tensor:
-    """Loss (N,) of each hidden row (N, Q).
+    """Loss (N,) of queries (N, Q), over the temperature, against what was drawn, or everything, but `skipped` (N, n).
 
-    A text head learns beside the layers, from a loss in which they are as they are and the `skipped` items (N, n) are
-    no negatives; the layers learn from a loss of their own, as if there were no head. (Trained as one they learn less:
-    what the head has said already is no loss any more.)
+    `part` is what is taken of item vectors.
     """
-    if drawn is None and model.repeat is not None and had is not None:
-        table = model.vectors(made=made)
-        return _repeat_losses(model, hidden, target, weight, table, had, settings.chunk, _given(settings, counts))
-
-    def raised(vectors: Tensor, items: Tensor | None = None) -> Tensor:
-        return _wider(vectors, _given(settings, counts, items))
-
-    def cost(queries: Tensor, part: Callable[[Tensor], Tensor], skipped: Tensor | None = None) -> Tensor:
-        queries = _wider(queries, queries.new_ones(len(queries)) if settings.logit_adjustment else None)
-        if drawn is None:
-            out = None if skipped is None else losses.without(skipped, target, queries.dtype)
-            table = raised(part(model.vectors(made=made)))
-            return losses.full_softmax(queries, table, target, weight, chunk=settings.chunk, bonus=out)
-        right = raised(part(model.vectors(target, made=made)), target)
-        wrong = raised(part(drawn.vector), None if settings.per_row else drawn.item)
-        given = (queries, right, wrong, target, drawn.item, weight)
-        if settings.kind == "sampled":
-            return losses.sampled_softmax(*given, expected=drawn.expected, skipped=skipped)
-        if settings.kind == "info_nce":
-            return info_nce(*given, skipped=skipped)
-        if settings.kind == "bpr":
-            return losses.bpr(*given, skipped=skipped)
-        power = losses.gbce_power(settings.negatives, model.items.count, settings.calibration)
-        return losses.binary_cross_entropy(*given, power=power, skipped=skipped)
-
-    queries, width = model.query(hidden) / model.temperature, model.backbone.width
-    if model.text_head is None:
-        return cost(queries, lambda vectors: vectors, skipped)
-
-    def beside(vectors: Tensor) -> Tensor:
-        return torch.cat([vectors[:, :width].detach(), vectors[:, width:]], dim=1)
-
-    own = cost(queries[:, :width], lambda vectors: vectors[:, :width])
-    asking = torch.cat([queries[:, :width].detach(), hidden[:, width:] / model.fixed_temperature], dim=1)
-    return cost(asking, beside, skipped) + own - own.detach()
+    model, settings, made, counts = step
+    queries = _wider(queries, queries.new_ones(len(queries)) if settings.logit_adjustment else None)
+    if drawn is None:
+        out = None if skipped is None else losses.without(skipped, target, queries.dtype)
+        table = _wider(part(model.vectors(made=made)), _given(settings, counts))
+        return losses.full_softmax(queries, table, target, weight, chunk=settings.chunk, bonus=out)
+    right = _wider(part(model.vectors(target, made=made)), _given(settings, counts, target))
+    wrong = _wider(part(drawn.vector), _given(settings, counts, None if settings.per_row else drawn.item))
+    given = (queries, right, wrong, target, drawn.item, weight)
+    if settings.kind == "sampled":
+        return losses.sampled_softmax(*given, expected=drawn.expected, skipped=skipped)
+    if settings.kind == "info_nce":
+        return info_nce(*given, skipped=skipped)
+    if settings.kind == "bpr":
+        return losses.bpr(*given, skipped=skipped)
+    power = losses.gbce_power(settings.negatives, model.items.count, settings.calibration)
+    return losses.binary_cross_entropy(*given, power=power, skipped=skipped)
 
 
 def _given(settings: LossSettings, counts: Tensor | None, items: Tensor | None = None) -> Tensor | None:
@@ -245,21 +260,14 @@ def _wider(vectors: Tensor, added: Tensor | None) -> Tensor:
     return vectors if added is None else torch.cat([vectors, added[:, None]], dim=1)
 
 
-def _repeat_losses(
-    model: Model,
-    hidden: Tensor,
-    target: Tensor,
-    weight: Tensor,
-    table: Tensor,
-    had: Had,
-    chunk: int,
-    given: Tensor | None,
-) -> Tensor:
+def _repeat_losses(step: Step, hidden: Tensor, target: Tensor, weight: Tensor, had: Had) -> Tensor:
     """Loss (N,) of each hidden row over all items where what its user has had adds to the logits.
 
     The pairs of a long history do not fit into memory: where a batch has more than may exist, rows are taken in blocks
     of so many pairs, and their losses once more in the backward pass (the same numbers, and the same gradient).
     """
+    model, chunk = step.model, step.settings.chunk
+    table, given = model.vectors(made=step.made), _given(step.settings, step.counts)
 
     def losses_of(hidden: Tensor, target: Tensor, weight: Tensor, cells: Tensor) -> Tensor:
         queries, bonus = model.query(hidden) / model.temperature, model.bonus(hidden, had.runs.of(cells), table)

@@ -37,7 +37,6 @@ def loss_settings(cell: Recipe) -> LossSettings:
     """What the loss needs of a recipe."""
     loss, memory = cell.loss, cell.memory
     learned = cell.history == "compressed" and memory.kind in ("layered", "recurrent")
-    compared = cell.items.text_head if cell.items.use != "id" and cell.evaluation.exclude_seen else None
     asked = SetWeights(memory.past_set, memory.future_set, memory.future_events) if learned else SetWeights()
     return LossSettings(
         kind=loss.kind,
@@ -52,7 +51,7 @@ def loss_settings(cell: Recipe) -> LossSettings:
         break_ms=_break_ms(cell),
         break_weight=loss.break_weight,
         sets=asked,
-        skip_last=compared or 0,  # or likeness would be learned as what to avoid, an item being most like itself
+        skips_had=cell.evaluation.exclude_seen,  # or it would learn to avoid likeness: an item is most like itself
         consistency=memory.consistency,
     )
 

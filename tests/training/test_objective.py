@@ -88,8 +88,6 @@ LOSSES = [
     LossSettings(kind="full", logit_adjustment=0.5),
     LossSettings(sampler="mixed", corrected=True, logit_adjustment=0.5),
     LossSettings(per_row=True, logit_adjustment=1.0),
-    LossSettings(sampler="mixed", skip_last=3),
-    LossSettings(kind="full", skip_last=3),
 ]
 COUNTS = torch.arange(ITEMS + 1)  # of items as targets
 
@@ -100,27 +98,6 @@ def test_losses_by_clear_events_add_up_to_the_loss(settings: LossSettings, reads
     loss, _, tally = objective(model_of(), batch(), settings, reads_all=reads_all, counts=COUNTS)
     assert int(tally[1].sum()) == sum(LENGTHS), "every event is scored once"
     assert float(tally[0].sum() / tally[1].sum()) == pytest.approx(loss.item(), rel=1e-5)
-
-
-@pytest.mark.parametrize("history", ["compressed", "full"])
-@pytest.mark.parametrize("reads_all", [False, True])
-def test_the_items_of_the_last_events_are_no_negatives(history: str, reads_all: bool) -> None:
-    """By hand, on the clear events of each row."""
-    model = model_of(history)
-    losses: list[Tensor] = []
-
-    def score(hidden: Tensor, events: History) -> None:
-        logits = model.query(hidden) @ model.vectors()[1:].T / 0.5
-        for user, row in (events.target > 0).nonzero().tolist():
-            clear = events.valid[user, : row + 1].nonzero().flatten()[-3:]
-            target = events.target[user, row]
-            had = {int(item) for item in events.item[user, clear]} - {int(target)}
-            kept = [item for item in range(ITEMS) if item + 1 not in had]
-            losses.append(logits[user, row, kept].logsumexp(0) - logits[user, row, target - 1])
-
-    model(batch(), score=score, reads_all=reads_all)
-    loss, *_ = objective(model, batch(), LossSettings(kind="full", skip_last=3), reads_all=reads_all)
-    assert loss.item() == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("history", ["compressed", "full"])
