@@ -1,6 +1,7 @@
 """The training loss of a model on a batch.
 
-Shapes: B users, N scored rows, J negatives, D width, W = most clear events of a row.
+Shapes: B users, N scored rows, J negatives, D width, Q width of queries, n events of a text head, W = most clear events
+of a row.
 """
 
 from collections.abc import Callable
@@ -68,7 +69,7 @@ class Drawn(NamedTuple):
     """Negatives of a sampled loss, shared by all rows or drawn for each."""
 
     item: Tensor  # (J,) or (N, J)
-    vector: Tensor  # (J, D), or (V+1, D) where each row has its own
+    vector: Tensor  # (J, Q), or (V+1, Q) where each row has its own
     expected: Tensor | None  # shaped as `item`: see `sampled_softmax`
 
 
@@ -192,7 +193,7 @@ def _row_losses(
     if drawn is None and model.repeat is not None and had is not None:
         return _repeat_losses(step, hidden, target, weight, had)
     queries = model.query(hidden)[:, :width] / model.temperature
-    return _cost(step, queries, target, weight, drawn, lambda vectors: vectors[:, :width])
+    return _cost(step, queries, target, weight, drawn, lambda vectors: vectors[:, :width].contiguous())
 
 
 def _of_text_head(
