@@ -35,6 +35,7 @@ class History(NamedTuple):
     cell: Tensor | None = None  # (B, T) int64: the row's number among those of the batch, where pairs refer to it
     weight: Tensor | None = None  # (B, T) what the target counts, where targets do not count alike
     inputs: Tensor | None = None  # (B, T, F) int64 buckets of what the row's own event carries, where a model reads it
+    last: Tensor | None = None  # (B, T, n) int64: the row's item behind those before it, where a model compares them
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "History":
         """The same change of every field."""

@@ -121,24 +121,28 @@ def test_its_gradient_is_that_of_every_eighth_row_by_hand(tmp_path: Path, form: 
     if kind == "sampled":  # drawn at random
         assert gradient.abs().max() > 1e-3
         return
-    model.text_head, costs, rows = head, [], 0
+    model.text_head, costs, rows, whole = head, [], 0, batch.history
+    numbered = whole._replace(weight=torch.arange(whole.item.numel()).reshape(whole.item.shape))
 
     def score(hidden: torch.Tensor, history: History) -> None:
         nonlocal rows
         places = (history.target > 0).nonzero().tolist()
         rows += len(places)
-        for user, row in places[::HEAD_ROWS]:
-            had = history.item[user, : row + 1][history.valid[user, : row + 1]].tolist()[::-1][:LAST]
+        some = places[::HEAD_ROWS]
+        for user, row in some:
+            assert history.weight is not None
+            owner, column = divmod(int(history.weight[user, row]), whole.item.shape[1])  # events before the block too
+            had = whole.item[owner, : column + 1][whole.valid[owner, : column + 1]].tolist()[::-1][:LAST]
             asked = sum(head.weight[place] * texts[item] for place, item in enumerate(had))
             logits = model.query(hidden)[user, row].detach() @ model.vectors().detach().T + texts @ asked
             logits = logits / model.fixed_temperature
             target = int(history.target[user, row])
             out = [item for item in had if skips and item != target]
             logits[[0, *out]] = -torch.inf
-            costs.append(F.cross_entropy(logits, history.target[user, row]))
+            costs.append(len(places) / len(some) * F.cross_entropy(logits, history.target[user, row]))
 
-    model(batch, score=score)
-    (wanted,) = torch.autograd.grad(HEAD_ROWS * torch.stack(costs).sum() / rows, [head.weight])
+    model(batch._replace(history=numbered), score=score)
+    (wanted,) = torch.autograd.grad(torch.stack(costs).sum() / rows, [head.weight])
     torch.testing.assert_close(gradient, wanted, rtol=1e-3, atol=1e-5)
 
 

@@ -81,6 +81,9 @@ class Model(nn.Module):
         Without `score` the last rows are `asking`, (B, Q). `items` are the vectors of a step where they have been made.
         """
         encode = self.encode(items)
+        if self.text_head is not None and score is not None:  # here, as a block knows no rows before its own
+            last = self.text_head.items_before(batch.history.item, batch.history.valid)
+            batch = batch._replace(history=batch.history._replace(last=last))
         if self.parallel is not None and self.training and score is not None:
             assert isinstance(self.compressor, Recurrent)
             options: dict[str, Any] = {"score": score, "reads_all": reads_all, "reach": self.parallel}
@@ -189,7 +192,8 @@ class Model(nn.Module):
             rows = history.target != PAD
             asking = hidden[rows]
             if self.text_head is not None:
-                asking = self.with_texts(asking, self.text_head.items_before(history.item, history.valid)[rows])
+                assert history.last is not None
+                asking = self.with_texts(asking, history.last[rows])
             return history.target[rows], self.query(asking)
 
         looped = self(batch, score=score, reads_all=True)

@@ -127,9 +127,8 @@ def objective(
         target = history.target[rows]
         against = drawn(len(target)) if settings.sampled and shared is None else shared
         loss = _row_losses(step, hidden[rows], target, weight, against, had)
-        if model.text_head is not None:
-            last = model.text_head.items_before(history.item, history.valid)[rows]
-            loss = loss + _of_text_head(step, hidden[rows], target, weight, against, last)
+        if history.last is not None:
+            loss = loss + _of_text_head(step, hidden[rows], target, weight, against, history.last[rows])
         clear = history.valid.cumsum(dim=1)[rows] - 1
         tally = loss.new_zeros(3, hidden.shape[1])
         tally.index_add_(1, clear, torch.stack([loss.detach(), torch.ones_like(loss), weight.to(loss)]))
@@ -212,7 +211,7 @@ def _of_text_head(
     skipped = last[some] if settings.skips_had else None
     cost = _cost(step, queries, target[some], weight[some], drawn, Tensor.detach, skipped)
     nothing = torch.zeros_like(weight, dtype=cost.dtype)
-    nothing[some] = HEAD_ROWS * (cost - cost.detach())
+    nothing[some] = len(weight) / max(1, len(cost)) * (cost - cost.detach())
     return nothing
 
 

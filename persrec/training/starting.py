@@ -19,6 +19,7 @@ from persrec.models.attention import LOG_SPAN, position_table
 from persrec.models.build import ENCODER
 from persrec.models.model import Model
 from persrec.prepared import Prepared
+from persrec.recipe.sections import Items
 
 BY_ITEM = ("items.table", "items.ids", "repeat.item_bias")  # parameters whose row i is item i
 MEMORY = "compressor."  # parameters that only a model with a memory has
@@ -27,14 +28,20 @@ BY_DISTANCE = ".position_bias"  # end of the names of tables by distance, which 
 OF_TEXTS = ("items.texts", "items.trained", "items.at_fit", "items.made_by")  # which come with the items table
 
 
-def start_from(model: Model, folder: str | Path, data: Prepared, *, load: bool = True) -> dict[str, Any]:
+def start_from(
+    model: Model, folder: str | Path, data: Prepared, *, items: Items | None = None, load: bool = True
+) -> dict[str, Any]:
     """Put the weights of a run into a fresh model; how many items were matched, are new, have vanished.
+
+    `items` is the recipe's section, where the model's items are made of texts.
 
     An item that the run does not know keeps its fresh weights, and so do memory tokens, and the gains of attention that
     are theirs, where the run had no memory. Position biases of another S + R go over by distance. Without `load` it is
     only counted. Raises UserError for weights that do not fit, by name.
     """
     run = runs.load(folder)
+    if items is not None:
+        _check_items(run.recipe["items"], items, folder)
     before, now = matched(run.item_ids(), data.item_ids())
     given = run.weights()
     fresh = bool(_of_memory(model.state_dict()) - _of_memory(given))
@@ -96,6 +103,21 @@ def _check_fit(given: Mapping[str, Tensor], own: Mapping[str, Tensor], folder: s
             "model, memory, items.use, items.text_head, repeat and whether time is none. Print the run's recipe.yaml "
             "beside yours"
         )
+
+
+def _check_items(before: Mapping[str, Any], now: Items, folder: str | Path) -> None:
+    """A text model that was trained goes on being trained, in the same way: its texts' vectors are what it learned."""
+    if "id" in (before["use"], now.use):
+        return
+    keys = ["pooling"]
+    if before["train"] != "frozen":  # a frozen one may be trained from now on
+        keys += ["train"] + ["lora_rank"] * (before["train"] == "lora")
+    for key in keys:
+        if before[key] != getattr(now, key):
+            raise UserError(
+                f"--from {folder}: got items.{key} {getattr(now, key)}, expected {before[key]}, as the run has it: "
+                "what its model knows of texts holds for vectors that were made so. Set it, or fit without --from"
+            )
 
 
 def _check_texts(given: Mapping[str, Tensor], own: Mapping[str, Tensor], folder: str | Path) -> None:
