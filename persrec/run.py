@@ -7,6 +7,8 @@ items.arrow             the vocabulary: item_id, row i is item i+1
 metrics.json            what the evaluation found
 targets.arrow           every test target with its rank, from which runs are compared in pairs
 checkpoints/            only while a fit is under way or interrupted
+.written/               only while the files above are put in place, or where that was interrupted: the next one who
+                        opens the run goes on with it
 """
 
 import hashlib
@@ -15,6 +17,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -40,6 +43,7 @@ METRICS: Final = "metrics.json"
 TARGETS: Final = "targets.arrow"
 FILES: Final = (RECIPE, ITEMS, METRICS, TARGETS)
 CHECKPOINTS: Final = "checkpoints"
+WRITTEN: Final = ".written"
 
 
 @dataclass(frozen=True)
@@ -202,11 +206,23 @@ def _write(
 
 
 def _move(source: Path, folder: Path) -> None:
-    """Put the files in place; without its manifest, which goes first and comes last, a folder counts as incomplete."""
-    for name in (MANIFEST, WEIGHTS):  # of another model, where a run is replaced by one of a baseline
-        (folder / name).unlink(missing_ok=True)
-    for path in sorted(source.iterdir(), key=lambda path: path.name == MANIFEST):
-        path.replace(folder / path.name)
+    """Put the files of a new run, manifest and all, in the place of what the folder holds: all of them or none."""
+    _finish(folder)
+    source.rename(folder / WRITTEN)
+    _finish(folder)
+
+
+def _finish(folder: Path) -> None:
+    """Take over files that are written as a whole, which whoever wrote them may have been killed before: the manifest
+    last, so that what was interrupted is gone on with; several may do so at a time."""
+    with suppress(FileNotFoundError):  # of what another process has just done
+        if WEIGHTS not in json.loads((folder / WRITTEN / MANIFEST).read_text(encoding="utf-8"))["files"]:
+            (folder / WEIGHTS).unlink(missing_ok=True)  # of a model, which a baseline replaces
+    with suppress(FileNotFoundError):
+        for path in sorted((folder / WRITTEN).iterdir(), key=lambda path: path.name == MANIFEST):
+            with suppress(FileNotFoundError):
+                path.replace(folder / path.name)
+        (folder / WRITTEN).rmdir()
 
 
 def _versions() -> dict[str, str]:
@@ -221,6 +237,8 @@ def _fingerprint(path: Path) -> dict[str, Any]:
 
 def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
+    with suppress(OSError):  # a folder that only others may write is as they have left it
+        _finish(folder)
     if not path.exists():
         raise UserError(f"run folder {folder}: {_why_no_manifest(folder)}")
     try:

@@ -24,7 +24,7 @@ from persrec.interactions.schema import Say, log
 from persrec.prepared import Prepared
 from persrec.recipe.file import override
 from persrec.recipe.recipe import Recipe, parse
-from persrec.training.module import Fitting, plan_of, target_counts
+from persrec.training.module import RATE_OF_ITS_OWN, Fitting, plan_of, target_counts
 from persrec.training.settings import carrying, loss_settings, training_settings
 
 TRIALS, BEST = "trials.csv", "best.yaml"
@@ -76,7 +76,8 @@ def sweep(
 ) -> Sweep:
     """Train with a rate that grows from `low` to `high`, a step each; ends where the loss has become much worse.
 
-    A step is the recipe's, of `training.accumulate` batches in its precision. Raises UserError for several devices.
+    A step is the recipe's, of `training.accumulate` batches in its precision; a text model that is trained keeps its
+    own rate. Raises UserError for several devices, and where the loss falls nowhere.
     """
     settings, loss = training_settings(cell), loss_settings(cell)
     if settings.ranks > 1:
@@ -86,6 +87,8 @@ def sweep(
             f"training.accumulate={settings.batches_per_step}"
         )
     data = carrying(data, cell)
+    if cell.training.threads is not None:
+        torch.set_num_threads(cell.training.threads)
     model = cells.fresh(cell, data, say)[0].train()
     counts = target_counts(data) if loss.needs_counts else None
     device = "cuda" if settings.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
@@ -98,7 +101,8 @@ def sweep(
     for step in range(steps):
         rate = low * (high / low) ** (step / (steps - 1))
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            if not group[RATE_OF_ITS_OWN]:
+                group["lr"] = rate
         optimizer.zero_grad()
         mean = 0.0
         for number in range(step * settings.accumulate, (step + 1) * settings.accumulate):
@@ -110,11 +114,20 @@ def sweep(
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip or math.inf)
         scaler.step(optimizer)
         scaler.update()
+        model.bound_temperature()
+        if mean == 0:  # of targets that count nothing
+            continue
         smooth = SMOOTH * smooth + (1 - SMOOTH) * mean
         rates.append(rate)
-        losses.append(smooth / (1 - SMOOTH ** (step + 1)))
-        if not losses[-1] < WORSE * min(losses):
+        losses.append(smooth / (1 - SMOOTH ** len(rates)))
+        if not losses[-1] <= WORSE * min(losses):
             break
+    if not losses or not min(losses) < losses[0]:
+        first, last = (losses[0], losses[-1]) if losses else (0, 0)
+        raise UserError(
+            f"tune --lr: got a loss that falls nowhere: from {first:g} at a rate of {low:g} to {last:g} at {rate:g}; "
+            "expected one that falls: look for weights that are all 0 (loss.weight_by), or give more events"
+        )
     return Sweep(rates, losses, _steepest(rates, losses))
 
 

@@ -3,6 +3,9 @@
 import errno
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -158,3 +161,34 @@ def test_a_full_disk_leaves_the_old_run(folder: Path, parts: dict[str, Any], mon
         run.save(folder, **{**parts, "metrics": {}}, overwrite=True)
     assert run.load(folder).metrics == parts["metrics"]
     assert not list(folder.glob(".saving-*"))
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from persrec import run
+
+folder, moves = sys.argv[1], int(sys.argv[2])
+
+def hook(event, given):
+    global moves
+    if event == "os.rename":
+        moves -= 1
+        if moves < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+before = run.load(folder)
+sys.addaudithook(hook)
+run.with_items(before, weights={"other": before.weights()["part"]}, item_ids=[*before.item_ids().to_pylist(), "new"])
+"""
+
+
+@pytest.mark.parametrize("moves", range(5))
+def test_killed_while_files_are_put_in_place_a_run_is_the_old_or_the_new_one(folder: Path, moves: int) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED, str(folder), str(moves)], check=False, timeout=120)
+    assert done.returncode == (-signal.SIGKILL if moves < 4 else 0)
+    loaded = run.load(folder)
+    new = moves > 0  # all files are there as soon as their folder has its last name
+    assert loaded.item_ids().to_pylist()[3:] == ["new"] * new
+    assert list(loaded.weights()) == (["other"] if new else ["part", "table.weight", "tied.weight"])
+    assert not (folder / run.WRITTEN).exists()

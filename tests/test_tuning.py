@@ -98,6 +98,14 @@ def test_a_sweep_falls_and_ends_where_the_loss_grows(tmp_path: Path) -> None:
     assert tuning.sweep(recipe, data, high=100.0, steps=80) == found
 
 
+def test_a_sweep_of_targets_that_count_nothing_says_so(tmp_path: Path) -> None:
+    events().with_columns(rating=0.0).write_csv(tmp_path / "log.csv")
+    recipe = recipe_of(tmp_path / "log.csv", **CHANGES | {"loss": {"kind": "full", "weight_by": "rating"}})
+    data = open_prepared(prepare(recipe.data, recipe.name, tmp_path / "prepared"))
+    with pytest.raises(UserError, match=r"got a loss that falls nowhere: from 0 at a rate of 1e-05 .*loss.weight_by"):
+        tuning.sweep(recipe, data, steps=5)
+
+
 def losses(folder: Path, frame: pl.DataFrame, steps: int = 6, **training: object) -> list[float]:
     """Smoothed losses of a sweep that ends nowhere, of batches that are all read as they are served."""
     recipe, data = world(folder, frame)

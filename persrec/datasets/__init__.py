@@ -111,6 +111,13 @@ def _located(source: str, path: str | Path | None) -> Path | None:
     if not found.exists():
         there = [entry.name for entry in found.parent.iterdir()] if found.parent.is_dir() else []
         near = close_matches(found.name, there)
-        hint = f" There is {', '.join(near)}." if near else ""
+        hint = f" There is {', '.join(near)}." if near else _where_from(found)
         raise UserError(f"data.path: {found} does not exist (looked from {Path.cwd()}).{hint}")
     return found
+
+
+def _where_from(path: Path) -> str:
+    """How to come by the file of a known data set; nothing of others."""
+    from persrec.datasets import catalogue  # which reads through this module
+
+    return catalogue.where_from(path)

@@ -189,7 +189,7 @@ DATA_SETS: Final[tuple[DataSet, ...]] = (
     ),
     DataSet(
         name="globo-news",
-        about="Clicks on globo.com, October 2017, times in milliseconds",
+        about="Clicks on globo.com, October and November 2017, times in milliseconds",
         page="https://www.kaggle.com/datasets/gspmoreira/news-portal-user-interactions-by-globocom",
         source="globo-news",
         terms="see the page; Kaggle account",
@@ -226,6 +226,22 @@ def find(name: str) -> DataSet:
     if name not in known:
         raise UserError(f"datasets get {name}: unknown{suggestion(name, list(known))} (`persrec datasets` lists them)")
     return known[name]
+
+
+def where_from(path: Path) -> str:
+    """A sentence on how to come by a file where a data set is looked for; nothing of other files."""
+    for one in DATA_SETS:
+        if path == one.path(root()):
+            return (
+                f" `persrec datasets get {one.name}` gets it."
+                if one.url
+                else f" To get it, {one.by_hand} ({one.page})."
+            )
+    for one in DATA_SETS:
+        if one.other and path == one.path(root()).with_name(one.other):
+            way = f"--set 'data={{source: {one.source}, path: {one.path(root())}}}'"
+            return f" `persrec datasets get {one.name}` gets the log as it was published; read that by {way}."
+    return ""
 
 
 def root() -> Path:

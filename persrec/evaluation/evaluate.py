@@ -163,7 +163,7 @@ class Evaluation:
 class Read(NamedTuple):
     """What is known of some windows after their last event."""
 
-    queries: npt.NDArray[np.float32]  # (B, D)
+    queries: npt.NDArray[np.float32]  # (B, Q), Q = D, or with a text head D + E
     additions: Additions | None  # of a model with a repeat head
     bytes_per_user: float  # of the memories' numbers, as they are encoded
 
@@ -353,7 +353,7 @@ def index_of(model: Model, data: Prepared, settings: EvaluationSettings) -> Inde
 
 
 def item_vectors(model: Model) -> npt.NDArray[np.float32]:
-    """What queries are matched against: (V+1, D), row 0 being PAD."""
+    """What queries are matched against: (V+1, Q), row 0 being PAD."""
     with torch.no_grad():
         return model.vectors().float().cpu().numpy()
 

@@ -80,9 +80,10 @@ def _new_ids(rows: pl.DataFrame, known: pl.Series, where: str) -> tuple[pl.Serie
     """The table's ids that the run does not have, each once, and how many it has; numbers where the run's are."""
     ids = rows[ITEM].drop_nulls().unique(maintain_order=True)
     cast = ids.cast(known.dtype, strict=False)
-    if cast.null_count():
+    other = cast.is_null() | (cast.cast(pl.String) != ids)  # 07 is not how a number stands in a log of numbers
+    if other.any():
         raise UserError(
-            f"{where}: {ITEM} {ids.filter(cast.is_null())[0]!r} is no whole number, and those of the run are, such as "
+            f"{where}: {ITEM} {ids.filter(other)[0]!r} is no whole number, and those of the run are, such as "
             f"{known[0]!r}; give ids of the same kind"
         )
     new = cast.filter(~cast.is_in(known.implode()))

@@ -106,7 +106,9 @@ class VectorCache:
     def _check(self) -> None:
         path = self.folder / FACTS
         if not path.is_file():
-            path.write_text(json.dumps(self.facts, indent=1) + "\n", encoding="utf-8")
+            partial = path.with_suffix(".partial")
+            partial.write_text(json.dumps(self.facts, indent=1) + "\n", encoding="utf-8")
+            partial.replace(path)
         try:
             got = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:

@@ -85,13 +85,20 @@ def _rendered(table: pl.DataFrame, template: str, where: str) -> pl.Series:
 def fields_of(template: str) -> list[str]:
     """The fields that a template names, each once; raises UserError where it is none."""
     try:
-        names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+        parts = [part for part in string.Formatter().parse(template) if part[1] is not None]
+        names = [str(name) for _, name, _, _ in parts]
     except ValueError as error:
         raise UserError(f"items.template: got {template!r}: {error}; expected text with fields, as {{title}}") from None
     if not names or not all(name.isidentifier() for name in names):
         raise UserError(
             f"items.template: got {template!r}, expected text with fields of the items table, as {{title}}; fields "
             "without a name get one by items.columns, as in {plot: '10'}"
+        )
+    formed = [name for _, name, form, change in parts if form or change]
+    if formed:
+        raise UserError(
+            f"items.template: got {template!r}, which says how to write {formed[0]}; expected {{{formed[0]}}} alone: "
+            "fields are put in as the table has them"
         )
     return list(dict.fromkeys(names))
 

@@ -83,7 +83,7 @@ def _of_hub(name: str, key: str) -> Path:
 
     try:
         return whole(cached=True)
-    except (OSError, UserError):
+    except (OSError, ValueError, UserError):
         pass
     try:
         return whole(cached=False)

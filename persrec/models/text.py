@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from persrec.errors import memory_for
+from persrec.errors import UserError, memory_for
 
 WASTE: Final = 0.1  # share of padding that a batch may have
 PIECE: Final = 4096  # texts that are given to a tokenizer together
@@ -34,10 +34,19 @@ class Tokens(NamedTuple):
 
 
 def limit_of(model: Any, tokenizer: Any, max_tokens: int, pooling: str) -> int:
-    """The most tokens of a text: `max_tokens`, or what the model has positions for."""
+    """The most tokens of a text: `max_tokens`, or what the model has positions for.
+
+    Raises UserError where the tokenizer's own take all of them.
+    """
     positions = getattr(model.config, "max_position_embeddings", None) or max_tokens
     positions = min(positions, tokenizer.model_max_length)
-    return max(1, min(max_tokens, positions - (pooling == "token")))
+    limit, own = min(max_tokens, positions - (pooling == "token")), tokenizer.num_special_tokens_to_add()
+    if limit <= own:
+        raise UserError(
+            f"items.max_tokens: got {max_tokens}, expected more than the {own} tokens that the tokenizer puts around a "
+            f"text (the model has positions for {positions})"
+        )
+    return limit
 
 
 def tokenize(texts: list[str], tokenizer: Any, limit: int) -> Tokens:

@@ -231,7 +231,7 @@ def _item_conflicts(recipe: Recipe) -> Iterator[Fault]:
     if items.train != "frozen" and (loss.kind == "full" or loss.full_from is not None or loss.per == "row"):
         text = (
             f"got {items.train} with a loss that asks for all items, which would be read by the text model in every "
-            "step; expected loss.kind sampled or info_nce with loss.per batch and without loss.full_from"
+            "step; expected a loss.kind with negatives, with loss.per batch and without loss.full_from"
         )
         yield Fault(("items.train", "loss.kind"), text)
 

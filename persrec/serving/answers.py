@@ -28,10 +28,10 @@ class Known(NamedTuple):
     """What is known of some users when they are asked."""
 
     ids: pl.Series  # (B,) the users' own
-    queries: Floats  # (B, D)
+    queries: Floats  # (B, Q), Q = D, or with a text head D + E
     additions: Additions | None  # of a model with a repeat head
     seen: Membership
-    slots: Floats | None = None  # (B, K, D) more queries, of which an item's best counts
+    slots: Floats | None = None  # (B, K, Q) more queries, of which an item's best counts
 
 
 def discounting(known: Known, recipe: Recipe, temperature: float) -> Known:

@@ -183,7 +183,7 @@ class Recommender:
     def memory(self, users: OneOrMore | None = None, *, at: Any = None) -> pl.DataFrame:
         """What is kept of users, as features for another model.
 
-        `user_id`; `events`, all that they have had, and `folded`, of these; `last`, ms; `query`, the D numbers that are
+        `user_id`; `events`, all that they have had, and `folded`, of these; `last`, ms; `query`, the numbers that are
         matched against item vectors; `rows`, a list of the memory's rows, oldest first, each the numbers of all stored
         planes, one after the other.
         """

@@ -68,9 +68,9 @@ def keeping_of(model: Model, recipe: Recipe, *, raw: bool, seen_rate: float | No
 class Asked(NamedTuple):
     """What is known of users after their last event."""
 
-    queries: npt.NDArray[np.float32]  # (B, D)
+    queries: npt.NDArray[np.float32]  # (B, Q), Q = D, or with a text head D + E
     additions: Additions | None  # of a model with a repeat head
-    slots: npt.NDArray[np.float32] | None = None  # (B, K, D) of the newest tokens, as queries
+    slots: npt.NDArray[np.float32] | None = None  # (B, K, Q) of the newest tokens, as queries
 
 
 @torch.no_grad()

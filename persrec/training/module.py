@@ -36,6 +36,7 @@ from persrec.training.validation import METRIC, Validation, rank, validation_que
 
 READS, DRAWS = 0, 1  # purposes of a step's seeds
 TEXT_MODEL = "items.encoder.model."  # its parameters in a model
+RATE_OF_ITS_OWN = "rate_of_its_own"  # key of a group of parameters: whether it is those of a text model
 RISEN = 0.8  # of the batches of all epochs, from which on the share of those as served is its last
 
 
@@ -198,12 +199,19 @@ class Fitting(L.LightningModule):
         """
         settings = self.settings
         text_rate = settings.text_learning_rate or settings.learning_rate
-        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
         for name, parameter in self.model.named_parameters():
-            rate = text_rate if name.startswith(TEXT_MODEL) else settings.learning_rate
             decay = settings.weight_decay if parameter.dim() > 1 and "_bias" not in name else 0.0
-            groups.setdefault((rate, decay), []).append(parameter)
-        parts = [{"params": part, "lr": rate, "weight_decay": decay} for (rate, decay), part in groups.items()]
+            groups.setdefault((name.startswith(TEXT_MODEL), decay), []).append(parameter)
+        parts = [
+            {
+                "params": part,
+                "lr": text_rate if own else settings.learning_rate,
+                "weight_decay": decay,
+                RATE_OF_ITS_OWN: own,
+            }
+            for (own, decay), part in groups.items()
+        ]
         optimizer = torch.optim.AdamW(parts, betas=(0.9, 0.98))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

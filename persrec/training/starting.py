@@ -100,8 +100,8 @@ def _check_fit(given: Mapping[str, Tensor], own: Mapping[str, Tensor], folder: s
         listed = "; ".join(f"{name}: {shape(given, name)} there, {shape(own, name)} here" for name in wrong[:5])
         raise UserError(
             f"--from {folder}: {len(wrong)} weights of the run do not fit the recipe ({listed}); expected the same "
-            "model, memory, items.use, items.text_head, repeat and whether time is none. Print the run's recipe.yaml "
-            "beside yours"
+            "model, memory, items.use, items.text_head, items.whiten, repeat and whether time is none. Print the run's "
+            "recipe.yaml beside yours"
         )
 
 

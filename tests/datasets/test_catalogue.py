@@ -1,10 +1,14 @@
+import re
+from pathlib import Path
 from urllib.parse import urlparse
 
 import pytest
 
+from persrec import api
 from persrec.datasets import SOURCES, catalogue, download
 from persrec.datasets.catalogue import DATA_SETS
 from persrec.errors import UserError
+from persrec.recipe.recipe import load
 from tests.datasets.real import FOLDER, real
 
 
@@ -45,3 +49,33 @@ def test_real_counts(name):
     data = catalogue.find(name)
     real(str(data.path(FOLDER).relative_to(FOLDER)))
     assert download.get(data, FOLDER).exists()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "way"),
+    [
+        ("ml-1m", "`persrec datasets get ml-1m-sasrec` gets it."),
+        (
+            "ml-1m-time",
+            "`persrec datasets get ml-1m` gets the log as it was published; read that by --set 'data={source: ",
+        ),
+        ("amazon-beauty", "`persrec datasets get amazon-beauty` gets the log as it was published; read that by --set "),
+        ("amazon-games-text", "To get it, make it as UniSRec and its followers do"),
+        ("globo-news", "To get it, download it there and join its hourly csv files"),
+        ("online-retail", "To get it, download the Excel sheet there"),
+    ],
+)
+def test_a_recipe_whose_data_are_not_there_says_how_to_come_by_them(recipe, way, tmp_path, monkeypatch):
+    monkeypatch.setenv("PERSREC_DATASETS", str(tmp_path))
+    with pytest.raises(UserError, match=re.escape(f"does not exist (looked from {Path.cwd()}). {way}")):
+        api.prepare(load(recipe))
+
+
+def test_the_log_as_it_was_published_is_read_by_what_is_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("PERSREC_DATASETS", str(tmp_path))
+    for name in ("ml-1m-time", "amazon-sports"):
+        with pytest.raises(UserError) as found:
+            api.prepare(load(name))
+        (change,) = re.findall(r"--set '(.*)'", str(found.value))
+        path = Path(str(load(name, [change]).data.path))
+        assert catalogue.where_from(path) in {f" `persrec datasets get {each}` gets it." for each in ("ml-1m", name)}

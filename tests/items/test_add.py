@@ -154,6 +154,30 @@ def test_a_grown_table_starts_from_a_run_with_texts(place: Path) -> None:
     assert Recommender.load("grown").model.items.fitted == 31
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "fault"),
+    [
+        (["train=lora"], ["train=frozen"], "items.train frozen, expected lora"),
+        (["train=full"], ["train=lora"], "items.train lora, expected full"),
+        (["train=lora"], ["train=lora", "lora_rank=4"], "items.lora_rank 4, expected 8"),
+        (["train=lora", "pooling=token"], ["train=lora"], "items.pooling mean, expected token"),
+        (["pooling=last"], ["train=full"], "items.pooling mean, expected last"),
+        ([], ["train=lora"], None),
+    ],
+)
+def test_a_text_model_goes_on_as_it_was_trained(
+    place: Path, before: list[str], now: list[str], fault: str | None
+) -> None:
+    keys = ["items.use=text", "loss.kind=info_nce"]
+    fitted(*keys, *(f"items.{key}" for key in before))
+    keys += [f"items.{key}" for key in now]
+    if fault is None:
+        api.fit("texts.yaml", keys, out="again", progress=False, start="run")
+        return
+    with pytest.raises(UserError, match=f"--from run: got {fault}, as the run has it"):
+        api.fit("texts.yaml", keys, out="again", progress=False, start="run")
+
+
 def test_ids_of_another_kind(place: Path) -> None:
     log = pl.read_csv("log.csv").with_columns(pl.col("item_id").str.extract(r"(\d+)$"))
     log.write_csv("log.csv")
@@ -164,3 +188,6 @@ def test_ids_of_another_kind(place: Path) -> None:
         UserError, match="item_id 'new 1' is no whole number, and those of the run are, such as 0; give"
     ):
         add("run", "new.csv", say=print)
+    pl.DataFrame({"item_id": ["7007", "07007"], "title": ["red lamp", "blue cup"]}).write_csv("zeros.csv")
+    with pytest.raises(UserError, match="item_id '07007' is no whole number, and those of the run are, such as 0;"):
+        add("run", "zeros.csv", say=print)

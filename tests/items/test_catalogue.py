@@ -61,6 +61,8 @@ def test_braces_in_a_value_are_text() -> None:
         ("title", "items.template: got 'title', expected text with fields of the items table, as {title}"),
         ("{10}", "items.template: got '.10}', expected .*; fields without a name get one by items.columns"),
         ("{title", "items.template: got '{title': expected '}' before end of string"),
+        ("{price:.2f}", "items.template: got '{price:.2f}', which says how to write price; expected {price} alone"),
+        ("{title!r}", "items.template: got '{title!r}', which says how to write title; expected {title} alone"),
     ],
 )  # fmt: skip
 def test_what_is_no_template(template: str, message: str) -> None:

@@ -15,9 +15,10 @@ import numpy as np
 import polars as pl
 import torch
 
-from persrec import Recommender, api
+from persrec import Recommender, api, tuning
 from persrec.errors import UserError
 from persrec.items.load import catalogue_of, live_encoder
+from persrec.prepared import open_prepared
 from persrec.recipe.recipe import load
 from persrec.recipe.sections import Items
 from persrec.run import load as load_run
@@ -98,6 +99,17 @@ def test_a_text_model_has_a_learning_rate_of_its_own(place: Path, kind: str, usu
     assert 0.1 * usual < moved[0] < 100 * usual
     assert moved[1] > 0.01
     assert np.abs(alone["items.project.weight"] - still["items.project.weight"]).max() < 0.05  # which is trained alike
+
+
+def test_a_sweep_leaves_a_text_model_its_own_learning_rate(place: Path) -> None:
+    keys = ["items.train=lora", "items.use=text", "loss.kind=info_nce", "loss.sampler=mixed", "history=full"]
+    found = []
+    for rate in (1e-12, 0.3):
+        (cell,) = load("texts.yaml", [*keys, f"items.learning_rate={rate}"]).grid()
+        data = open_prepared(api.prepare(cell), cell.split.name)
+        found.append(tuning.sweep(cell, data, low=1e-5, high=1e-4, steps=6).losses)
+    assert found[0][0] == found[1][0]
+    assert found[0][-1] > found[1][-1] + 1e-3, "a text model that stays as it is learns less"
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
@@ -247,7 +259,7 @@ def test_a_decoder_of_a_folder_brings_its_weights_and_a_run_keeps_its_own(place:
             ["items.train=lora", "items.whiten=true", "loss.kind=full"],
             [
                 "items.train: got lora with a loss that asks for all items, which would be read by the text model in "
-                "every step; expected loss.kind sampled or info_nce with loss.per batch and without loss.full_from",
+                "every step; expected a loss.kind with negatives, with loss.per batch and without loss.full_from",
                 "items.whiten: got true, expected false: whitened are vectors that stay, and items.train is lora",
             ],
         ),

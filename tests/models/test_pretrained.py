@@ -176,6 +176,7 @@ WITHOUT_A_NETWORK = (
 def test_a_name_without_a_network_says_what_to_put_where(hub: Path) -> None:
     refused("some/model", WITHOUT_A_NETWORK)
     refused("some/model", WITHOUT_A_NETWORK, remote_code="some/model")
+    refused("models/bge--small", "items.encoder: models/bge--small is neither a folder nor")  # no name of the hub's
 
 
 def test_a_name_that_is_in_the_hubs_local_cache(hub: Path, folder: Path) -> None:

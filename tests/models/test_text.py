@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("transformers")
 
+from tokenizers.processors import TemplateProcessing
+
 from persrec.errors import UserError
 from persrec.models import pretrained
 from persrec.models.text import TextEncoder, limit_of, packed, padded_tokens, tokenize, with_adapters
@@ -51,6 +53,15 @@ def test_vectors_are_those_of_each_text_alone(loaded: tuple[Any, Any], pooling: 
         hidden = model(inputs_embeds=rows[None]).last_hidden_state[0]
         expected = {"mean": hidden.mean(dim=0), "first": hidden[0]}.get(pooling, hidden[-1])
         assert torch.allclose(vector, expected, atol=1e-5)
+
+
+def test_a_limit_that_leaves_nothing_of_a_text(tmp_path: Path) -> None:
+    model, tokenizer = pretrained.load(str(saved_model(tmp_path)))
+    around = TemplateProcessing(single="[C] $A [S]", special_tokens=[("[C]", 1), ("[S]", 2)])
+    tokenizer.backend_tokenizer.post_processor = around
+    assert limit_of(model, tokenizer, 3, "mean") == 3
+    with pytest.raises(UserError, match=r"items.max_tokens: got 2, expected more than the 2 tokens that the tokenizer"):
+        limit_of(model, tokenizer, 2, "mean")
 
 
 def test_the_end_of_a_long_text_is_cut_and_counted(tmp_path: Path) -> None:
