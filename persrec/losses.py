@@ -82,14 +82,16 @@ class _FullSoftmax(torch.autograd.Function):
         items, every = table[PAD + 1 :], Bonus(row, item - 1, value)
         rows = _rows_of_block(len(items), chunk, cpu=items.device.type == "cpu")
         losses = queries.new_empty(len(queries))
-        grads = Grads(torch.zeros_like(queries), torch.zeros_like(table), torch.zeros_like(value))
+        of_table = torch.zeros_like(table) if ctx.needs_input_grad[1] else None
+        grads = Grads(torch.zeros_like(queries), of_table, torch.zeros_like(value))
+        of_items = None if of_table is None else of_table[PAD + 1 :]
         done = 0
         for start in range(0, len(queries), rows):
             part = slice(start, start + rows)
             bonus = every.part(start, start + rows)
             own = slice(done, done + len(bonus.row))
             done = own.stop
-            block = Grads(grads.queries[part], grads.items[PAD + 1 :], grads.bonus[own]) if wanted else None
+            block = Grads(grads.queries[part], of_items, grads.bonus[own]) if wanted else None
             losses[part] = _softmax_block(queries[part], items, target[part] - 1, weight[part], chunk, bonus, block)
         ctx.save_for_backward(*grads)
         return losses
@@ -101,7 +103,8 @@ class _FullSoftmax(torch.autograd.Function):
         factor = grad[0] if len(grad) else grad.new_zeros(())
         if not bool((grad == factor).all()):
             raise RuntimeError("full_softmax can only be summed; put what differs between rows into `weight`")
-        return queries * factor, items * factor, None, None, None, None, None, bonus * factor
+        by_item = None if items is None else items * factor
+        return queries * factor, by_item, None, None, None, None, None, bonus * factor
 
 
 def _rows_of_block(items: int, chunk: int, *, cpu: bool) -> int:
@@ -114,7 +117,7 @@ class Grads(NamedTuple):
     """Where gradients are added up."""
 
     queries: Tensor
-    items: Tensor
+    items: Tensor | None  # where they learn
     bonus: Tensor
 
 
@@ -130,11 +133,13 @@ def _softmax_block(
         for part, share in shares:
             share.mul_(scale[:, None])
             grads.queries.addmm_(share, items[part])
-            grads.items[part].addmm_(share.T, queries)
+            if grads.items is not None:
+                grads.items[part].addmm_(share.T, queries)
             inside = (bonus.item >= part.start) & (bonus.item < part.stop)
             grads.bonus[inside] += share[bonus.row[inside], bonus.item[inside] - part.start]
         grads.queries.sub_(items[target] * weight[:, None])
-        grads.items.index_add_(0, target, queries * weight[:, None], alpha=-1)
+        if grads.items is not None:
+            grads.items.index_add_(0, target, queries * weight[:, None], alpha=-1)
         grads.bonus[hit] -= weight[bonus.row[hit]]
     return (total.log() + largest - right) * weight
 

@@ -53,6 +53,8 @@ def test_full_softmax_is_the_cross_entropy_and_so_is_its_gradient(chunk: int) ->
     for gradient, slow in zip(found, expected, strict=True):
         torch.testing.assert_close(gradient, slow)
     assert not found[1][0].any(), "PAD is no item"
+    still = full_softmax(queries, table.detach(), target, weight, chunk=chunk)
+    torch.testing.assert_close(torch.autograd.grad(still.sum() * 2.5, queries)[0], expected[0])
 
 
 @pytest.mark.parametrize("chunk", CHUNKS)

@@ -164,17 +164,27 @@ class Model(nn.Module):
 
         What the layers made is normalised where the score is a cosine.
         """
-        own, texts = hidden[..., : self.backbone.width], hidden[..., self.backbone.width :]
-        own = F.normalize(own, dim=-1) if self.cosine else own
+        own, texts = self.own_query(hidden[..., : self.backbone.width]), hidden[..., self.backbone.width :]
         if self.text_head is None:
             return own
         return torch.cat([own, texts], dim=-1) if texts.shape[-1] else F.pad(own, (0, self.query_width - own.shape[-1]))
 
-    def vectors(self, items: Tensor | None = None, *, made: ItemVectors | None = None) -> Tensor:
-        """What queries are matched against: (V+1, Q), or (..., Q) of the given items; `made` are those of a step."""
+    def own_query(self, hidden: Tensor) -> Tensor:
+        """The part of it (..., D) that meets what `own_vectors` gives."""
+        return F.normalize(hidden, dim=-1) if self.cosine else hidden
+
+    def vectors(self, items: Tensor | None = None) -> Tensor:
+        """What queries are matched against: (V+1, Q), or (..., Q) of the given items."""
+        return self.beside_texts(self.own_vectors(items), items)
+
+    def own_vectors(self, items: Tensor | None = None, *, made: ItemVectors | None = None) -> Tensor:
+        """The part of that which the layers ask for: (V+1, D), or (..., D); `made` are the items of a step."""
         found = (self.items if made is None else made).vectors(items)
-        found = F.normalize(found, dim=-1) if self.cosine else found
-        return found if self.text_head is None else torch.cat([found, self.text_vectors(items)], dim=-1)
+        return F.normalize(found, dim=-1) if self.cosine else found
+
+    def beside_texts(self, vectors: Tensor, items: Tensor | None = None) -> Tensor:
+        """Vectors (..., D) of all items, or of the given ones, beside their texts' for a text head: (..., Q)."""
+        return vectors if self.text_head is None else torch.cat([vectors, self.text_vectors(items)], dim=-1)
 
     @torch.no_grad()
     def queries(self, batch: Batch) -> Tensor:

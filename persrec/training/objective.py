@@ -69,7 +69,7 @@ class Drawn(NamedTuple):
     """Negatives of a sampled loss, shared by all rows or drawn for each."""
 
     item: Tensor  # (J,) or (N, J)
-    vector: Tensor  # (J, Q), or (V+1, Q) where each row has its own
+    vector: Tensor  # (J, D), or (V+1, D) where each row has its own
     expected: Tensor | None  # shaped as `item`: see `sampled_softmax`
 
 
@@ -170,7 +170,7 @@ def _drawn(model: Model, settings: LossSettings, counts: Tensor | None, found: T
     sampler, count, items = settings.sampler, settings.negatives, model.items.count
     often = negatives.expected(sampler, count, found, items=items, counts=counts) if settings.corrected else None
     wanted = found if found.dim() == 1 else None  # negatives of each row are rows of the whole table
-    return Drawn(found, model.vectors(wanted, made=made), often)
+    return Drawn(found, model.own_vectors(wanted, made=made), often)
 
 
 def _weights(history: History, settings: LossSettings) -> Tensor:
@@ -188,11 +188,10 @@ def _row_losses(
     step: Step, hidden: Tensor, target: Tensor, weight: Tensor, drawn: Drawn | None, had: Had | None
 ) -> Tensor:
     """Loss (N,) of each hidden row (N, D), without what a text head adds."""
-    model, width = step.model, step.model.backbone.width
+    model = step.model
     if drawn is None and model.repeat is not None and had is not None:
         return _repeat_losses(step, hidden, target, weight, had)
-    queries = model.query(hidden)[:, :width] / model.temperature
-    return _cost(step, queries, target, weight, drawn, lambda vectors: vectors[:, :width].contiguous())
+    return _cost(step, model.own_query(hidden) / model.temperature, target, weight, drawn)
 
 
 def _of_text_head(
@@ -205,14 +204,27 @@ def _of_text_head(
     """
     model, settings, some = step.model, step.settings, slice(None, None, HEAD_ROWS)
     queries = model.query(model.with_texts(hidden[some].detach(), last[some])) / model.fixed_temperature
-    if drawn is not None and settings.per_row:
-        expected = None if drawn.expected is None else drawn.expected[some]
-        drawn = drawn._replace(item=drawn.item[some], expected=expected)
+    if drawn is not None:
+        vectors = _still(step, None if settings.per_row else drawn.item)
+        drawn = drawn._replace(vector=vectors)
+        if settings.per_row:
+            expected = None if drawn.expected is None else drawn.expected[some]
+            drawn = drawn._replace(item=drawn.item[some], expected=expected)
     skipped = last[some] if settings.skips_had else None
-    cost = _cost(step, queries, target[some], weight[some], drawn, Tensor.detach, skipped)
+    cost = _cost(step, queries, target[some], weight[some], drawn, skipped, of=_still)
     nothing = torch.zeros_like(weight, dtype=cost.dtype)
     nothing[some] = len(weight) / max(1, len(cost)) * (cost - cost.detach())
     return nothing
+
+
+def _own(step: Step, items: Tensor | None) -> Tensor:
+    """Vectors (..., D) of the given items, or of all, by which layers and items learn."""
+    return step.model.own_vectors(items, made=step.made)
+
+
+def _still(step: Step, items: Tensor | None) -> Tensor:
+    """The same as they are, with their texts' beside them (..., Q), by which a text head learns alone."""
+    return step.model.beside_texts(_own(step, items).detach(), items)
 
 
 def _cost(
@@ -221,21 +233,22 @@ def _cost(
     target: Tensor,
     weight: Tensor,
     drawn: Drawn | None,
-    part: Callable[[Tensor], Tensor],
     skipped: Tensor | None = None,
+    *,
+    of: Callable[[Step, Tensor | None], Tensor] = _own,
 ) -> Tensor:
-    """Loss (N,) of queries (N, Q), over the temperature, against what was drawn, or everything, but `skipped` (N, n).
+    """Loss (N,) of queries, over the temperature, against what was drawn, or everything, but `skipped` (N, n).
 
-    `part` is what is taken of item vectors.
+    `of` gives the vectors of items that they are matched against.
     """
-    model, settings, made, counts = step
+    model, settings, _, counts = step
     queries = _wider(queries, queries.new_ones(len(queries)) if settings.logit_adjustment else None)
     if drawn is None:
         out = None if skipped is None else losses.without(skipped, target, queries.dtype)
-        table = _wider(part(model.vectors(made=made)), _given(settings, counts))
+        table = _wider(of(step, None), _given(settings, counts))
         return losses.full_softmax(queries, table, target, weight, chunk=settings.chunk, bonus=out)
-    right = _wider(part(model.vectors(target, made=made)), _given(settings, counts, target))
-    wrong = _wider(part(drawn.vector), _given(settings, counts, None if settings.per_row else drawn.item))
+    right = _wider(of(step, target), _given(settings, counts, target))
+    wrong = _wider(drawn.vector, _given(settings, counts, None if settings.per_row else drawn.item))
     given = (queries, right, wrong, target, drawn.item, weight)
     if settings.kind == "sampled":
         return losses.sampled_softmax(*given, expected=drawn.expected, skipped=skipped)
@@ -267,10 +280,10 @@ def _repeat_losses(step: Step, hidden: Tensor, target: Tensor, weight: Tensor, h
     of so many pairs, and their losses once more in the backward pass (the same numbers, and the same gradient).
     """
     model, chunk = step.model, step.settings.chunk
-    table, given = model.vectors(made=step.made), _given(step.settings, step.counts)
+    table, given = _own(step, None), _given(step.settings, step.counts)
 
     def losses_of(hidden: Tensor, target: Tensor, weight: Tensor, cells: Tensor) -> Tensor:
-        queries, bonus = model.query(hidden) / model.temperature, model.bonus(hidden, had.runs.of(cells), table)
+        queries, bonus = model.own_query(hidden) / model.temperature, model.bonus(hidden, had.runs.of(cells), table)
         asking = _wider(queries, None if given is None else queries.new_ones(len(queries)))
         return losses.full_softmax(asking, _wider(table, given), target, weight, chunk=chunk, bonus=bonus)
 
