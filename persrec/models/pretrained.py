@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -166,9 +167,16 @@ def fingerprint(folder: Path) -> str:
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir()):
         if file.is_file() and not file.name.startswith(".") and file.suffix not in NO_PART:
-            with file.open("rb") as contents:
-                digest.update(file.name.encode() + hashlib.file_digest(contents, "sha256").digest())
+            state = file.stat()
+            digest.update(file.name.encode() + _digest(file, state.st_size, state.st_mtime_ns))
     return digest.hexdigest()
+
+
+@cache
+def _digest(file: Path, size: int, changed: int) -> bytes:
+    """SHA-256 of a file that has this size and was changed then: gigabytes, for every model of a grid the same."""
+    with file.open("rb") as contents:
+        return hashlib.file_digest(contents, "sha256").digest()
 
 
 def load(
