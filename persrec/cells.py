@@ -109,7 +109,7 @@ def train(
     goes_on = resume and (checkpoints / training.LAST).exists()
     if cell.training.threads is not None:
         torch.set_num_threads(cell.training.threads)
-    model, notes = fresh(cell, data, say)
+    model, notes = fresh(cell, data, say, start=start)
     if start is not None:
         with ranks.first_rank_first():  # which may just have saved that run
             notes["start"] = started = start_from(model, start, data, items=cell.items, load=not goes_on)
@@ -129,13 +129,19 @@ def train(
     return model, fitted, notes
 
 
-def fresh(cell: Recipe, data: Prepared, say: Say = log) -> tuple[Model, dict[str, Any]]:
-    """An untrained model, and notes on its items' texts where it reads these."""
+def fresh(
+    cell: Recipe, data: Prepared, say: Say = log, *, start: str | Path | None = None
+) -> tuple[Model, dict[str, Any]]:
+    """An untrained model, and notes on its items' texts where it reads these; texts are whitened as in the run `start`,
+    whose weights it is to be given."""
     known = None
     if cell.items.use != "id":
         with ranks.first_rank_first(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(cell.seeds[0])  # adapters and the item token are drawn here
-            known = item_texts.load(cell.items, data, accelerator=cell.training.accelerator, say=say)
+            options: dict[str, Any] = {"accelerator": cell.training.accelerator, "say": say}
+            if start is not None and cell.items.whiten:
+                options["whitened_by"] = runs.load(start).weights().get("items.whitening")
+            known = item_texts.load(cell.items, data, **options)
     texts, live, counts = (None, None, None) if known is None else known
     model = build(cell, items=data.items_count, seed=cell.seeds[0], texts=texts, live=live)
     return model, {} if counts is None else {"items": counts}

@@ -31,8 +31,19 @@ class Known(NamedTuple):
     counts: dict[str, Any]
 
 
-def load(section: Any, data: Prepared, *, accelerator: str, say: Say, root: Path = VECTORS) -> Known:
-    """What is known of a log's items by an `items` section that uses texts; raises UserError for what is wrong."""
+def load(
+    section: Any,
+    data: Prepared,
+    *,
+    accelerator: str,
+    say: Say,
+    root: Path = VECTORS,
+    whitened_by: torch.Tensor | None = None,
+) -> Known:
+    """What is known of a log's items by an `items` section that uses texts; raises UserError for what is wrong.
+
+    Texts are whitened as in `whitened_by` (E+1, E), that of a run which is gone on from, or as these texts ask for.
+    """
     found = catalogue_of(section, pl.Series(ITEM, data.item_ids()), say)
     trained = torch.from_numpy(data.training_events_per_item > 0)
     there = torch.tensor([False, *map(bool, found.texts)])
@@ -47,7 +58,10 @@ def load(section: Any, data: Prepared, *, accelerator: str, say: Say, root: Path
     vectors, counts = encoded(section, found.texts, accelerator=accelerator, say=say, root=root)
     how = None
     if section.whiten:
-        how = whitening.fitted(vectors, np.flatnonzero((trained & there).numpy()))
+        if whitened_by is not None and len(whitened_by) == vectors.shape[1] + 1:
+            how = whitened_by.numpy().astype(np.float32)
+        else:
+            how = whitening.fitted(vectors, np.flatnonzero((trained & there).numpy()))
         vectors = whitening.whitened(vectors, how)
     texts = Texts(
         torch.from_numpy(vectors), trained, None if how is None else torch.from_numpy(how), fingerprint(section)

@@ -272,6 +272,16 @@ class Items(Section):
     id_dropout: float = Field(0.0, ge=0, lt=1)  # id+text: share of the items that go without their id in a step
     text_head: Count | None = None  # last events with whose texts a candidate's is compared, which adds to its score
 
+    @field_validator("template", mode="before")
+    @classmethod
+    def _text(cls, template: Any) -> Any:
+        if isinstance(template, dict):  # {title} without quotes
+            raise ValueError(
+                f"got {template!r}, expected text; braces without quotes are a map in YAML: write "
+                '"{title}" with quotes, on a command line --set \'items.template="{title}"\''
+            )
+        return template
+
     @field_validator("path", "encoder", "remote_code")
     @classmethod
     def _expanded(cls, path: str | None) -> str | None:

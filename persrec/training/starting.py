@@ -121,12 +121,7 @@ def _check_items(before: Mapping[str, Any], now: Items, folder: str | Path) -> N
 
 
 def _check_texts(given: Mapping[str, Tensor], own: Mapping[str, Tensor], folder: str | Path) -> None:
-    """What the weights know of texts' vectors holds for those of the same text model, along the same axes."""
-    if "items.whitening" in given:
-        raise UserError(
-            f"--from {folder}: its texts' vectors are along axes that its fit has found (items.whiten), which those of "
-            "another fit are not; expected a run with items.whiten false"
-        )
+    """What the weights know of texts' vectors holds for those of the same text model."""
     made_by = [tree.get("items.made_by") for tree in (given, own)]
     if None not in made_by and not torch.equal(*made_by):  # type: ignore[arg-type]
         raise UserError(

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 pytest.importorskip("transformers")
 
@@ -138,20 +139,39 @@ def test_another_text_model_in_the_place_of_the_runs_is_refused(place: Path, how
         api.fit("texts.yaml", ["items.use=text", *how], out="grown", progress=False, start="run")
 
 
-def test_a_whitened_run_is_no_start(place: Path) -> None:
-    fitted("items.use=text", "items.whiten=true")
-    with pytest.raises(UserError, match=r"--from run: its texts' vectors are along axes that its fit has found"):
-        api.fit("texts.yaml", ["items.use=text", "items.whiten=true"], out="grown", progress=False, start="run")
+def grown() -> None:
+    """The log and the table of items with one item more, which everybody has first."""
+    rows = pl.read_csv("items.csv")
+    pl.concat([rows, rows.tail(1).with_columns(item_id=pl.lit("more"))]).write_csv("items.csv")
+    log = pl.read_csv("log.csv")
+    first = log.unique("user_id", keep="first").with_columns(pl.col("timestamp") - 1, item_id=pl.lit("more"))
+    pl.concat([log, first]).write_csv("log.csv")
 
 
 def test_a_grown_table_starts_from_a_run_with_texts(place: Path) -> None:
     fitted("items.use=text")
-    rows = pl.read_csv("items.csv")
-    pl.concat([rows, rows.tail(1).with_columns(item_id=pl.lit("more"))]).write_csv("items.csv")
-    log = pl.read_csv("log.csv")
-    pl.concat([log, log.tail(1).with_columns(item_id=pl.lit("more"))]).write_csv("log.csv")
+    grown()
     api.fit("texts.yaml", ["items.use=text"], out="grown", progress=False, start="run")
     assert Recommender.load("grown").model.items.fitted == 31
+
+
+def test_a_grown_table_is_whitened_as_that_of_the_run_that_it_starts_from(place: Path) -> None:
+    keys = ["items.use=text", "items.whiten=true"]
+    before = fitted(*keys)
+    grown()
+    api.fit("texts.yaml", keys, out="grown", progress=False, start="run")
+    after = Recommender.load("grown")
+    assert torch.equal(after.model.items.whitening, before.model.items.whitening)
+    places = [1 + int(after.item_ids.index_of(item) or 0) for item in before.item_ids]
+    assert torch.equal(after.model.items.texts[places], before.model.items.texts[1:])
+    api.fit("texts.yaml", keys, out="alone", progress=False)
+    assert not torch.equal(Recommender.load("alone").model.items.whitening, before.model.items.whitening)
+
+
+def test_texts_that_are_whitened_start_from_no_run_whose_are_not(place: Path) -> None:
+    fitted("items.use=text")
+    with pytest.raises(UserError, match=r"--from run: 1 weights .*items.whitening: none there, .* here.*items.whiten,"):
+        api.fit("texts.yaml", ["items.use=text", "items.whiten=true"], out="grown", progress=False, start="run")
 
 
 @pytest.mark.parametrize(

@@ -199,6 +199,11 @@ def test_all_faults_come_at_once() -> None:
             "data.path: got '$NOWHERE/x', but the environment variable NOWHERE is not set: set it or write it out",
         ),
         (
+            "items.template={title}",
+            "items.template: got {'title': None}, expected text; braces without quotes are a map in YAML: write "
+            '"{title}" with quotes, on a command line --set \'items.template="{title}"\'',
+        ),
+        (
             "data.columns={user: u}",
             "data.columns: got column 'user', expected our name on the left, one of user_id, item_id, timestamp, "
             "rating, weight, dwell, event; did you mean user_id?",
