@@ -14,7 +14,8 @@ from persrec.errors import UserError
 BLOCK: Final = 1 << 24  # bytes that are looked at together, up to the end of a line
 LONGEST: Final = 1 << 26  # bytes of a field in quotes
 SHOWN: Final = 40  # signs of what is wrong
-OPEN: Final = re.compile(rb'"(?:[^"]++|"")*+')  # the beginning of a field in quotes
+FIELDS: Final = 10_000  # that are matched together
+OPEN: Final = re.compile(rb'"[^"]*(?:""[^"]*)*')  # the beginning of a field in quotes
 
 
 def scan_csv(file: Path, *, separator: str = ",", plain: bool = False) -> pl.LazyFrame:
@@ -42,8 +43,7 @@ def quoted(lines: IO[bytes], separator: str, *, where: str) -> bool:
     rest, row = b"", 1
     for block in _blocks(lines):
         text = rest + block
-        found = fields.match(text)
-        end = found.end() if found else 0
+        end = _end(fields, text)
         row += text.count(b"\n", 0, end)
         rest = text[end:]
         if rest and (len(rest) > LONGEST or not OPEN.fullmatch(rest)):
@@ -71,7 +71,16 @@ def _begins(block: bytes, separator: bytes) -> bool:
 
 
 def _fields(separator: str) -> re.Pattern[bytes]:
-    """As many whole fields as there are, each with what ends it."""
+    """Whole fields, each with what ends it. (No possessive groups: Python below 3.11.5 ends them too soon.)"""
     mark = re.escape(separator.encode())
-    plain = rb"[^\"\n" + mark + rb"]*+"
-    return re.compile(rb'(?:(?:"(?:[^"]++|"")*+"\r?|' + plain + rb")(?:" + mark + rb"|\n|\Z))*+")
+    field = rb'(?:"[^"]*(?:""[^"]*)*"\r?|[^"\n' + mark + rb"]*)"
+    return re.compile(rb"(?:" + field + rb"(?:" + mark + rb"|\n|\Z)){0,%d}" % FIELDS)
+
+
+def _end(fields: re.Pattern[bytes], text: bytes) -> int:
+    """Where the whole fields at the beginning of a text end."""
+    end, found = 0, fields.match(text)
+    while found and found.end() > end:
+        end = found.end()
+        found = fields.match(text, end)
+    return end

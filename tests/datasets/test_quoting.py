@@ -44,7 +44,7 @@ def test_what_a_writer_of_csv_writes_is_read_as_it_was(rows: Any, style: Any, en
 )
 def test_a_table_is_refused_or_has_all_its_rows(lines: list[str], block: int) -> None:
     text = "".join(f"u{number},i{number},{line}\n" for number, line in enumerate(lines)).encode()
-    with patch.object(quoting, "BLOCK", block):
+    with patch.object(quoting, "BLOCK", block), patch.object(quoting, "FIELDS", 2):
         try:
             stands = quoted(io.BytesIO(text), ",", where="log.csv")
         except UserError:
