@@ -231,16 +231,12 @@ def find(name: str) -> DataSet:
 def where_from(path: Path) -> str:
     """A sentence on how to come by a file where a data set is looked for; nothing of other files."""
     for one in DATA_SETS:
-        if path == one.path(root()):
-            return (
-                f" `persrec datasets get {one.name}` gets it."
-                if one.url
-                else f" To get it, {one.by_hand} ({one.page})."
-            )
-    for one in DATA_SETS:
-        if one.other and path == one.path(root()).with_name(one.other):
-            way = f"--set 'data={{source: {one.source}, path: {one.path(root())}}}'"
-            return f" `persrec datasets get {one.name}` gets the log as it was published; read that by {way}."
+        published, get = one.path(root()), f" `persrec datasets get {one.name}` gets"
+        if path == published:
+            return f"{get} it." if one.url else f" To get it, {one.by_hand} ({one.page})."
+        if one.other and path == published.with_name(one.other):
+            way = f"--set 'data={{source: {one.source}, path: {published}}}'"
+            return f"{get} the log as it was published; read that by {way}."
     return ""
 
 

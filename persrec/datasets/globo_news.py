@@ -1,4 +1,4 @@
-"""Clicks on a Brazilian news site, autumn of 2017 (de Souza Pereira Moreira et al. 2018, globo.com), as one table."""
+"""Clicks on globo.com, October and November 2017 (de Souza Pereira Moreira et al. 2018), as one table."""
 
 from pathlib import Path
 

@@ -205,13 +205,12 @@ def _of_text_head(
     model, settings, some = step.model, step.settings, slice(None, None, HEAD_ROWS)
     queries = model.query(model.with_texts(hidden[some].detach(), last[some])) / model.fixed_temperature
     if drawn is not None:
-        vectors = _still(step, None if settings.per_row else drawn.item)
-        drawn = drawn._replace(vector=vectors)
+        drawn = drawn._replace(vector=_detached(step, None if settings.per_row else drawn.item))
         if settings.per_row:
             expected = None if drawn.expected is None else drawn.expected[some]
             drawn = drawn._replace(item=drawn.item[some], expected=expected)
     skipped = last[some] if settings.skips_had else None
-    cost = _cost(step, queries, target[some], weight[some], drawn, skipped, of=_still)
+    cost = _cost(step, queries, target[some], weight[some], drawn, skipped, of=_detached)
     nothing = torch.zeros_like(weight, dtype=cost.dtype)
     nothing[some] = len(weight) / max(1, len(cost)) * (cost - cost.detach())
     return nothing
@@ -222,8 +221,8 @@ def _own(step: Step, items: Tensor | None) -> Tensor:
     return step.model.own_vectors(items, made=step.made)
 
 
-def _still(step: Step, items: Tensor | None) -> Tensor:
-    """The same as they are, with their texts' beside them (..., Q), by which a text head learns alone."""
+def _detached(step: Step, items: Tensor | None) -> Tensor:
+    """The same without their gradient, with their texts' beside them (..., Q): a text head alone learns by these."""
     return step.model.beside_texts(_own(step, items).detach(), items)
 
 
