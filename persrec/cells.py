@@ -112,7 +112,7 @@ def train(
     model, notes = fresh(cell, data, say, start=start)
     if start is not None:
         with ranks.first_rank_first():  # which may just have saved that run
-            notes["start"] = started = start_from(model, start, data, items=cell.items, load=not goes_on)
+            notes["start"] = started = start_from(model, start, data, recipe=cell, load=not goes_on)
         say(
             f"--from {start}: {started['matched']:,} items are known by their ids, {started['new']:,} are new and "
             f"start fresh, {started['vanished']:,} have vanished and are dropped."

@@ -23,7 +23,7 @@ from persrec.moments import milliseconds
 if TYPE_CHECKING:
     import polars as pl
 
-USER_ERROR, INTERRUPTED = 2, 130
+USER_ERROR, INTERRUPTED, TERMINATED = 2, 130, 143  # the last two are 128 and the number of the signal
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room on the disk, in the quota, or for a file of this size
 WRITERS = {".csv": "write_csv", ".parquet": "write_parquet", ".jsonl": "write_ndjson"}
 
@@ -41,7 +41,7 @@ out_file = click.option(
 
 
 def main() -> NoReturn:
-    """Run a command; faults of the user's input end in one message and exit code 2, Ctrl-C in 130."""
+    """Run a command; faults of the user's input end in one message and exit code 2, Ctrl-C in 130, SIGTERM in 143."""
     try:
         status = commands.main(prog_name="persrec", standalone_mode=False)
     except click.ClickException as error:
@@ -60,13 +60,15 @@ def main() -> NoReturn:
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit code 1
             _interrupted()
+        if error.code == TERMINATED:
+            _interrupted(TERMINATED)
         raise
     sys.exit(status if isinstance(status, int) else 0)
 
 
-def _interrupted() -> NoReturn:
+def _interrupted(status: int = INTERRUPTED) -> NoReturn:
     click.echo("persrec: interrupted; `persrec fit ... --resume` goes on with a fit", err=True)
-    sys.exit(INTERRUPTED)
+    sys.exit(status)
 
 
 def _fail(message: str) -> NoReturn:

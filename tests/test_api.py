@@ -534,6 +534,16 @@ BAD_LOGS = {
         [],
         ["the split leave-one-out leaves no validation target of its 15 users"],
     ),
+    "a cut after the last event": (
+        GOOD,
+        ["split={kind: global-time, validation: 0.1, test: 2199-01-01}", "evaluation.k=5", "primary=ndcg@5"],
+        ["leaves no test target", "expected cuts within the log, which goes from"],
+    ),
+    "no break": (
+        GOOD,
+        ["split={kind: after-break, gap_hours: 1e6}", "evaluation.k=5", "primary=ndcg@5"],
+        ["leaves no validation target", "or breaks shorter than split.gap_hours = 1e+06"],
+    ),
     "validation that never comes": (
         GOOD,
         ["training.validate_every=3", "training.epochs=2"],

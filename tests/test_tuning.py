@@ -99,7 +99,9 @@ def test_a_sweep_falls_and_ends_where_the_loss_grows(tmp_path: Path) -> None:
 
 
 def test_a_sweep_of_targets_that_count_nothing_says_so(tmp_path: Path) -> None:
-    events().with_columns(rating=0.0).write_csv(tmp_path / "log.csv")
+    """As where only the first event of each user counts, which is no target."""
+    first = pl.int_range(pl.len()).over("user_id") == 0
+    events().with_columns(first.cast(pl.Float64).alias("rating")).write_csv(tmp_path / "log.csv")
     recipe = recipe_of(tmp_path / "log.csv", **CHANGES | {"loss": {"kind": "full", "weight_by": "rating"}})
     data = open_prepared(prepare(recipe.data, recipe.name, tmp_path / "prepared"))
     with pytest.raises(UserError, match=r"got a loss that falls nowhere: from 0 at a rate of 1e-05 .*loss.weight_by"):
@@ -171,6 +173,7 @@ def test_a_search_ends_with_its_time_and_counts_the_trial_that_it_cut(tmp_path: 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning" if find_spec("optuna") else "error")
 def test_a_search_keeps_all_trials_and_leaves_the_best_recipe(tmp_path: Path) -> None:
     recipe, data = world(tmp_path, events())
+    recipe = parse(recipe.dump() | {"baselines": ["popular"]}, "with a baseline")
     wanted = tuning.spaces(["training.learning_rate=loguniform(1e-3,1e-1)", "model.heads=choice(2, 3)"])
     done = tuning.search(recipe, data, wanted, tmp_path / "out", minutes=2, trials=5)
     with (tmp_path / "out" / "trials.csv").open() as file:
@@ -185,6 +188,7 @@ def test_a_search_keeps_all_trials_and_leaves_the_best_recipe(tmp_path: Path) ->
     top = max(good, key=lambda row: float(row["validation_ndcg@10"]))
     assert best.training.learning_rate == pytest.approx(float(top["training.learning_rate"]))
     assert done[0].number == int(top["trial"])
+    assert [one.name for one in best.baselines] == ["popular"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["best.yaml", "trials.csv"]
     assert parse(best.dump(), "again") == best
 

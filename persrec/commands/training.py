@@ -111,13 +111,12 @@ def _opened(recipe: str, overrides: tuple[str, ...]) -> tuple["Recipe", "Prepare
             f"tune: got history {list(loaded.histories)} and seeds {list(loaded.seeds)}, expected one of each; add "
             "--set history=compressed --set seeds=0"
         )
-    cell = loaded.model_copy(update={"baselines": ()})
-    if cell.tuned:
+    if loaded.tuned:
         raise UserError(
-            f"tune: got training.tune_epochs {cell.training.tune_epochs} with history {cell.history}, which starts "
+            f"tune: got training.tune_epochs {loaded.training.tune_epochs} with history {loaded.history}, which starts "
             "from a full model, and here everything starts afresh; add --set training.tune_epochs=null"
         )
-    return cell, open_prepared(api.prepare(cell), cell.split.name)
+    return loaded, open_prepared(api.prepare(loaded), loaded.split.name)
 
 
 def _rates(sweep: "Sweep") -> "Sheet":

@@ -190,7 +190,9 @@ def _indices(rows: pl.DataFrame, column: str, known: Any, first: int) -> Ints:
     """The log's numbers of a column of ids, from `first` on; UNKNOWN for what the log does not have."""
     ids = pl.Series(column, known)
     numbers = pl.DataFrame({column: ids, "number": np.arange(first, first + len(ids))})
-    given = rows.select(pl.col(column).cast(ids.dtype, strict=False))
+    given = rows.select(column)
+    if given[column].dtype != ids.dtype:  # "07" is not 7
+        numbers, given = (frame.with_columns(pl.col(column).cast(pl.String)) for frame in (numbers, given))
     found = given.join(numbers, on=column, how="left", maintain_order="left")["number"].fill_null(UNKNOWN)
     if (found == UNKNOWN).all():
         raise UserError(

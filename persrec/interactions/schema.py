@@ -234,10 +234,12 @@ def _sound(
         good = _again(good, bad)  # and again: ids that are left may all be numbers
     text = "; ".join(found)
     if found and (faults.columns or not skip):
-        advice = "" if faults.columns else ", or set data.bad_rows: skip to leave them out"
+        advice = "or remove these rows, or set data.bad_rows: skip to leave them out"
+        if faults.columns:
+            advice = "these columns, or name others by data.columns"
         if all(sentence.startswith(f"column {RATING} ") for sentence in found):
             advice += f"; where nothing asks for ratings, remove the column {RATING}"
-        raise UserError(f"{where}: {text}. Correct or remove these rows{advice}.")
+        raise UserError(f"{where}: {text}. Correct {advice}.")
     if not kinds.events:
         raise UserError(f"{where}: none of the {rows:,} rows can be used: {text}. Is data.columns right?")
     if found:

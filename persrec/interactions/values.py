@@ -3,6 +3,7 @@
 A log comes part by part. How a column is read depends on all its values: `Plain` and `Clock` look at every part first.
 """
 
+from decimal import Decimal
 from typing import Any, Final
 
 import numpy as np
@@ -11,8 +12,9 @@ import polars as pl
 from persrec.errors import UserError
 
 UNITS: Final = {"s": 1_000_000, "ms": 1_000, "us": 1, "ns": 0.001}  # microseconds in one unit
-TIME_FORMS: Final = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
-ZONED_FORMS: Final = ("%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f%#z")
+CLOCKS: Final = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M")
+TIME_FORMS: Final = (*CLOCKS, "%Y-%m-%d")
+ZONED_FORMS: Final = tuple(f"{form}%#z" for form in CLOCKS)
 LATEST: Final = 7_258_118_399_999_999  # microseconds, the end of the year 2199: no log has later events
 CONTROL: Final = "unprintable (line breaks, zero bytes or byte order marks; is a quote not closed?)"
 NOTHING: Final = ("NaN", "nan", "null", "NULL", "None", r"\N")  # what programs write for an id that is missing
@@ -25,6 +27,7 @@ EXACT: Final[dict[Any, int]] = {
     pl.Float64: 2**53,
 }  # whole numbers up to there are told apart
 INEXACT: Final = "inexact (its type cannot tell numbers of this size apart; write ids as whole numbers or text)"
+DATES: Final = 19_000_101, 21_991_231  # numbers that may be meant as dates
 LIMITS: Final = {"s": 1e11, "ms": 1e14, "us": 1e17}  # times of our days are below
 
 
@@ -146,7 +149,8 @@ class Clock:
         """How numbers up to `top` were understood."""
         last = pl.Series([int(top * UNITS[self.unit])], dtype=pl.Int64).cast(pl.Datetime("us"))
         day = last.dt.strftime("%Y-%m-%d")[0]
-        return f"timestamp: numbers up to {top!r} read as {self.unit}, so the last event is of {day}."
+        dates = " Dates such as 20240131 are to be written as 2024-01-31." * (DATES[0] <= top <= DATES[1])
+        return f"timestamp: numbers up to {top!r} read as {self.unit}, so the last event is of {day}.{dates}"
 
 
 def ids(column: pl.Series, faults: Faults, plain: Plain) -> pl.Series:
@@ -190,9 +194,11 @@ def plain_ids(column: pl.Series, *, where: str) -> pl.Series:
 
 
 def _as_text(column: pl.Series) -> pl.Series:
-    """Categories, and numbers that are too large, as text."""
-    kinds = pl.Categorical, pl.Enum, pl.Int128
-    return column.cast(pl.String) if column.dtype in kinds or column.dtype == pl.Null else column
+    """Categories, numbers that are too large, and whole ones of databases as text, of which plain ones are numbers."""
+    dtype = column.dtype
+    kinds = pl.Categorical, pl.Enum, pl.Int128, getattr(pl, "UInt128", pl.Int128), pl.Null
+    whole = isinstance(dtype, pl.Decimal) and dtype.scale == 0
+    return column.cast(pl.String) if whole or dtype in kinds else column
 
 
 def _without_blanks(column: pl.Series) -> pl.Series:
@@ -238,7 +244,8 @@ def _reading(column: pl.Series, which: int) -> pl.Series:
     text = pl.col(column.name)
     local = pl.coalesce(text.str.to_datetime(form, time_unit="us", strict=False) for form in TIME_FORMS)
     zoned = pl.coalesce(
-        text.str.replace("Z$", "+00:00").str.to_datetime(form, time_unit="us", strict=False) for form in ZONED_FORMS
+        text.str.replace("( ?UTC|Z)$", "+00:00").str.to_datetime(form, time_unit="us", strict=False)
+        for form in ZONED_FORMS
     )
     return clean.to_frame().select(pl.coalesce(local, zoned.dt.replace_time_zone(None))).to_series()
 
@@ -249,9 +256,9 @@ def _scaled(values: pl.Series, unit: str) -> tuple[pl.Series, float | None]:
         raise UserError(f"data.unit: got {unit!r}, expected one of auto, {', '.join(UNITS)}.")
     size = values.cast(pl.Float64, strict=False) * UNITS[unit]
     fitting = values.set((size.abs() > LATEST).fill_null(False), None)
-    top = fitting.max()
+    top: Any = fitting.max()
     scaled = fitting.to_frame().select(_in_milliseconds(pl.col(values.name), unit, values.dtype)).to_series()
-    return scaled, top if isinstance(top, int | float) else None
+    return scaled, float(top) if isinstance(top, Decimal) else top
 
 
 def _count(true: pl.Series) -> int:

@@ -197,6 +197,8 @@ def _carried_conflicts(recipe: Recipe) -> Iterator[Fault]:
     if foreign:
         text = f"got {', '.join(foreign)}, expected types of data.events = {list(data.events or ())}"
         yield Fault(("loss.weight_by", "data.events"), text)
+    if types and data.events and not any(types.get(name, 1.0) for name in data.events):
+        yield Fault(("loss.weight_by",), f"got {types}, expected a type of data.events that counts more than 0")
 
 
 def _item_conflicts(recipe: Recipe) -> Iterator[Fault]:

@@ -23,6 +23,14 @@ def as_list(value: Any) -> Any:
     return value if isinstance(value, list | tuple) else [value]
 
 
+def _types(value: Any) -> Any:
+    """Types of events as text, as the column is read: 1 is "1" and true "true"."""
+    return [
+        str(one).lower() if isinstance(one, bool) else str(one) if isinstance(one, int) else one
+        for one in as_list(value)
+    ]
+
+
 def _utc(value: Any) -> str:
     """A date, in UTC where it has an offset; raises ValueError for what is none."""
     moment = datetime.fromisoformat(str(value))
@@ -72,7 +80,7 @@ class Data(Section):
     separator: str | None = None  # null: by extension
     unit: Literal["auto", "s", "ms", "us", "ns"] = "auto"
     bad_rows: Literal["refuse", "skip"] = "refuse"  # rows with values that are missing or cannot be read
-    events: Annotated[tuple[str, ...], BeforeValidator(as_list), Field(min_length=1)] | None = None  # types that count
+    events: Annotated[tuple[str, ...], BeforeValidator(_types), Field(min_length=1)] | None = None  # types that count
     keep: Annotated[tuple[Literal["weight", "dwell", "event"], ...], BeforeValidator(as_list)] = ()  # rating always is
     min_rating: float | None = None
     max_rating: float | None = None

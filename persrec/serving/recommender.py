@@ -123,11 +123,13 @@ class Recommender:
             found = best(one, k, self._catalogue(), self.recipe, self.item_ids, items)
             frames.append(found.with_columns(pl.col(ROW) + done))
             done += len(one.ids)
+        answers = together(frames)
+        _say_nothing(answers, done, say)
         if not strange:
-            return together(frames).drop(ROW)
+            return answers.drop(ROW)
         order = np.append(np.setdiff1d(np.arange(done + len(strange)), list(strange)), list(strange))
         others = popular(self._ids_like_the_logs(list(strange.values())), k, self._events(), self.item_ids, items)
-        both = together([*frames, others.with_columns(pl.col(ROW) + done)])
+        both = together([answers, others.with_columns(pl.col(ROW) + done)])
         return both.with_columns(pl.Series(ROW, order[both[ROW].to_numpy()])).sort(ROW, "rank").drop(ROW)
 
     def similar(self, items: OneOrMore, k: int = 10) -> pl.DataFrame:
@@ -364,7 +366,7 @@ class Recommender:
         kind = self._open().dtype if self.store is not None else pl.Series(self.prepared().user_ids()).dtype
         ids = pl.Series(USER, names, strict=False)
         alike = ids.cast(kind, strict=False)
-        return ids if alike.null_count() else alike
+        return alike if alike.cast(pl.String).eq_missing(ids.cast(pl.String)).all() else ids  # "07" is not 7
 
     def _events(self) -> npt.NDArray[np.int64]:
         """(V,) events of each item in the log; 0 for those that were added since."""
@@ -468,6 +470,13 @@ class Recommender:
                 f"at: got {at}, but user {ids[int(late[0])]!r} has an event at {int(last[late[0]])} ms "
                 f"({len(late)} of {len(ids)} users have later events); expected a time after every last event"
             )
+
+
+def _say_nothing(answers: pl.DataFrame, users: int, say: Say) -> None:
+    """How many of the users, who are numbered, get no item."""
+    none = users - answers[ROW].n_unique()
+    if none:
+        say(f"{none:,} of {users:,} users get no item: all are seen, blocked or not allowed")
 
 
 def _listed(users: OneOrMore | None) -> list[Any] | None:

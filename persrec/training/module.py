@@ -7,6 +7,7 @@ every so many-th batch: two devices do what one does that accumulates two batche
 """
 
 import math
+import signal
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -336,11 +338,14 @@ def _train(
         plan.share(0, settings.ranks)
         with quiet_lightning():
             trainer = trainer_of(settings, folder, batches=len(plan), first=first, progress=progress)
-            trainer.fit(
-                fitting,
-                datamodule=Data(plan, validation, workers=settings.workers),
-                ckpt_path=folder / "checkpoints" / LAST if resume else None,
-                weights_only=True,
-            )
+            try:
+                trainer.fit(
+                    fitting,
+                    datamodule=Data(plan, validation, workers=settings.workers),
+                    ckpt_path=folder / "checkpoints" / LAST if resume else None,
+                    weights_only=True,
+                )
+            except SIGTERMException as error:  # an exit without a code, which is that of success
+                raise SystemExit(128 + signal.SIGTERM) from error
     if trainer.interrupted:
         raise KeyboardInterrupt

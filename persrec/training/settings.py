@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from persrec.errors import UserError
+from persrec.event_inputs import FIELDS
 from persrec.prepared import Prepared
 from persrec.recipe.recipe import Recipe
 from persrec.training.objective import LossSettings
@@ -26,6 +27,10 @@ def carrying(data: Prepared, cell: Recipe) -> Prepared:
         )
     if by == "rating" and data.ratings is not None and (data.ratings < 0).any():
         raise UserError(f"loss.weight_by: rating, but {cell.name} has ratings below 0; weights are 0 or more")
+    if isinstance(by, str) and not (getattr(data, FIELDS[by]) > 0).any():
+        raise UserError(
+            f"loss.weight_by: {by}, but none of {cell.name} is above 0, so that no target counts; remove it"
+        )
     return replace(data, inputs=cell.model.inputs)
 
 

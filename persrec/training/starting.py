@@ -3,7 +3,7 @@
 Shapes: V items, D width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from persrec.models.attention import LOG_SPAN, position_table
 from persrec.models.build import ENCODER
 from persrec.models.model import Model
 from persrec.prepared import Prepared
+from persrec.recipe.recipe import Recipe
 from persrec.recipe.sections import Items
 
 BY_ITEM = ("items.table", "items.ids", "repeat.item_bias")  # parameters whose row i is item i
@@ -29,19 +30,19 @@ OF_TEXTS = ("items.texts", "items.trained", "items.at_fit", "items.made_by")  # 
 
 
 def start_from(
-    model: Model, folder: str | Path, data: Prepared, *, items: Items | None = None, load: bool = True
+    model: Model, folder: str | Path, data: Prepared, *, recipe: Recipe, load: bool = True
 ) -> dict[str, Any]:
     """Put the weights of a run into a fresh model; how many items were matched, are new, have vanished.
 
-    `items` is the recipe's section, where the model's items are made of texts.
+    `recipe` is that of the model.
 
     An item that the run does not know keeps its fresh weights, and so do memory tokens, and the gains of attention that
     are theirs, where the run had no memory. Position biases of another S + R go over by distance. Without `load` it is
     only counted. Raises UserError for weights that do not fit, by name.
     """
     run = runs.load(folder)
-    if items is not None:
-        _check_items(run.recipe["items"], items, folder)
+    if recipe.items is not None:
+        _check_items(run.recipe["items"], recipe.items, folder)
     before, now = matched(run.item_ids(), data.item_ids())
     given = run.weights()
     fresh = bool(_of_memory(model.state_dict()) - _of_memory(given))
@@ -51,6 +52,8 @@ def start_from(
         own = {name: value for name, value in model.state_dict().items() if name not in OF_TEXTS}
         _check_texts(given, model.state_dict(), folder)
         _check_fit(given, own, folder)
+        both = _of_memory(given) and _of_memory(own)
+        _check_kinds(run.recipe, recipe, ("model.score", "memory.kind") if both else ("model.score",), folder)
         for name, value in given.items():
             if name in BY_ITEM:
                 own[name][torch.from_numpy(now)] = value[torch.from_numpy(before)]
@@ -103,6 +106,17 @@ def _check_fit(given: Mapping[str, Tensor], own: Mapping[str, Tensor], folder: s
             "model, memory, items.use, items.text_head, items.whiten, repeat and whether time is none. Print the run's "
             "recipe.yaml beside yours"
         )
+
+
+def _check_kinds(before: Mapping[str, Any], now: Recipe, keys: Sequence[str], folder: str | Path) -> None:
+    """What no shape tells: how scores are made of the weights, and what tokens were trained to be."""
+    for section, name in (key.split(".") for key in keys):
+        got, wanted = getattr(getattr(now, section), name), before[section][name]
+        if got != wanted:
+            raise UserError(
+                f"--from {folder}: got {section}.{name} {got}, expected {wanted}, for which the weights of the run "
+                f"were trained; add --set {section}.{name}={wanted}"
+            )
 
 
 def _check_items(before: Mapping[str, Any], now: Items, folder: str | Path) -> None:

@@ -145,6 +145,7 @@ def quiet_lightning() -> Iterator[None]:
                 ".*Checkpoint directory .* exists and is not empty.*",
                 ".*isinstance.treespec, LeafSpec.*",
                 ".*find_unused_parameters=True was specified.*",
+                ".*broadcast_buffers.*",
             ):
                 warnings.filterwarnings("ignore", message=message)
             yield

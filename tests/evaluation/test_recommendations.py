@@ -162,6 +162,10 @@ def test_ids_of_pandas_that_are_whole_numbers(tmp_path: Path) -> None:
         frame = pd.DataFrame({"user_id": user, "item_id": [3, 2], "rank": [1.0, 1.0]})
         got = score(read(frame), data, targets_of(data, queries), k=1, exclude_seen=False)
         assert got.rank.tolist() == [1, INF]
+    other = pd.DataFrame({"user_id": ["7", "07"], "item_id": ["3", "1"], "rank": [1, 1]})
+    got = score(read(other), data, targets_of(data, queries), k=1, exclude_seen=False)
+    assert got.rank.tolist() == [1, INF]
+    assert got.counts["lists not asked for"] == 1, "07 is not 7"
 
 
 def test_lists_of_persrec_have_the_ranks_that_persrec_gives(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import datetime as dt
 import re
+from decimal import Decimal
 
 import numpy as np
 import polars as pl
@@ -81,6 +82,22 @@ def test_integer_types_are_kept():
     assert conform(frame(item_id=ids), where="log").collect()["item_id"].to_list() == [2**64 - 1, 5]
 
 
+@pytest.mark.parametrize("dtype", [pl.Decimal(38, 0), pl.Int128, pl.UInt128])
+def test_whole_numbers_of_databases_are_ids(dtype):
+    """Small ones as the integers they are, others as text, which Arrow can hold."""
+    assert conform(frame(item_id=pl.Series([7, 2**40]).cast(dtype)), where="log").collect()["item_id"].to_list() == [
+        7,
+        2**40,
+    ]
+    large = pl.Series(["7", str(2**70)]).cast(dtype)
+    assert conform(frame(item_id=large), where="log").collect()["item_id"].to_list() == ["7", str(2**70)]
+
+
+def test_fractions_are_no_ids():
+    with pytest.raises(UserError, match=r"item_id is Decimal\(.*; ids are whole numbers or text"):
+        conform(frame(item_id=[Decimal("1.5")]), where="log")
+
+
 def test_categories_become_text():
     ids = pl.Series(["a", "b"], dtype=pl.Categorical)
     assert conform(frame(item_id=ids), where="log").collect().schema["item_id"] == pl.String
@@ -103,6 +120,11 @@ def test_categories_become_text():
         (["2017-07-14 02:40:00"], "auto"),
         (["2017-07-14T02:40:00.000"], "auto"),
         (["2017-07-14 02:40"], "auto"),
+        (["2017-07-14T02:40"], "auto"),
+        (["2017-07-14T02:40Z"], "auto"),
+        (["2017-07-14T04:40+02:00"], "auto"),
+        (["2017-07-14 02:40:00 UTC"], "auto"),
+        (["2017-07-14 02:40 UTC"], "auto"),
         (["2017-07-14T02:40:00Z"], "auto"),
         (["2017-07-14T04:40:00+02:00"], "auto"),
         ([dt.datetime(2017, 7, 14, 2, 40)], "auto"),
@@ -111,6 +133,20 @@ def test_categories_become_text():
 )
 def test_times_become_milliseconds(values, unit):
     assert times(values, unit=unit) == [1_500_000_000_000]
+
+
+def test_the_unit_of_decimals_is_said_too():
+    said = []
+    conform(frame(timestamp=[Decimal("1500000000.250")]), where="log", say=said.append)
+    assert said[0] == "timestamp: numbers up to 1500000000.25 read as s, so the last event is of 2017-07-14."
+
+
+def test_dates_that_are_written_as_numbers_are_doubted():
+    said = []
+    conform(frame(timestamp=[20_240_131, 20_240_201]), where="log", say=said.append)
+    assert said[0].endswith(
+        "read as s, so the last event is of 1970-08-23. Dates such as 20240131 are to be written as 2024-01-31."
+    )
 
 
 def test_dates_and_fractions():
@@ -193,7 +229,7 @@ def test_a_log_of_bad_rows_only():
 
 
 def test_a_wrong_column_cannot_be_skipped():
-    with pytest.raises(UserError, match=r"column user_id is Boolean; .*Correct or remove these rows\."):
+    with pytest.raises(UserError, match=r"column user_id is Boolean; .*Correct these columns, or name others"):
         conform(frame(user_id=[True, False]), where="log", bad_rows="skip")
 
 

@@ -52,6 +52,15 @@ def test_lists_are_those_of_the_whole_ranking(recommender: Recommender, allow: i
     assert close(found, only(recommender.recommend(SOME, 30), left, 6))
 
 
+def test_users_who_get_nothing_are_said(recommender: Recommender) -> None:
+    said: list[str] = []
+    ids = recommender.item_ids.to_list()
+    had = set(LOG.filter(pl.col("user_id") == SOME[0])["item_id"])
+    assert recommender.recommend(SOME[0], 3, allow=[one for one in ids if one in had], say=said.append).is_empty()
+    assert recommender.recommend(SOME[0], 3, say=said.append).height == 3
+    assert said == ["1 of 1 users get no item: all are seen, blocked or not allowed"]
+
+
 def test_unknown_ids_of_a_list_are_counted_and_said(recommender: Recommender) -> None:
     said: list[str] = []
     ids = recommender.item_ids.to_list()
@@ -185,6 +194,7 @@ def test_unknown_users_of_a_store_and_numbers_as_ids(tmp_path: Path) -> None:
         whole = [one.recommend([3, 99], 1, unknown="popular")["user_id"] for one in (kept, Recommender.load(run))]
     assert found["user_id"].to_list() == ["3", "3", "99", "99", "x", "x"], "text, as one of them is no number"
     assert [(ids.dtype, ids.to_list()) for ids in whole] == [(pl.Int64, [3, 99])] * 2
+    assert Recommender.load(run).recommend(["03"], 1, unknown="popular")["user_id"].to_list() == ["03"], "not 3"
 
 
 def test_seen_items_at_some_of_their_odds(tmp_path: Path) -> None:

@@ -264,6 +264,16 @@ def test_huge_integers_as_ids(tmp_path: Path) -> None:
             recommender.recommend([wrong])
 
 
+def test_text_that_is_no_number_of_the_log_is_another_id(tmp_path: Path) -> None:
+    numbers = LOG.with_columns(pl.col("item_id").str.extract(r"(\d+)").cast(pl.Int64))
+    recommender, said = Recommender.load(run_of(tmp_path, numbers)), list[str]()
+    known = {"user_id": ["x", "x"], "item_id": ["7", "3"], "timestamp": [START, START + 1]}
+    strange = {"user_id": ["x", "x", "x"], "item_id": ["7", "3", "007"], "timestamp": [START, START + 1, START + 1]}
+    expected = recommender.recommend(histories=pl.DataFrame(known), k=3)
+    assert recommender.recommend(histories=pl.DataFrame(strange), k=3, say=said.append).equals(expected)
+    assert any("1 of 3 events are of items that training never saw" in sentence for sentence in said)
+
+
 def test_numbers_for_ids_that_are_text(tmp_path: Path) -> None:
     text = LOG.with_columns(pl.col("user_id").str.replace("ü-13", "13"))
     recommender = Recommender.load(run_of(tmp_path, text))

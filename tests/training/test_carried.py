@@ -27,7 +27,7 @@ from persrec.run import save
 from persrec.serving.recommender import Recommender
 from persrec.training import settings
 from persrec.training.objective import LossSettings, objective
-from tests.small import events, model_of, recipe_of
+from tests.small import events, model_of, prepared_of, recipe_of
 
 TYPES = ["view", "cart", "buy"]
 DATA = {"source": "table", "events": TYPES, "keep": ["weight", "dwell", "event"]}
@@ -93,6 +93,9 @@ def test_columns_that_are_not_there_or_negative_are_refused(tmp_path: Path) -> N
         UserError, match=r"read rating, but the log of small has no such column; name it by data.columns"
     ):
         settings.carrying(data, recipe)
+    nothing, data = prepared_of(tmp_path, events().with_columns(rating=pl.lit(0.0)), loss={"weight_by": "rating"})
+    with pytest.raises(UserError, match=r"loss.weight_by: rating, but none of small is above 0, so that no target"):
+        settings.carrying(data, nothing)
 
 
 def test_recipes_name_what_must_be_kept() -> None:
@@ -110,6 +113,11 @@ def test_recipes_name_what_must_be_kept() -> None:
         assert sentence in str(told.value)
     with pytest.raises(UserError, match=r"loss.weight_by"):
         load("quickstart", ["loss.weight_by={buy: -2}"])
+    types = ["data.events=[buy, view]", "data.keep=[event]"]
+    with pytest.raises(UserError, match=r"expected a type of data.events that counts more than 0"):
+        load("quickstart", [*types, "loss.weight_by={buy: 0, view: 0}"])
+    assert load("quickstart", [*types, "loss.weight_by={buy: 0}"]).loss.weight_by == {"buy": 0}
+    assert load("quickstart", ["data.events=[1, true]"]).data.events == ("1", "true")
 
 
 def test_buckets_by_hand() -> None:

@@ -119,7 +119,10 @@ def test_nothing_that_was_pickled_is_left(unbroken: Path) -> None:
     assert not (unbroken / "run" / "checkpoints").exists()
 
 
-def test_ctrl_c_ends_with_130_and_can_be_resumed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_and_sigterm_end_with_their_status_and_can_be_resumed(
+    tmp_path: Path, sent: signal.Signals, status: int
+) -> None:
     longer = "--set", "training.epochs=12", "--set", "training.patience=12"  # so that it is not over before the signal
     process = subprocess.Popen(
         command(tmp_path, *longer),
@@ -132,9 +135,9 @@ def test_ctrl_c_ends_with_130_and_can_be_resumed(tmp_path: Path) -> None:
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     while not last.exists() and process.poll() is None:
         time.sleep(0.005)
-    os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, sent)
     _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130, errors
+    assert process.returncode == status, errors
     assert "Traceback" not in errors
     assert "--resume" in errors
     assert fit(tmp_path, *longer, "--resume").returncode == 0

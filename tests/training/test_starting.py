@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -35,7 +36,7 @@ def test_a_grown_log_starts_from_the_vectors_of_the_items_it_shares(tmp_path: Pa
     recipe, data = prepared_of(tmp_path / "new", renamed)
     model = build(recipe, items=data.items_count)
     fresh = model.state_dict()["items.table"].clone()
-    found = start_from(model, old, data)
+    found = start_from(model, old, data, recipe=recipe)
     assert found == {
         "run": str(old),
         "matched": 19,
@@ -59,7 +60,23 @@ def test_another_model_is_refused_by_the_names_of_its_weights(tmp_path: Path) ->
     model = build(recipe, items=data.items_count)
     expected = r"3 weights of the run do not fit .*time_bias: \(2, 80\) there, none here; .*: \(2, 8\) there, \(3, 8"
     with pytest.raises(UserError, match=expected):
-        start_from(model, old, data)
+        start_from(model, old, data, recipe=recipe)
+
+
+@pytest.mark.parametrize(
+    ("key", "changes"),
+    [
+        ("memory.kind recurrent, expected layered", {"memory": {"kind": "recurrent"}}),
+        ("model.score dot, expected cosine", {"model": {"score": "dot"}}),
+    ],
+)
+def test_the_same_shapes_for_another_use_are_refused(tmp_path: Path, key: str, changes: dict[str, Any]) -> None:
+    shape = {"model": {"layers": 2, "width": 8, "heads": 2}, "memory": {"segment": 6, "recent": 5, "tokens": 2}}
+    old = run_of(tmp_path, events(), **shape)
+    other = {section: shape[section] | changes.get(section, {}) for section in shape}
+    recipe, data = prepared_of(tmp_path, events(), **other)
+    with pytest.raises(UserError, match=f"got {key}, for which the weights of the run were trained; add --set"):
+        start_from(build(recipe, items=data.items_count), old, data, recipe=recipe)
 
 
 @pytest.mark.parametrize(("segment", "recent"), [(4, 3), (9, 8)])
@@ -74,7 +91,7 @@ def test_position_biases_go_over_by_distance_where_segments_or_recent_events_are
     shape = {"kind": kind, "layers": 2, "width": 8, "heads": 2}
     recipe, data = prepared_of(tmp_path / "new", events(), memory=changed, model=shape)
     model = build(recipe, items=data.items_count)
-    assert start_from(model, old, data)["other_distances"]
+    assert start_from(model, old, data, recipe=recipe)["other_distances"]
     given, own = load_file(old / "weights.safetensors"), model.state_dict()
     names = [name for name in own if name.endswith(".position_bias")]
     assert len(names) == 2
@@ -101,7 +118,7 @@ def test_a_model_that_had_no_memory_is_given_one(tmp_path: Path, kind: str, begi
     recipe, data = prepared_of(tmp_path, events(), history="compressed", memory=memory)
     model = build(recipe, items=data.items_count).eval()
     fresh = model.compressor.tokens.detach().clone()
-    assert start_from(model, old, data)["fresh_memory"]
+    assert start_from(model, old, data, recipe=recipe)["fresh_memory"]
     assert torch.equal(model.compressor.tokens, fresh)
     gains = [float(value.detach().mean()) for name, value in model.named_parameters() if name.endswith(".token_gain")]
     assert gains == [float(kind != "layered" or begin == "means"), 1.0]
