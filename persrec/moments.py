@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
+from persrec.constants import LATEST_MS
 from persrec.errors import UserError
 
 
@@ -20,10 +21,13 @@ def milliseconds(at: Any, name: str = "at") -> int:
         if str(getattr(at, "dtype", "")).startswith("datetime64"):  # of numpy
             at = at.astype("datetime64[us]").item()
         if isinstance(at, datetime):
-            return round((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
-        return int(at)
-    except (TypeError, ValueError):
+            at = round((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
+        moment = int(at)
+        if not 0 <= moment <= LATEST_MS:
+            raise ValueError(moment)
+    except (TypeError, ValueError, OverflowError):
         raise UserError(
-            f"{name}: got {at!r}, expected one point in time: ISO 8601, as in 2024-05-31T12:00, a datetime, or ms "
-            "since 1970"
+            f"{name}: got {at!r}, expected one point in time from 1970 to 2199: ISO 8601, as in 2024-05-31T12:00, a "
+            "datetime, or ms since 1970"
         ) from None
+    return moment

@@ -171,7 +171,7 @@ def test_nothing_half_written_is_left(tmp_path: Path) -> None:
         ),
         (
             ["recommend", "r", "u", "--at", "noon"],
-            "--at: got 'noon', expected one point in time: ISO 8601, as in 2024-05-31T12:00",
+            "--at: got 'noon', expected one point in time from 1970 to 2199: ISO 8601, as in 2024-05-31T12:00",
         ),
         (["recommend", "r", "u", "--k", "0"], "0 is not in the range x>=1"),
         (["recipes", "print", "quikstart"], "recipe quikstart: there is none of this name; did you mean quickstart?"),

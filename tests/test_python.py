@@ -118,9 +118,11 @@ def test_a_time_comes_in_any_form(made: Folders, at: Any) -> None:
     assert made["recommender"].recommend(["u1"], 3, at=at).equals(expected)
 
 
-@pytest.mark.parametrize("at", ["noon", 1.5, True, None, [1, 2], pd.NaT, np.datetime64("NaT"), np.zeros(2)])
+@pytest.mark.parametrize(
+    "at", ["noon", 1.5, True, None, [1, 2], pd.NaT, np.datetime64("NaT"), np.zeros(2), -1, 10**17, "9" * 20]
+)
 def test_what_is_no_time(at: Any) -> None:
-    with pytest.raises(UserError, match=r"when: got .*, expected one point in time: ISO 8601"):
+    with pytest.raises(UserError, match=r"when: got .*, expected one point in time from 1970 to 2199: ISO 8601"):
         milliseconds(at, "when")
 
 

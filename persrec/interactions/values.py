@@ -9,13 +9,14 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
+from persrec.constants import LATEST_MS
 from persrec.errors import UserError
 
 UNITS: Final = {"s": 1_000_000, "ms": 1_000, "us": 1, "ns": 0.001}  # microseconds in one unit
 CLOCKS: Final = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M")
 TIME_FORMS: Final = (*CLOCKS, "%Y-%m-%d")
 ZONED_FORMS: Final = tuple(f"{form}%#z" for form in CLOCKS)
-LATEST: Final = 7_258_118_399_999_999  # microseconds, the end of the year 2199: no log has later events
+LATEST: Final = 1000 * LATEST_MS + 999  # microseconds
 CONTROL: Final = "unprintable (line breaks, zero bytes or byte order marks; is a quote not closed?)"
 NOTHING: Final = ("NaN", "nan", "null", "NULL", "None", r"\N")  # what programs write for an id that is missing
 WORD: Final = "null (a word for nothing such as NaN)"
@@ -229,7 +230,7 @@ def times(column: pl.Series, faults: Faults, clock: Clock) -> tuple[pl.Series, f
         late += f", read as {clock.unit}; see data.unit"
     what = "unparsable (understood are numbers and text such as 2024-01-31 12:00:00)"
     faults.add(column, values.is_null() & column.is_not_null(), what)
-    faults.add(column, (millis > LATEST // 1000) | (millis.is_null() & values.is_not_null()), f"{late})")
+    faults.add(column, (millis > LATEST_MS) | (millis.is_null() & values.is_not_null()), f"{late})")
     faults.add(column, millis < 0, "negative (before 1970)")
     return millis, top
 

@@ -65,8 +65,8 @@ def unpack(codes: Codes, width: int, encoding: str) -> Tensor:
         return torch.from_numpy(codes.view(np.dtype(encoding)).astype(np.float32))
     scale, body = codes[:, :2].copy().view(np.float16).astype(np.float32), codes[:, 2:]
     if encoding == "int4":
-        halves = np.stack([body & 15, body >> 4], axis=2).reshape(len(body), -1)[:, :width].astype(np.int8)
-        numbers = np.where(halves > 7, halves - 16, halves)
+        halves = np.stack([body & 15, body >> 4], axis=2).reshape(len(body), 2 * body.shape[1]).astype(np.int8)
+        numbers = np.where(halves > 7, halves - 16, halves)[:, :width]
     else:
         numbers = body.copy().view(np.int8)
     return torch.from_numpy(numbers.astype(np.float32) * scale)
@@ -83,4 +83,4 @@ def _integers(states: Tensor, scale: Tensor, encoding: str) -> Tensor:
 
 
 def _bytes(numbers: npt.NDArray[Any]) -> Codes:
-    return np.ascontiguousarray(numbers).view(np.uint8).reshape(len(numbers), -1)
+    return np.ascontiguousarray(numbers).view(np.uint8).reshape(len(numbers), numbers.itemsize * numbers.shape[1])

@@ -12,10 +12,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, model_validator
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from persrec import __version__
+from persrec.constants import LATEST_MS
 from persrec.errors import UserError
 from persrec.service.line import Full, Line, Work
 from persrec.service.work import MOST_SCORES, WORK
@@ -24,7 +26,7 @@ from persrec.serving.recommender import Recommender
 
 Id = StrictInt | StrictStr
 Users = Annotated[list[Id], Field(min_length=1, max_length=1000)]
-Moment = Annotated[int, Field(ge=0)]  # ms since 1970
+Moment = Annotated[int, Field(ge=0, le=LATEST_MS)]  # ms since 1970
 
 
 class Late(Exception):
@@ -180,6 +182,11 @@ def _explain_faults(app: FastAPI, limits: Limits) -> None:
     async def malformed(request: Request, error: RequestValidationError) -> JSONResponse:
         faults = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:5]]
         return said(422, f"{request.url.path}: {'; '.join(faults)}; see /docs")
+
+    @app.exception_handler(HTTPException)
+    async def refused(request: Request, error: HTTPException) -> JSONResponse:
+        text = f"{request.method} {request.url.path}: {error.detail}; see /docs"
+        return said(error.status_code, text, **(error.headers or {}))
 
     @app.exception_handler(Full)
     async def full(request: Request, error: Full) -> JSONResponse:

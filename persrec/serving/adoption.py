@@ -78,6 +78,11 @@ def fit(old: Side, new: Side, log: Histories, users: int, *, seed: int = 0) -> A
     some = np.sort(random.permutation(np.flatnonzero(strange == 0))[:users])
     before = _blocks(old, log._replace(items=items.astype(np.int32)).take(some))
     after = _blocks(new, log.take(some))
+    if [len(one) for one in before] != [len(one) for one in after]:
+        raise UserError(
+            "adopt: the two models keep other numbers of blocks of the same users, as with another memory.cap or "
+            "memory.merge; make the new store by `persrec compress`"
+        )
     held = random.random(len(some)) < HELD_OUT
     x, y, kept = np.concatenate(before), np.concatenate(after), np.repeat(held, [len(one) for one in before])
     if not len(x) or kept.all() or not kept.any():
@@ -133,6 +138,11 @@ def _check_alike(old: Side, new: Side) -> None:
         )
     if old.keeping.raw or not old.keeping.layout.planes:
         raise UserError("adopt: the store keeps events and no memories; make the new one by `persrec compress`")
+    if old.keeping.layout.keeps == "none" and new.keeping.layout.keeps != "none":
+        raise UserError(
+            "adopt: the old store knows of no seen items, for which evaluation.exclude_seen and seen_odds had no use "
+            "there, and have here; make the new store by `persrec compress`"
+        )
     if old.keeping.layout.keeps == "filter":
         raise UserError("adopt: a filter of seen items cannot be read; make the new store by `persrec compress`")
 

@@ -43,6 +43,14 @@ def test_the_gradient_passes_straight_through(encoding: str) -> None:
     torch.testing.assert_close(states.grad, torch.arange(4.0).expand(2, 3, 4))
 
 
+@pytest.mark.parametrize("encoding", ["float32", "float16", "int8", "int4"])
+@pytest.mark.parametrize("width", [7, 16])
+def test_no_rows_are_no_rows(encoding: str, width: int) -> None:
+    packed = pack(torch.zeros(0, width), encoding)
+    assert packed.shape == (0, row_bytes(width, encoding))
+    assert unpack(packed, width, encoding).shape == (0, width)
+
+
 def test_bytes_of_another_width_are_refused() -> None:
     with pytest.raises(ValueError, match="got 6 bytes a row, expected 5 as int8"):
         unpack(pack(torch.ones(1, 4), "int8"), 3, "int8")

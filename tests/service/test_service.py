@@ -111,6 +111,8 @@ def test_an_update_is_seen_by_what_is_asked_after_it(made: tuple[Path, Path, pl.
         ("/recommend", {"users": []}, "body.users: List should have at least 1 item"),
         ("/recommend", {"users": ["a"], "many": 3}, "body.many: Extra inputs are not permitted"),
         ("/recommend", {"users": ["a"], "k": 0}, "body.k: Input should be greater than or equal to 1"),
+        ("/recommend", {"users": ["a"], "at": 10**30}, "body.at: Input should be less than or equal to 7258118399999"),
+        ("/update", {"events": [{"user_id": "a", "item_id": "i", "timestamp": 10**30}]}, "timestamp: Input should be"),
         ("/score", {"users": ["a"] * 1000, "candidates": ["i"] * 1001}, "expected at most 1,000,000 scores"),
         ("/update", {"events": [{"user_id": "a"}]}, "item_id: Field required"),
         ("/update", {"events": MIXED}, "got 1 of 2 events without a timestamp, expected all or none; add them"),
@@ -120,6 +122,12 @@ def test_what_is_wrong_is_said(place: str, path: str, body: dict[str, Any], word
     answer = ask(place, path, **body)
     assert answer.status_code == 422
     assert words in answer.json()["error"]
+
+
+def test_an_address_or_method_that_is_none_says_so(place: str) -> None:
+    answer = httpx.get(f"{place}/recommend")
+    assert (answer.status_code, answer.json()) == (405, {"error": "GET /recommend: Method Not Allowed; see /docs"})
+    assert httpx.get(f"{place}/nothing").json() == {"error": "GET /nothing: Not Found; see /docs"}
 
 
 def test_one_fault_does_not_spoil_its_neighbours(made: tuple[Path, Path, pl.DataFrame], place: str) -> None:

@@ -34,6 +34,16 @@ def numbers(one: Recommender) -> np.ndarray:
     return np.stack([np.array(query) for query in one.memory()["query"].to_list()])
 
 
+def test_memories_in_half_bytes_are_mapped_those_of_nobody_too(tmp_path: Path) -> None:
+    """Users of whom nothing is folded have no rows."""
+    old, new = (made(tmp_path / name, memory=SIZES | {"encoding": "int4"}) for name in ("old", "new"))
+    with old, new:
+        old.compress()
+        new.adopt(old)
+        assert new.memory().height == old.memory().height
+        assert (new.memory()["folded"] == 0).any()
+
+
 @pytest.mark.parametrize("kind", ["layered", "recurrent"])
 def test_what_can_be_mapped_is_mapped(tmp_path: Path, kind: str) -> None:
     """Of a model with its slots exchanged everybody's query stays what it was."""
@@ -79,6 +89,14 @@ def test_what_cannot_be_adopted(tmp_path: Path) -> None:
             made(tmp_path / "b", memory={**SIZES, "kind": "recurrent"}).adopt(old)
         with pytest.raises(UserError, match="expected the folder of a store that is not there yet"):
             old.adopt(old)
+        for name, size in (("cap", {"cap": 2}), ("merge", {"merge": True})):
+            with pytest.raises(UserError, match=r"keep other numbers of blocks .* memory.cap or memory.merge"):
+                made(tmp_path / name, memory=SIZES | size).adopt(old)
+    repeats = made(tmp_path / "repeats", evaluation={"exclude_seen": False})
+    with repeats, made(tmp_path / "excludes") as excludes:
+        repeats.compress()
+        with pytest.raises(UserError, match=r"knows of no seen items, for which evaluation.exclude_seen and seen_odds"):
+            excludes.adopt(repeats)
     raw = made(tmp_path / "c")
     with raw:
         raw.compress(raw=True)
