@@ -16,7 +16,7 @@ from persrec.errors import UserError
 SAMPLE: Final = 1000  # lines whose keys are known from the beginning
 PART: Final = 1 << 22  # bytes that are searched at once for keys that have not been seen
 LINE: Final = "line"
-OBJECT: Final = r'^\{".*\}$'  # how a JSON object reads as text
+OBJECT: Final = r'^\{(".*)?\}$'  # how a JSON object reads as text
 NESTED: Final = rf'{OBJECT}|^\[(["\[{{\d-].*)?\]$'  # and how a list does; [REC] is text
 
 Seen = dict[str, set[bool]]

@@ -132,14 +132,21 @@ def _literals(file: Path) -> pl.DataFrame:
 
 
 def _literal(line: bytes, number: int, file: Path) -> dict[str, str]:
-    """The text and numbers of a line, as text."""
+    """The text and numbers of a line, as text; those of a list, or of lists in it, one after the other."""
     try:
         found = ast.literal_eval(line.decode("utf-8").strip())
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
         raise UserError(f"{file}: row {number} is no Python literal ({error}); correct or remove it") from None
     if not isinstance(found, dict):
         raise UserError(f"{file}: row {number} is {type(found).__name__}, expected a dict; correct or remove it")
-    return {str(key): str(value) for key, value in found.items() if isinstance(value, str | int | float)}
+    return {str(key): " ".join(_words(value)) for key, value in found.items() if _words(value)}
+
+
+def _words(value: Any) -> list[str]:
+    """The text and numbers of a value."""
+    if isinstance(value, list):
+        return [one for part in value for one in _words(part)]
+    return [str(value)] if isinstance(value, str | int | float) else []
 
 
 def _text(file: Path, section: Any) -> pl.DataFrame:

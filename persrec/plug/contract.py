@@ -32,7 +32,8 @@ def same(promise: str, one: Tensor, other: Tensor, note: str = "", *, exactly: b
     """A promise that two tensors agree."""
     difference = float((one - other).abs().max()) if one.shape == other.shape else float("inf")
     scale = max(1.0, float(other.abs().max()))
-    return Finding(promise, difference == 0 if exactly else difference <= TOLERANCE * scale, difference, note)
+    tolerance = max(TOLERANCE, 2 * torch.finfo(other.dtype).eps if other.is_floating_point() else 0)
+    return Finding(promise, difference == 0 if exactly else difference <= tolerance * scale, difference, note)
 
 
 def outputs(case: Case, told: Told) -> Tensor:

@@ -24,7 +24,11 @@ class Decoder(Adapter):
         layers = part(decoder, "layers", known=KNOWN, package="transformers")
         super().__init__(model, layers=list(layers), width=self.config.hidden_size)
         self.decoder: Any = decoder
-        self.output: Any = getattr(model, "lm_head", None)
+
+    @property
+    def output(self) -> Any:
+        """The head as it is now, as one of another size may have taken its place; None where there is none."""
+        return getattr(self.model, "lm_head", None)
 
     def embed(self, items: Tensor) -> Tensor:
         """The decoder's input embeddings."""

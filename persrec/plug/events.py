@@ -101,7 +101,7 @@ def since(memory: Memory, items: Tensor, *others: Tensor, valid: Tensor | None =
             f"since: got {int(exist[user].sum())} events of row {user}, of whom {int(memory.count[user])} are in the "
             "memory already; expected whole histories, not cut to a window"
         )
-    width = max(1, int(left.max()))
+    width = max([1, *left.tolist()])
     offset = torch.arange(width, device=items.device)
     start = columns[:, :1] + memory.count[:, None]
     index, there = (start + offset).clamp(max=items.shape[1] - 1), offset < left[:, None]

@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, StrictStr, model_validator
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -24,7 +24,14 @@ from persrec.service.work import MOST_SCORES, WORK
 from persrec.serving.disk import StoreError
 from persrec.serving.recommender import Recommender
 
-Id = StrictInt | StrictStr
+
+def _encodable(text: str) -> str:
+    """Text that UTF-8 has, unlike halves of a surrogate pair, which JSON can hold."""
+    text.encode()  # a UnicodeEncodeError is a ValueError, which makes a 422
+    return text
+
+
+Id = StrictInt | Annotated[StrictStr, AfterValidator(_encodable)]
 Users = Annotated[list[Id], Field(min_length=1, max_length=1000)]
 Moment = Annotated[int, Field(ge=0, le=LATEST_MS)]  # ms since 1970
 

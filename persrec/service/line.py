@@ -88,15 +88,13 @@ class Line:
         self.on_batch(kind, len(requests))
         try:
             answers = self.work[kind](common, [request.rest for request in requests])
-        except UserError as error:
-            if len(requests) == 1:
-                requests[0].answer.set_exception(error)
-                return
-            for request in requests:  # only the one at fault is to hear of it
-                self._answer(kind, common, [request])
         except Exception as error:
+            nothing_done = isinstance(error, UserError) or kind != "update"
             for request in requests:
-                request.answer.set_exception(error)
+                if len(requests) > 1 and nothing_done:  # only the one at fault is to hear of it
+                    self._answer(kind, common, [request])
+                else:
+                    request.answer.set_exception(error)
         else:
             for request, answer in zip(requests, answers, strict=True):
                 if isinstance(answer, Exception):

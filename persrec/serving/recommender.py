@@ -135,11 +135,19 @@ class Recommender:
     def similar(self, items: OneOrMore, k: int = 10) -> pl.DataFrame:
         """The k items most like each item, by the cosine of their vectors: `item_id, similar, score, rank`, best first.
 
-        An item is not like itself. Raises UserError for unknown items and k above the catalogue.
+        An item is not like itself. Raises UserError for unknown items, items without a text where items are texts
+        alone, and k above the catalogue.
         """
         advice = "a model knows the items that it was fitted on"
         item = 1 + logs.places(self.item_ids, ids_of(items), "items", "the run's catalogue", advice)
-        return nearest(item, k, self._catalogue().vectors, self.item_ids)
+        vectors = self._catalogue().vectors
+        blank = self.item_ids.gather(item[~vectors[item].any(axis=1)] - 1)
+        if len(blank):
+            raise UserError(
+                f"similar: {len(blank)} of {len(item)} items have no text, and so nothing by which others are like "
+                f"them: {logs.examples(blank)}; leave them out"
+            )
+        return nearest(item, k, vectors, self.item_ids)
 
     def score(
         self,

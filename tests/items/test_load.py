@@ -54,6 +54,10 @@ def test_a_run_recommends_without_its_text_model(place: Path, history: str, use:
     assert weights["items.texts"].shape == (31, 16)
     assert weights["items.texts"].any(axis=1).tolist() == [False, False, *[True] * 28, False]
     assert ("items.ids" in weights) == (use == "id+text")
+    recommender = Recommender.load("run")
+    if use == "text":
+        with pytest.raises(UserError, match="similar: 1 of 2 items have no text, and so nothing by which others are"):
+            recommender.similar(recommender.item_ids[:2], 2)
     (place / "model").rename(place / "away")
     (place / "items.csv").unlink()
     found = Recommender.load("run").recommend(["ü-0", "ü-1"], 3)

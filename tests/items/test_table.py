@@ -177,6 +177,17 @@ def test_faults_say_where(tmp_path: Path, name: str, contents: str, keys: dict[s
         read(section(written(tmp_path, name, contents), **keys))
 
 
+def test_lists_in_literals_and_objects_of_nothing(tmp_path: Path) -> None:
+    old = written(
+        tmp_path, "meta.json", "{'asin': 'A', 'categories': [['Video Games', 'PC'], ['Toys']], 'salesRank': {}}\n"
+    )
+    assert read(section(old))["categories"].to_list() == ["Video Games PC Toys"]
+    new = written(
+        tmp_path, "a.jsonl", '{"item_id": 1, "title": "x", "details": {}}\n{"item_id": 2, "details": {"a": "b"}}\n'
+    )
+    assert read(section(new))["details"].to_list() == [None, None]
+
+
 def test_an_id_that_is_named_counts_beside_others(tmp_path: Path) -> None:
     path = written(tmp_path, "a.csv", "asin,parent_asin,title,note,note\n1,2,b,x,y\n")
     assert read(section(path, columns={"item_id": "asin"}))["item_id"].to_list() == ["1"]

@@ -76,6 +76,26 @@ def test_configurations_whose_rows_depend_on_length_are_refused(
         plug.attach(decoder_model(kind, **changes), **RULE)
 
 
+def test_a_correct_decoder_in_half_precision_is_found_correct() -> None:
+    found = plug.check(decoder("LlamaModel").to(torch.bfloat16), say=lambda line: None)
+    assert all(one.holds is not False for one in found), [one for one in found if one.holds is False]
+
+
+def test_a_head_of_another_size_takes_the_place_of_the_old_one() -> None:
+    model = plug.attach(decoder_model("LlamaForCausalLM"), **RULE)
+    model.host.resize_token_embeddings(60)
+    found = model(random_ids())
+    assert found.shape[-1] == 60
+    found.sum().backward()
+    assert model.host.lm_head.weight.grad is not None
+
+
+def test_nobody_is_read_as_nobody() -> None:
+    model, ids = decoder("LlamaModel"), torch.zeros(0, 7, dtype=torch.long)
+    (none,) = plug.since(plug.compress(model, ids), ids)[:1]
+    assert len(none) == 0
+
+
 def test_an_unknown_family_is_refused() -> None:
     config = transformers.GPT2Config(vocab_size=40, n_embd=WIDTH, n_layer=2, n_head=2)
     with pytest.raises(

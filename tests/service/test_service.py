@@ -124,6 +124,13 @@ def test_what_is_wrong_is_said(place: str, path: str, body: dict[str, Any], word
     assert words in answer.json()["error"]
 
 
+def test_half_a_surrogate_pair_is_no_id(place: str) -> None:
+    body, kind = rb'{"users": ["\ud800"]}', {"Content-Type": "application/json"}
+    answer = httpx.post(f"{place}/recommend", content=body, headers=kind)
+    assert answer.status_code == 422
+    assert "surrogates not allowed" in answer.json()["error"]
+
+
 def test_an_address_or_method_that_is_none_says_so(place: str) -> None:
     answer = httpx.get(f"{place}/recommend")
     assert (answer.status_code, answer.json()) == (405, {"error": "GET /recommend: Method Not Allowed; see /docs"})

@@ -87,6 +87,28 @@ def test_a_user_who_is_asked_for_as_number_and_as_text_is_one(kept: Recommender)
     assert len(alone[0]["items"]) == 3
 
 
+def test_one_request_that_breaks_the_work_leaves_its_neighbours_alone() -> None:
+    """But updates, which may have been applied in part, are not tried again."""
+    began, went = threading.Event(), threading.Event()
+
+    def done(common: None, rests: list[int]) -> list[int]:
+        began.set()
+        went.wait(20)
+        if 3 in rests:
+            raise IndexError(rests)
+        return rests
+
+    line = Line({"score": done, "update": done}, longest=10, together=10)
+    first = line.put("score", None, 0)
+    assert began.wait(20)
+    scores, updates = ([line.put(kind, None, place) for place in (1, 3, 5)] for kind in ("score", "update"))
+    went.set()
+    assert first.result(20) == 0
+    broken = [answer.exception(20) is not None for answer in (*scores, *updates)]
+    line.close()
+    assert broken == [False, True, False, True, True, True]
+
+
 def test_requests_of_a_kind_that_wait_at_once_are_answered_together() -> None:
     began, went = threading.Event(), threading.Event()
     batches: list[tuple[str, list[int]]] = []
