@@ -16,6 +16,7 @@
 import ast
 import io
 import json
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -60,7 +61,7 @@ def read(section: Any) -> pl.DataFrame:
             frame = pl.read_parquet(file)
     elif ending(file) in JSON_ENDINGS and _is_literal(file):
         frame = _literals(file)
-    elif ending(file) == ".json" and _is_one_object(file):
+    elif ending(file) == ".json" and _is_one_object(file, {ITEM, *IDS, *section.columns.values()}):
         frame = _texts_by_id(file, charset(section))
     elif ending(file) in JSON_ENDINGS:
         frame = _objects(file)
@@ -103,9 +104,17 @@ def _is_literal(file: Path) -> bool:
     return _first_line(file).startswith(b"{'")
 
 
-def _is_one_object(file: Path) -> bool:
-    """Whether a file holds one object over several lines, and not one per line."""
-    return _first_line(file).removeprefix(b"\xef\xbb\xbf") == b"{"
+def _is_one_object(file: Path, names: set[str]) -> bool:
+    """Whether a file holds one object: over several lines, or on one without a key of these `names`; not one per line."""
+    with opened(file) as lines:
+        some = list(islice((line.strip() for line in lines if line.strip()), 2))
+    first = some[0].removeprefix(b"\xef\xbb\xbf") if some else b""
+    if len(some) != 1 or not first.startswith(b"{"):
+        return first == b"{"
+    try:
+        return names.isdisjoint(json.loads(first))
+    except (ValueError, RecursionError):
+        return False
 
 
 def _texts_by_id(file: Path, encoding: str) -> pl.DataFrame:

@@ -177,6 +177,19 @@ def test_faults_say_where(tmp_path: Path, name: str, contents: str, keys: dict[s
         read(section(written(tmp_path, name, contents), **keys))
 
 
+def test_one_object_on_one_line(tmp_path: Path) -> None:
+    """As json.dump writes it; an object that has an id is an item."""
+    texts = {"1": "Alien (1979)", "2": "Amélie, the film", "3": None}
+    found = read(section(written(tmp_path, "a.json", json.dumps(texts))))
+    assert found.select("item_id", "text").rows() == ROWS
+    one = read(section(written(tmp_path, "b.json", '{"asin": "1", "title": "Alien"}')))
+    assert one.select("item_id", "title").rows() == [("1", "Alien")]
+    own = section(written(tmp_path, "c.json", '{"name": "1", "title": "Alien"}'), columns={"item_id": "name"})
+    assert read(own)["item_id"].to_list() == ["1"]
+    with pytest.raises(UserError, match="item '2' has list, expected one object of texts by item id, or an object per"):
+        read(section(written(tmp_path, "d.json", '{"1": "a", "2": [1]}')))
+
+
 def test_lists_in_literals_and_objects_of_nothing(tmp_path: Path) -> None:
     old = written(
         tmp_path, "meta.json", "{'asin': 'A', 'categories': [['Video Games', 'PC'], ['Toys']], 'salesRank': {}}\n"
