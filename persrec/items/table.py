@@ -105,7 +105,7 @@ def _is_literal(file: Path) -> bool:
 
 
 def _is_one_object(file: Path, names: set[str]) -> bool:
-    """Whether a file holds one object: over several lines, or on one without a key of these `names`; not one per line."""
+    """Whether a file holds one object: over several lines, or on one and without a key of these `names`."""
     with opened(file) as lines:
         some = list(islice((line.strip() for line in lines if line.strip()), 2))
     first = some[0].removeprefix(b"\xef\xbb\xbf") if some else b""
