@@ -475,19 +475,19 @@ def _check_fits(data: Prepared, recipe: Recipe) -> None:
     if not (data.train_end >= 2).any():
         raise UserError(
             f"the log of {recipe.name}: none of its {data.users:,} users has two events to train on under the split "
-            f"{recipe.split.name}; expected {_more(data, recipe, 4)}, or another split"
+            f"{recipe.split.name}; expected {_wanted_by_split(data, recipe, 4)}, or another split"
         )
     for part, queries in (("validation", data.validation), ("test", data.test)):
         if not len(queries.user):
             raise UserError(
                 f"the log of {recipe.name}: the split {recipe.split.name} leaves no {part} target of its "
-                f"{data.users:,} users; expected {_more(data, recipe, 3)}, or another split"
+                f"{data.users:,} users; expected {_wanted_by_split(data, recipe, 3)}, or another split"
             )
 
 
-def _more(data: Prepared, recipe: Recipe, events: int) -> str:
+def _wanted_by_split(data: Prepared, recipe: Recipe, events: int) -> str:
     """What a split wants that leaves nothing to train on, or nothing to ask for."""
-    if recipe.split.kind == "global-time" and data.times is not None and len(data.times):
+    if recipe.split.kind == "global-time" and data.times is not None:
         first, last = (
             np.datetime64(int(when), "ms").astype("datetime64[D]") for when in (data.times.min(), data.times.max())
         )

@@ -124,7 +124,7 @@ class Recommender:
             frames.append(found.with_columns(pl.col(ROW) + done))
             done += len(one.ids)
         answers = together(frames)
-        _say_nothing(answers, done, say)
+        _say_who_gets_nothing(answers, done, say)
         if not strange:
             return answers.drop(ROW)
         order = np.append(np.setdiff1d(np.arange(done + len(strange)), list(strange)), list(strange))
@@ -480,7 +480,7 @@ class Recommender:
             )
 
 
-def _say_nothing(answers: pl.DataFrame, users: int, say: Say) -> None:
+def _say_who_gets_nothing(answers: pl.DataFrame, users: int, say: Say) -> None:
     """How many of the users, who are numbered, get no item."""
     none = users - answers[ROW].n_unique()
     if none:

@@ -41,8 +41,7 @@ def start_from(
     only counted. Raises UserError for weights that do not fit, by name.
     """
     run = runs.load(folder)
-    if recipe.items is not None:
-        _check_items(run.recipe["items"], recipe.items, folder)
+    _check_items(run.recipe["items"], recipe.items, folder)
     before, now = matched(run.item_ids(), data.item_ids())
     given = run.weights()
     fresh = bool(_of_memory(model.state_dict()) - _of_memory(given))
