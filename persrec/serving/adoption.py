@@ -110,6 +110,7 @@ def adopt(old: Users, new: Users, adapter: Adapter, done: Done = None) -> int:
     renamed = _renamed(old.item_ids, new.item_ids)
     everybody, count, left_out = len(old.store.every()), 0, 0
     with old.store.moment() as (cursors, entries):
+        old.added.check()
         while part := list(islice(entries, CHUNK)):
             before = {user_of(key): old.record(user_of(key), data) for key, data in part}
             moved = {user: _moved(record, renamed) for user, record in before.items()}

@@ -13,6 +13,7 @@ import lmdb
 from persrec.errors import UserError
 
 ABOUT: Final = b"\0about"  # the keys of what is no user's begin with a zero
+ADDED: Final = b"\0added"
 CURSOR: Final = b"\0cursor "
 USERS: Final = b"\x01"  # where the users' keys begin
 NUMBER: Final = 0x10  # the first byte of a number's key is this and how many follow

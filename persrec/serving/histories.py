@@ -197,14 +197,14 @@ def columns_of(recipe: Recipe) -> dict[str, str]:
 
 
 def numbered(events: pl.DataFrame, item_ids: pl.Series, say: Say) -> pl.DataFrame:
-    """The events with their items' indices, null where training never saw the item; how many these are is said."""
+    """The events with their items' indices, null where the run has no such item; how many these are is said."""
     known = pl.DataFrame({ITEM: item_ids, "index": np.arange(1, len(item_ids) + 1, dtype=np.int32)})
     if events[ITEM].dtype != item_ids.dtype:  # "07" is not 7
         known, events = (frame.with_columns(pl.col(ITEM).cast(pl.String)) for frame in (known, events))
     joined = events.join(known, on=ITEM, how="left", maintain_order="left").drop(ITEM).rename({"index": ITEM})
     unknown = int(joined[ITEM].null_count())
     if unknown:
-        say(f"{unknown:,} of {len(joined):,} events are of items that training never saw; they are left out")
+        say(f"{unknown:,} of {len(joined):,} events are of items that the run does not know; they are left out")
     return joined
 
 

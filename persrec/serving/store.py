@@ -18,7 +18,7 @@ import lmdb
 from persrec.errors import UserError
 from persrec.serving import disk, entries
 from persrec.serving.disk import CURRENT, DATA, LOCKS, StoreError
-from persrec.serving.entries import ABOUT, CURSOR, USERS
+from persrec.serving.entries import ABOUT, ADDED, CURSOR, USERS
 from persrec.serving.pages import damaged
 
 T = TypeVar("T")
@@ -95,6 +95,10 @@ class Store:
     def about(self) -> dict[str, Any]:
         """What its records depend on."""
         return self._json(ABOUT) or {}
+
+    def added(self) -> dict[str, Any]:
+        """Which items its records may hold beside those that the model was fitted on."""
+        return self._json(ADDED) or {}
 
     def cursor(self, source: str) -> dict[str, Any] | None:
         """How far a source has been read; None where it never was."""
@@ -248,7 +252,7 @@ class Store:
 
 def _cursors(txn: lmdb.Transaction) -> dict[str, dict[str, Any]]:
     found = [(bytes(key), bytes(value)) for key, value in entries.own(txn)]
-    return {key.removeprefix(CURSOR).decode(): json.loads(value) for key, value in found if key != ABOUT}
+    return {key.removeprefix(CURSOR).decode(): json.loads(value) for key, value in found if key.startswith(CURSOR)}
 
 
 def _of_another_format(path: Path, got: int | None) -> StoreError:

@@ -24,7 +24,7 @@ class Update:
     late_skipped: int = 0  # older than what is folded, or in a run without a time signal than the last event
     duplicates: int = 0  # of an open event: same user, item, time and inputs
     filtered: int = 0  # that the filters of the recipe's data leave out
-    unknown_items: int = 0  # events of items that training never saw
+    unknown_items: int = 0  # events of items that the run does not know
     new_users: int = 0
     already: int = 0  # rows of the file that an earlier update had committed
 

@@ -13,7 +13,7 @@ from persrec.interactions.schema import EVENT, USER
 from persrec.models.model import Model
 from persrec.recipe.recipe import Recipe
 from persrec.serving.disk import StoreError
-from persrec.serving.entries import cursor_key, key_of, user_of
+from persrec.serving.entries import ADDED, cursor_key, key_of, user_of
 from persrec.serving.histories import examples, plain_id
 from persrec.serving.packing import PARTS, Layout, Record, pack, sizes, unpack
 from persrec.serving.states import Keeping, keeping_of
@@ -27,12 +27,10 @@ Ids = int | str
 
 def about(model: Model, recipe: Recipe, item_ids: pl.Series, keeping: Keeping) -> dict[str, Any]:
     """What the records of a run's store depend on; a store that differs in any of it is another run's."""
-    fitted = item_ids.head(model.items.fitted)  # items that were added since change nothing in a record
     types = recipe.data.events or ()
-    catalogue = hashlib.sha256("\0".join(fitted.cast(pl.String)).encode()).hexdigest()[:16]
     return {
         "maker": model.maker(),
-        "catalogue": catalogue,
+        "catalogue": _digest(item_ids.head(model.items.fitted)),  # those that were added since: see `Added`
         "history": recipe.history,
         "kind": recipe.memory.kind,
         "encoding": recipe.memory.encoding,
@@ -47,6 +45,34 @@ def about(model: Model, recipe: Recipe, item_ids: pl.Series, keeping: Keeping) -
         "seen_rate": keeping.layout.rate or None,
         "layout": keeping.layout._asdict(),
     }
+
+
+class Added:
+    """The items that were put into a run after it was fitted, of which records may hold some."""
+
+    def __init__(self, store: Store, ids: pl.Series) -> None:
+        self.store, self.ids = store, ids
+        self._own = {"items": len(ids), "digest": _digest(ids)}
+        self._known: dict[str, Any] = {}  # what the store had when it was looked at last
+
+    def check(self) -> None:
+        """Raise UserError where the store may hold items that are not in this list, or are others at their places."""
+        got = self.store.added()
+        if got == self._known:
+            return
+        count = int(got["items"])
+        if count > len(self.ids) or got["digest"] != _digest(self.ids.head(count)):
+            others = "" if count > len(self.ids) else ", and others at the same places"
+            raise StoreError(
+                f"store {self.store.path}: was written by a run into which `items add` had put {count:,} items, and "
+                f"this one has {len(self.ids):,} such items{others}; give that run, or load it again where it is "
+                "loaded already (start a service anew)"
+            )
+        self._known = got
+
+    def entry(self) -> dict[bytes, bytes]:
+        """What is written together with records; nothing where no item was put in."""
+        return {ADDED: json.dumps(self._own).encode()} if len(self.ids) else {}
 
 
 class Users:
@@ -66,6 +92,8 @@ class Users:
                 "it was made with, or make a store for this one: `persrec compress RUN --store ANOTHER`"
             )
         self.dtype: pl.DataType = getattr(pl, got["users"])()
+        self.added = Added(store, item_ids.slice(model.items.fitted))
+        self.added.check()
 
     def ids(self, users: Iterable[Any]) -> list[Ids]:
         """Ids as the store has them: where the log's are whole numbers, "7" is 7, and other text is text."""
@@ -77,7 +105,7 @@ class Users:
 
     def find(self, users: Sequence[Ids]) -> list[Record | None]:
         """The records of users, None where there is none; raises UserError for a damaged one."""
-        found = self.store.get([key_of(user) for user in users])
+        found = self._get(users)
         return [None if data is None else self.record(user, data) for user, data in zip(users, found, strict=True)]
 
     def record(self, user: Ids, data: bytes) -> Record:
@@ -87,7 +115,7 @@ class Users:
     def readable(self, users: Sequence[Ids]) -> list[Record | None]:
         """The records of users, None where there is none or it is damaged."""
         found: list[Record | None] = []
-        for user, data in zip(users, self.store.get([key_of(user) for user in users]), strict=True):
+        for user, data in zip(users, self._get(users), strict=True):
             try:
                 found.append(None if data is None else self.record(user, data))
             except StoreError:
@@ -120,7 +148,12 @@ class Users:
         layout = self.keeping.layout
         packed = {key_of(user): None if one is None else pack(one, layout) for user, one in records.items()}
         also = {cursor_key(source): json.dumps(value).encode() for source, value in (cursors or {}).items()}
-        self.store.write(packed, also)
+        self.store.write(packed, {**also, **self.added.entry()})
+
+    def _get(self, users: Sequence[Ids]) -> list[bytes | None]:
+        found = self.store.get([key_of(user) for user in users])
+        self.added.check()  # after the records, which another process may have updated meanwhile
+        return found
 
 
 def stats(store: Store) -> dict[str, Any]:
@@ -142,6 +175,10 @@ def stats(store: Store) -> dict[str, Any]:
         "payload_bytes": sum(found.values()),
         "file_bytes": store.file_bytes(),
     }
+
+
+def _digest(ids: pl.Series) -> str:
+    return hashlib.sha256("\0".join(ids.cast(pl.String)).encode()).hexdigest()[:16]
 
 
 def _unpacked(store: Store, user: Ids, data: bytes, layout: Layout) -> Record:

@@ -104,6 +104,8 @@ def update(users: Users, events: Any, *, rows: int, say: Say, done: Done = None)
     if TIME in frame.columns:
         frame = frame.sort(TIME, maintain_order=True)
     frame = logs.numbered(frame, users.item_ids, say)
+    if frame[ITEM].has_nulls() and users.recipe.items.use != "id":
+        say("update: `items add` puts such items in; give these events again then, in a file of their own")
     cursor = None if source is None else users.store.cursor(source)
     if cursor is not None and cursor["rows_at_a_time"] != rows and cursor["rows"] < cursor["of"]:
         rows = cursor["rows_at_a_time"]  # the parts of an interrupted update are those that it began with

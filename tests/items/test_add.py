@@ -1,5 +1,8 @@
 """New items in a run: recommended from their texts alone, while everything that was there stays as it was."""
 
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from persrec.errors import UserError
 from persrec.export import export
 from persrec.items.add import add
 from persrec.items.load import VECTORS
+from persrec.serving.disk import StoreError
 from tests.items.models import saved_model
 from tests.items.places import made
 
@@ -112,6 +116,71 @@ def test_a_store_that_was_made_before_stays_valid(place: Path) -> None:
         assert "new 1" not in after.recommend(["ü-0"], 20)["item_id"]
     both = old.join(new, on=["user_id", "item_id"])
     assert np.allclose(both["score"], both["score_right"], atol=1e-6)
+
+
+def _copies(place: Path) -> tuple[Path, Path]:
+    """Copies of a run, with a store that was updated through the first one, to which an item had been added."""
+    fitted()
+    for name in ("one", "other"):
+        shutil.copytree(place / "run", place / name)
+    with Recommender.load("one", store="store") as made:
+        made.compress()
+    pl.DataFrame({"item_id": ["new 1"], "title": ["red lamp"]}).write_csv("one.csv")
+    add("one", "one.csv", say=print)
+    return place / "one", place / "other"
+
+
+def _of_new_item(name: str = "new 1") -> pl.DataFrame:
+    time = int(pl.read_csv("log.csv")["timestamp"].max() or 0) + 1  # type: ignore[arg-type]
+    return pl.DataFrame({"user_id": ["ü-0"], "item_id": [name], "timestamp": [time]})
+
+
+def test_a_store_with_added_items_is_refused_by_a_copy_of_the_run_that_lacks_them_or_has_others(place: Path) -> None:
+    one, other = _copies(place)
+    with Recommender.load(one, store="store") as writing:
+        writing.update(_of_new_item())
+    refused = "store store: was written by a run into which `items add` had put 1 items, and this one has"
+    with Recommender.load(other, store="store") as reading, pytest.raises(StoreError, match=f"{refused} 0 such items;"):
+        reading.recommend(["ü-0"], 5)
+    pl.DataFrame({"item_id": ["new 2"], "title": ["cup"]}).write_csv("two.csv")
+    add(other, "two.csv", say=print)
+    with Recommender.load(other, store="store") as reading:
+        with pytest.raises(StoreError, match=f"{refused} 1 such items, and others at the same places"):
+            reading.recommend(["ü-0"], 5)
+        with pytest.raises(StoreError, match=refused):
+            reading.update(_of_new_item("new 2"))
+    add(one, "two.csv", say=print)
+    with Recommender.load(one, store="store") as reading:  # has what the store may hold, and one more
+        assert "new 1" not in reading.recommend(["ü-0"], 31)["item_id"].to_list()
+
+
+def test_a_reader_that_was_loaded_before_items_were_added_says_so_when_a_record_may_hold_them(place: Path) -> None:
+    one, other = _copies(place)
+    with Recommender.load(other, store="store") as reading:
+        before = reading.recommend(["ü-0"], 5)
+        _of_new_item().write_csv("event.csv")
+        for words in (["update", one, "--store", "store", "event.csv"], ["store", "compact", "store"]):
+            subprocess.run([sys.executable, "-m", "persrec", *words], check=True)
+        with pytest.raises(StoreError, match="load it again where it is loaded already"):
+            reading.recommend(["ü-0"], 5)
+        with pytest.raises(StoreError, match="load it again where it is loaded already"):
+            reading.recommend(k=5)
+    assert len(before) == 5
+
+
+def test_events_of_items_that_were_added_later_can_be_given_again(place: Path) -> None:
+    _, other = _copies(place)
+    said: list[str] = []
+    _of_new_item().write_csv("event.csv")
+    with Recommender.load(other, store="store") as before:
+        assert before.update("event.csv", say=said.append).unknown_items == 1
+    assert said[-2:] == [
+        "1 of 1 events are of items that the run does not know; they are left out",
+        "update: `items add` puts such items in; give these events again then, in a file of their own",
+    ]
+    add(other, "one.csv", say=print)
+    with Recommender.load(other, store="store") as after:
+        assert after.update(pl.read_csv("event.csv")).applied == 1
 
 
 def test_the_command_and_what_it_refuses(place: Path) -> None:

@@ -182,7 +182,7 @@ def test_unknown_items_are_counted_and_new_users_welcome(kept: Recommender) -> N
     )
     found = kept.update(frame, say=said.append)
     assert (found.applied, found.unknown_items, found.new_users) == (1, 2, 1)
-    assert "2 of 3 events are of items that training never saw; they are left out" in said
+    assert "2 of 3 events are of items that the run does not know; they are left out" in said
     same(kept.recommend(["new"], 30), kept.recommend(histories=frame.head(1), k=30))
     with pytest.raises(UserError, match="1 of 1 users are not in it: 'none'"):
         kept.recommend(["none"])

@@ -178,7 +178,7 @@ def test_events_of_unknown_items_are_counted_and_left_out(recommender: Recommend
     extra = pl.DataFrame({"user_id": ["ü-0"] * 2, "item_id": ["new 1", "new 2"], "timestamp": [LAST, LAST + 1]})
     found = recommender.recommend(histories=pl.concat([history("ü-0"), extra]), say=said.append)
     assert close(found, recommender.recommend(histories=history("ü-0")))
-    assert "2 of 62 events are of items that training never saw; they are left out" in said
+    assert "2 of 62 events are of items that the run does not know; they are left out" in said
 
 
 STRANGE = pl.DataFrame({"user_id": ["a", "b"], "item_id": ["new", "new"], "timestamp": [1, 2]})
@@ -271,7 +271,7 @@ def test_text_that_is_no_number_of_the_log_is_another_id(tmp_path: Path) -> None
     strange = {"user_id": ["x", "x", "x"], "item_id": ["7", "3", "007"], "timestamp": [START, START + 1, START + 1]}
     expected = recommender.recommend(histories=pl.DataFrame(known), k=3)
     assert recommender.recommend(histories=pl.DataFrame(strange), k=3, say=said.append).equals(expected)
-    assert any("1 of 3 events are of items that training never saw" in sentence for sentence in said)
+    assert any("1 of 3 events are of items that the run does not know" in sentence for sentence in said)
 
 
 def test_numbers_for_ids_that_are_text(tmp_path: Path) -> None:
