@@ -149,6 +149,11 @@ def _package(model: Any) -> str | None:
 
 
 def _adapter(model: Any) -> Adapter:
+    if hasattr(model, "get_base_model"):
+        raise UserError(
+            f"attach: got {type(model).__name__}, a wrapper of PEFT, expected the model in it: attach "
+            "model.get_base_model(), in which its adapters work"
+        )
     package = _package(model)
     if package is None:
         raise UserError(

@@ -126,3 +126,18 @@ def test_the_hosts_own_gradient_checkpointing_is_refused_while_training() -> Non
         model(random_ids())
     model.host.activation_checkpointing_disable()
     model(random_ids()).sum().backward()
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # which peft asks transformers for
+def test_a_decoder_with_adapters_is_attached_and_its_wrapper_is_not() -> None:
+    peft = pytest.importorskip("peft", reason="peft comes with the extra text")
+    wrapped = peft.get_peft_model(
+        decoder_model("LlamaForCausalLM"), peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    )
+    with pytest.raises(UserError, match=r"got PeftModel, a wrapper of PEFT, .*attach model\.get_base_model"):
+        plug.attach(wrapped, **RULE)
+    model = plug.attach(wrapped.get_base_model(), **RULE).train()
+    model(random_ids()).sum().backward()
+    adapters = [value for name, value in model.named_parameters() if "lora_" in name]
+    assert adapters
+    assert all(value.grad is not None and bool(value.grad.any()) for value in adapters)
