@@ -90,8 +90,7 @@ def of_events(source: Any, recipe: Recipe, item_ids: pl.Series, say: Say) -> His
 def divided(source: Any, recipe: Recipe, item_ids: pl.Series, say: Say) -> tuple[Histories, dict[int, Any]]:
     """Histories as in `of_events`, and the users who are left out, by their places among all users."""
     given = opened(source, recipe, "histories", say)
-    ordered = sifted(given, recipe, say)
-    events = (filters.drop_duplicates(ordered) if recipe.data.deduplicate else ordered).collect()
+    events = distinct(sifted(given, recipe, say), recipe)
     known = numbered(events, item_ids, say).filter(pl.col(ITEM).is_not_null())
     users = given.select(USER).unique().sort(USER).collect()[USER]  # also those of whom the filters leave nothing
     places = (~users.is_in(known[USER].unique().implode())).arg_true().to_list()
@@ -140,7 +139,7 @@ def opened(source: Any, recipe: Recipe, what: str, say: Say) -> pl.LazyFrame:
     return events
 
 
-def sifted(events: pl.LazyFrame, recipe: Recipe, say: Say) -> pl.LazyFrame:
+def sifted(events: pl.LazyFrame, recipe: Recipe, say: Say) -> pl.DataFrame:
     """What the recipe's filters leave of events, ordered by user and time; raises NoEvents where that is nothing."""
     data, names = recipe.data, events.collect_schema().names()
     held = {key: getattr(data, key) for key, name in filters.CARRIED.items() if name in names}
@@ -148,7 +147,17 @@ def sifted(events: pl.LazyFrame, recipe: Recipe, say: Say) -> pl.LazyFrame:
     kept = filters.by_value(events, section, say)
     if EVENT in recipe.model.inputs:
         kept = sequences.coded(kept, data.events or ())
-    return sequences.ordered(kept.drop({EVENT, RATING, WEIGHT, DWELL} - set(recipe.model.inputs), strict=False))
+    return sequences.ordered(kept).collect()
+
+
+def distinct(events: pl.DataFrame, recipe: Recipe) -> pl.DataFrame:
+    """Ordered events without exact duplicates, where the recipe drops these, and without what the model does not read.
+
+    As in a log, what an event carries tells it from others also where the model does not read it.
+    """
+    if recipe.data.deduplicate and events.height > 1:  # a unique of Polars costs time, and .4 KB that stay
+        events = filters.drop_duplicates(events.lazy()).collect()
+    return events.drop({EVENT, RATING, WEIGHT, DWELL} - set(recipe.model.inputs), strict=False)
 
 
 def carried(recipe: Recipe) -> set[str]:
@@ -160,7 +169,7 @@ def carried(recipe: Recipe) -> set[str]:
 def _options(recipe: Recipe) -> dict[str, Any]:
     """How the tables of a run are read."""
     data = recipe.data
-    keep = [name for name in (WEIGHT, DWELL) if name in carried(recipe)]
+    keep = [name for name in (WEIGHT, DWELL) if name in {*carried(recipe), *data.keep}]
     common = {"columns": columns_of(recipe), "unit": data.unit, "bad_rows": data.bad_rows}
     return common | {"events": bool(data.events), "keep": keep}
 

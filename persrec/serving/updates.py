@@ -1,6 +1,7 @@
 """New events of a user put into the record: in order, late ones where they belong, duplicates dropped."""
 
 from bisect import bisect_right
+from collections import Counter
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -49,11 +50,12 @@ def fresh(events: Events, layout: Layout) -> Record:
 
 
 def take(record: Record, events: Events, *, once: bool) -> Update:
-    """Put events into the open block; with `once` duplicates are dropped.
+    """Put events into the open block; with `once` those that are there already are dropped.
 
-    Duplicates are alike in all that a record knows of events: of two ratings of one bucket at one moment the second
-    is one. Late events may enter before the first open one. Where the time signal is `next`, the last folded event was
-    then folded as if asked at the time of the event after it; `rebuild` makes that exact.
+    These are alike in all that a record knows of events: of two ratings of one bucket at one moment the second is one
+    where it comes later. What comes together is not compared: it is without duplicates. Late events may enter before
+    the first open one. Where the time signal is `next`, the last folded event was then folded as if asked at the time
+    of the event after it; `rebuild` makes that exact.
     """
     items, inputs = np.append(record.items, events.items), np.concatenate([record.inputs, events.inputs])
     if events.times is None:
@@ -70,9 +72,10 @@ def _in_order(record: Record, alike: list[Alike], times: list[int], *, once: boo
     """Which events, the open ones and then the new ones, stand one after the other now; and what became of the new."""
     assert record.times is not None
     found, when = Update(), record.times.tolist()
-    order, there = list(range(len(when))), set(zip(alike, when, strict=False))  # those that are open
+    order, there = list(range(len(when))), Counter(zip(alike, when, strict=False))  # those that are open
     for index, time in enumerate(times, start=len(when)):
-        if once and (alike[index], time) in there:
+        if once and there[alike[index], time]:
+            there[alike[index], time] -= 1
             found.duplicates += 1
             continue
         late = record.last is not None and time < record.last
@@ -82,7 +85,6 @@ def _in_order(record: Record, alike: list[Alike], times: list[int], *, once: boo
         place = bisect_right(when, time) if late else len(when)
         when.insert(place, time)
         order.insert(place, index)
-        there.add((alike[index], time))
         record.last = time if record.last is None else max(time, record.last)
         found.applied += 1
         found.late_inserted += late
@@ -93,10 +95,12 @@ def _in_order(record: Record, alike: list[Alike], times: list[int], *, once: boo
 def _after_the_last(record: Record, alike: list[Alike], times: list[int], *, once: bool) -> tuple[list[int], Update]:
     """As `_in_order`, where open events keep no times, so that only those of the last moment are known apart."""
     found, order = Update(), list(range(len(record.items)))
+    last, there = record.last, Counter(alike[len(order) - record.ties : len(order)])
     for index, time in enumerate(times, start=len(record.items)):
         if record.last is not None and time < record.last:
             found.late_skipped += 1
-        elif once and time == record.last and alike[index] in (alike[of] for of in order[len(order) - record.ties :]):
+        elif once and time == last and there[alike[index]]:
+            there[alike[index]] -= 1
             found.duplicates += 1
         else:
             record.ties = record.ties + 1 if time == record.last else 1

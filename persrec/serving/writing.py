@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +12,6 @@ import polars as pl
 
 from persrec import datasets
 from persrec.errors import UserError
-from persrec.interactions import filters
 from persrec.interactions.schema import ITEM, TIME, USER, NoEvents
 from persrec.models.model import Model
 from persrec.prepared import digest
@@ -92,15 +92,14 @@ def update(users: Users, events: Any, *, rows: int, say: Say, done: Done = None)
     try:
         opened = logs.opened(events, users.recipe, "update", say)
         found.filtered = opened.select(pl.len()).collect().item()
-        frame = logs.sifted(opened, users.recipe, say).collect()
+        sifted = logs.sifted(opened, users.recipe, say)
     except NoEvents as none:
         say(f"update: nothing to do: {none}")
         return found
-    found.filtered -= frame.height
+    frame = logs.distinct(sifted, users.recipe)
+    found.filtered -= sifted.height
+    found.duplicates += sifted.height - frame.height
     source = f"file {_digest(Path(events))}" if isinstance(events, str | Path) else None
-    if users.recipe.data.deduplicate and frame.height > 1:  # a unique of Polars costs time, and .4 KB that stay
-        height, frame = frame.height, filters.drop_duplicates(frame.lazy()).collect()
-        found.duplicates += height - frame.height
     if TIME in frame.columns:
         frame = frame.sort(TIME, maintain_order=True)
     frame = logs.numbered(frame, users.item_ids, say)
@@ -111,13 +110,22 @@ def update(users: Users, events: Any, *, rows: int, say: Say, done: Done = None)
         rows = cursor["rows_at_a_time"]  # the parts of an interrupted update are those that it began with
     start = 0 if cursor is None else int(cursor["rows"])
     found.already = start
-    for at in range(start, frame.height, rows):
-        part = frame.slice(at, rows)
-        entry = {"rows": at + part.height, "of": frame.height, "rows_at_a_time": rows}
+    for at, end in pairwise([start, *_ends(frame, start, rows)]):
+        part = frame.slice(at, end - at)
+        entry = {"rows": end, "of": frame.height, "rows_at_a_time": rows}
         found += _applied(users, part, {} if source is None else {source: entry})
         if done is not None:
-            done(at + part.height, frame.height)
+            done(end, frame.height)
     return found
+
+
+def _ends(events: pl.DataFrame, start: int, rows: int) -> list[int]:
+    """Where parts of so many events end after `start`, a little later where that would cut a user's of one moment."""
+    bounds = list(range(rows, events.height, rows))
+    if bounds and TIME in events.columns:
+        moment = events.select(pl.struct(USER, TIME).rle_id()).to_series().to_numpy()
+        bounds = np.searchsorted(moment, moment[np.array(bounds) - 1], side="right").tolist()
+    return sorted(end for end in {*bounds, events.height} if end > start)
 
 
 def _applied(users: Users, events: pl.DataFrame, cursors: Mapping[str, Any]) -> Update:

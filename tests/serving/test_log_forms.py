@@ -80,3 +80,51 @@ def test_a_folder_and_a_json_file_are_logs(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"empty has no \*\.parquet or .*, expected a table; got nothing"):
         api.fit("empty", TINY, progress=False)
+
+
+@pytest.mark.parametrize("time", ["none", "next"])
+@pytest.mark.parametrize(
+    ("column", "values", "settings"),
+    [
+        ("rating", (3.0, 5.0), []),
+        ("event", ("view", "buy"), ["data.events=[view, buy]"]),
+        ("weight", (1.0, 2.0), ["data.keep=[weight]"]),
+    ],
+)
+def test_events_alike_but_for_what_no_model_reads_are_two_on_every_way_to_an_answer(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    column: str,
+    values: tuple[object, object],
+    settings: list[str],
+    time: str,
+) -> None:
+    """Every third event comes twice, with another value, and once more as it was, which is an exact duplicate."""
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        (*event, value)
+        for number, event in enumerate(EVENTS)
+        for value in ((values[0], values[1], values[0]) if number % 3 == 0 else values[:1])
+    ]
+    log = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp", column], orient="row")
+    log.write_csv("log.csv")
+    api.fit("log.csv", [*TINY, f"time={time}", *settings], out="run", progress=False)
+    model = Recommender.load("run")
+    assert len(model.prepared().items) == len(EVENTS) * 4 // 3
+    items = model.item_ids.to_list()
+    expected = model.score(None, items)
+    answers = {"histories": model.score(None, items, histories=Path("log.csv"))}
+    half = pl.col("timestamp") < START + 360
+    for name, first, then in (("log", Path("log.csv"), None), ("update", log.filter(half), log.filter(~half))):
+        with Recommender.load("run", store=name) as kept:
+            kept.compress(first)
+            if then is not None:
+                then.write_csv("then.csv")
+                found = kept.update("then.csv", rows=3)
+                assert (found.applied, found.duplicates) == (len(EVENTS) * 2 // 3, len(EVENTS) // 6)
+                assert kept.update(then.reverse()).applied == 0
+            answers[name] = kept.score(None, items)
+    for found in answers.values():
+        both = expected.join(found, on=["user_id", "item_id"])
+        assert both.height == expected.height
+        assert np.allclose(both["score"], both["score_right"], atol=1e-5)
