@@ -35,6 +35,7 @@ from persrec.models.model import Model
 from persrec.prepared import ITEMS, Prepared
 from persrec.recipe.file import check_overrides, override
 from persrec.recipe.recipe import WITHOUT_EFFECT, Recipe, flat, parse
+from persrec.retrieval.indexes import check_index
 from persrec.serving.recommender import Recommender
 from persrec.targets import targets_of
 from persrec.training import module as training
@@ -67,7 +68,7 @@ def fit(
     """Train (from the weights of the run `start`) and evaluate one history and seed; the row of its results."""
     data = data.asking(cell.evaluation.part)
     if resume and (folder / runs.MANIFEST).exists():
-        return row(cell, _same_run(runs.load(folder), cell, data).metrics)
+        return row(cell, _same_run(runs.load(folder), cell, data, start).metrics)
     if not cell.histories:
         return {} if ranks.rank() else _fit_baseline(cell, data, folder, overwrite=overwrite)
     model, fitted, notes = train(cell, data, folder, resume=resume, progress=progress, start=start, say=say)
@@ -110,6 +111,8 @@ def train(
     if cell.training.threads is not None:
         torch.set_num_threads(cell.training.threads)
     model, notes = fresh(cell, data, say, start=start)
+    asked_by = cell.retrieval.kind, cell.retrieval.options
+    check_index(*asked_by, items=data.items_count, width=model.query_width)  # now, not when the model is evaluated
     if start is not None:
         with ranks.first_rank_first():  # which may just have saved that run
             notes["start"] = started = start_from(model, start, data, recipe=cell, load=not goes_on)
@@ -256,18 +259,25 @@ def _identity(cell: Recipe, data: Prepared, start: str | Path | None) -> dict[st
 def _check_same(started: Path, cell: Recipe, data: Prepared, start: str | Path | None) -> None:
     before, now = json.loads(started.read_text(encoding="utf-8")), _identity(cell, data, start)
     if before.get("start") != now["start"]:
-        was, is_now = (one.get("start") or "fresh weights" for one in (before, now))
-        raise UserError(
-            f"--resume: {started.parent.parent} was started from {was}, and --from now says {is_now}; give the --from "
-            "that it was started with, or start it anew without --resume"
-        )
+        raise _started_otherwise(started.parent.parent, before.get("start"), now["start"])
     if before["data"] != now["data"]:
         raise UserError(f"--resume: {started.parent.parent} was started on other data; start it anew without --resume")
     _refuse_difference(before["recipe"], now["recipe"], started.parent.parent)
 
 
-def _same_run(run: runs.Run, cell: Recipe, data: Prepared) -> runs.Run:
-    """A complete run, if it is what the grid asks for."""
+def _started_otherwise(folder: Path, before: str | None, now: str | None) -> UserError:
+    was, is_now = (one or "fresh weights" for one in (before, now))
+    return UserError(
+        f"--resume: {folder} was started from {was}, and --from now says {is_now}; give the --from that it was started "
+        "with, or start it anew without --resume"
+    )
+
+
+def _same_run(run: runs.Run, cell: Recipe, data: Prepared, start: str | Path | None) -> runs.Run:
+    """A complete run, if it is what the grid asks for; the one that it was started from may stand elsewhere by now."""
+    before, now = run.metrics.get("start", {}).get("run"), None if start is None else str(start)
+    if cell.histories and (before and Path(before).name) != (now and Path(now).name):
+        raise _started_otherwise(run.folder, before, now)
     if run.data["hash"] != data.hash:
         raise UserError(
             f"--resume: the run {run.folder} is of other data; choose another --out, or give "

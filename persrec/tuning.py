@@ -150,6 +150,10 @@ def spaces(texts: Sequence[str]) -> list[Space]:
         if parts.group(1).split(".")[0] in FIXED:
             raise UserError(f"--search {text}: trials only compare where they share {', '.join(FIXED)}; set it instead")
         found.append(Space(parts.group(1), parts.group(2), bounds))
+    keys = [space.key for space in found]
+    twice = [key for key in dict.fromkeys(keys) if keys.count(key) > 1]
+    if twice:
+        raise UserError(f"--search: got {', '.join(twice)} more than once, expected one space for each key")
     return found
 
 
@@ -173,7 +177,7 @@ def _sound(form: str, bounds: Sequence[Any]) -> bool:
     if form == "choice":
         return len(bounds) > 0
     kinds = (int,) if form == "int" else (int, float)
-    numbers = len(bounds) == 2 and all(isinstance(value, kinds) for value in bounds)
+    numbers = len(bounds) == 2 and all(isinstance(value, kinds) and math.isfinite(value) for value in bounds)
     return numbers and bounds[0] < bounds[1] and (form != "loguniform" or bounds[0] > 0)
 
 

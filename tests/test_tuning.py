@@ -63,6 +63,14 @@ def test_what_is_no_space_is_refused_with_an_example(text: str) -> None:
         tuning.spaces([text])
 
 
+@pytest.mark.parametrize("bound", [".inf", "1e999", ".nan"])
+def test_bounds_are_finite_and_a_key_has_one_space(bound: str) -> None:
+    with pytest.raises(UserError, match=r"--search a=uniform\(0,.*: expected key=loguniform"):
+        tuning.spaces([f"a=uniform(0,{bound})"])
+    with pytest.raises(UserError, match=r"--search: got a more than once, expected one space for each key"):
+        tuning.spaces(["a=uniform(0,1)", "b=int(1,2)", "a=choice(1,2)"])
+
+
 def test_what_would_change_the_validation_is_refused() -> None:
     with pytest.raises(UserError, match=r"data.min_rating.*: trials only compare where they share name, data, split"):
         tuning.spaces(["data.min_rating=choice(1,2)"])

@@ -148,6 +148,12 @@ def conflicts(recipe: Recipe) -> Iterator[Fault]:
     if recipe.loss.break_target != "first" and recipe.loss.break_hours is None:
         text = f"got {recipe.loss.break_target}, expected first: without loss.break_hours no target is after a break"
         yield Fault(("loss.break_target", "loss.break_hours"), text)
+    if recipe.loss.break_weight != 1 and recipe.loss.break_hours is None:
+        text = f"got {recipe.loss.break_weight:g}, expected 1: without loss.break_hours no target is after a break"
+        yield Fault(("loss.break_weight", "loss.break_hours"), text)
+    if recipe.memory.future_set and recipe.memory.kind not in ("layered", "recurrent"):
+        text = f"got {recipe.memory.future_set:g}, expected 0: tokens are asked, and kind {recipe.memory.kind} has none"
+        yield Fault(("memory.future_set", "memory.kind"), text)
     if recipe.repeat == "head" and recipe.evaluation.exclude_seen:
         text = "got head with evaluation.exclude_seen true, which never recommends what it scores; set that to false"
         yield Fault(("repeat", "evaluation.exclude_seen"), text)
@@ -204,6 +210,10 @@ def _carried_conflicts(recipe: Recipe) -> Iterator[Fault]:
 def _item_conflicts(recipe: Recipe) -> Iterator[Fault]:
     items = recipe.items
     if items.use == "id":
+        others = sorted(items.model_fields_set)
+        if others and "use" not in others:
+            text = f"got id, its default, beside items.{others[0]}, which is read with text or id+text; set it to one"
+            yield Fault(("items.use",), text)
         return
     for key, what in (("path", "the items table"), ("encoder", "the folder of a text model")):
         if getattr(items, key) is None:

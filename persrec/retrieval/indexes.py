@@ -4,7 +4,7 @@ B queries, V items, D width. Building is done by one thread, so that the same ve
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
@@ -19,6 +19,7 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 CODES = 256  # values of one byte of a code: as many items are needed to learn them
+CODE_BYTES = 16  # of an item, unless said otherwise
 
 
 class Index(TopK, Protocol):
@@ -92,19 +93,13 @@ class IVFPQ:
         *,
         lists: int | None = None,
         probes: int = 8,
-        code_bytes: int = 16,
+        code_bytes: int = CODE_BYTES,
         rescore: int = 4,
     ) -> None:
         faiss = _faiss()
         self.vectors, self.probes, self.rescore = checked_vectors(vectors), probes, rescore
         width, items = vectors.shape[1], len(vectors) - 1
-        if items < CODES:
-            raise UserError(
-                f"retrieval.kind: got ivf_pq for {items:,} items, expected at least {CODES}, from which its codes are "
-                "learned; use flat, which is as fast for so few"
-            )
-        if width % code_bytes:
-            raise UserError(f"retrieval.code_bytes: got {code_bytes}, expected a divisor of the vectors' width {width}")
+        _check_codes(items, width, code_bytes)
         centres = faiss.IndexFlatIP(width)
         index = faiss.IndexIVFPQ(centres, width, _lists(lists, items), code_bytes, 8, faiss.METRIC_INNER_PRODUCT)
         index.pq.cp.min_points_per_centroid = 1  # few points per centre are said on stderr otherwise
@@ -153,6 +148,24 @@ def _timed(index: Index, queries: Floats, k: int) -> tuple[Ints, float]:
     start = time.perf_counter()
     _, items = index.search(queries, k)
     return items, 1000 * (time.perf_counter() - start) / len(queries)
+
+
+def check_index(kind: str, options: Mapping[str, Any], *, items: int, width: int) -> None:
+    """Raise UserError where no such index can be made of so many items' vectors."""
+    if kind in ("ivf", "ivf_pq"):
+        _lists(options.get("lists"), items)
+    if kind == "ivf_pq":
+        _check_codes(items, width, options.get("code_bytes", CODE_BYTES))
+
+
+def _check_codes(items: int, width: int, code_bytes: int) -> None:
+    if items < CODES:
+        raise UserError(
+            f"retrieval.kind: got ivf_pq for {items:,} items, expected at least {CODES}, from which its codes are "
+            "learned; use flat, which is as fast for so few"
+        )
+    if width % code_bytes:
+        raise UserError(f"retrieval.code_bytes: got {code_bytes}, expected a divisor of the vectors' width {width}")
 
 
 def _lists(lists: int | None, items: int) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -78,24 +78,35 @@ def read(path: str | Path) -> list[str]:
     return _columns(path, [ITEM], known=[TEXT])[ITEM].to_list()
 
 
-def by_user(candidates: Any) -> Mapping[Any, Any] | None:
+class Candidates(NamedTuple):
+    """Items by user."""
+
+    by_user: Mapping[Any, Any]
+    rows: Ints | None = None  # where each of them stood, user by user, in a table of pairs
+
+
+def by_user(candidates: Any) -> Candidates | None:
     """The items of each user, of a mapping, a file or a frame of pairs; None: a list of items for all of them."""
     if isinstance(candidates, Mapping):
-        return candidates
-    if isinstance(candidates, Path):
-        return read_candidates(candidates)
-    if not is_frame(candidates):
+        return Candidates(candidates)
+    if not isinstance(candidates, Path) and not is_frame(candidates):
         return None
-    pairs = as_polars(candidates).collect()
+    pairs = read_pairs(candidates) if isinstance(candidates, Path) else _pairs(candidates)
+    own = pairs.with_row_index("row").group_by(USER, maintain_order=True).agg(ITEM, "row")
+    return Candidates(dict(zip(own[USER], own[ITEM], strict=True)), own["row"].explode().to_numpy().astype(np.int64))
+
+
+def _pairs(frame: Any) -> pl.DataFrame:
+    pairs = as_polars(frame).collect()
     missing = [name for name in (USER, ITEM) if name not in pairs.columns]
     if missing or pairs.is_empty():
         got = shown(pairs.columns) if missing else "no rows"
         raise UserError(f"candidates: got {got}, expected a frame with a row for each pair of {USER} and {ITEM}")
-    return dict(pairs.group_by(USER, maintain_order=True).agg(ITEM).iter_rows())
+    return pairs.select(USER, ITEM)
 
 
-def read_candidates(path: str | Path) -> dict[str, list[str]]:
-    """The items of each user, in the order of a table with a row for each pair of `user_id` and `item_id`.
+def read_pairs(path: str | Path) -> pl.DataFrame:
+    """The ids, as text, of a table with a row for each pair of `user_id` and `item_id`.
 
     Raises:
         UserError: there is no such file, it cannot be read, lacks a column, has no row, or a row without an id.
@@ -106,7 +117,7 @@ def read_candidates(path: str | Path) -> dict[str, list[str]]:
     pairs = _columns(path, [USER, ITEM])
     if pairs.is_empty():
         raise UserError(f"{path}: no rows; expected one for each pair of user and item to score")
-    return dict(pairs.group_by(USER, maintain_order=True).agg(ITEM).iter_rows())
+    return pairs
 
 
 def _columns(path: Path, wanted: list[str], *, known: Sequence[str] = ()) -> pl.DataFrame:

@@ -160,12 +160,13 @@ class Recommender:
     ) -> pl.DataFrame:
         """Scores of candidates, the same ones for all users or by user: `user_id, item_id, score`, as they stand.
 
-        By user they are a mapping, or a frame with a row for each pair of `user_id` and `item_id`. Scores are those of
-        `recommend`, seen items or not. With `histories`, candidates by user are of their users; who
-        has none is left out. Raises UserError that names unknown users and items.
+        By user they are a mapping, or a file or frame with a row for each pair of `user_id` and `item_id`, whose order
+        the scores keep. Scores are those of `recommend`, seen items or not. With `histories`, candidates by user are of
+        their users; who has none is left out. Raises UserError that names unknown users and items.
         """
         at = None if at is None else milliseconds(at)
-        by_user = lists.by_user(candidates)
+        pairs = lists.by_user(candidates)
+        by_user = None if pairs is None else pairs.by_user
         if by_user is not None and users is not None:
             raise UserError("score: got both users and candidates by user, expected None for the users")
         if by_user is not None and histories is None:
@@ -188,7 +189,8 @@ class Recommender:
             frame = {USER: known.ids.gather(user), ITEM: catalogue.gather(item - 1)}
             found.append(pl.DataFrame({**frame, "score": scores(known, user, item, self._catalogue().vectors)}))
             done += len(counts)
-        return together(found)
+        answers = together(found)
+        return answers if pairs is None or pairs.rows is None else answers[np.argsort(pairs.rows)]
 
     def memory(self, users: OneOrMore | None = None, *, at: Any = None) -> pl.DataFrame:
         """What is kept of users, as features for another model.

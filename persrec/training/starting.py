@@ -24,6 +24,7 @@ from persrec.recipe.sections import Items
 
 BY_ITEM = ("items.table", "items.ids", "repeat.item_bias")  # parameters whose row i is item i
 MEMORY = "compressor."  # parameters that only a model with a memory has
+OF_TOKEN_ROWS = (".token_inner.", ".count_power", "backbone.maps.")  # and, by its options, in the backbone
 GAIN = ".token_gain"  # end of the names of those that only a memory trains
 BY_DISTANCE = ".position_bias"  # end of the names of tables by distance, which is exact up to S + R
 OF_TEXTS = ("items.texts", "items.trained", "items.at_fit", "items.made_by")  # which come with the items table
@@ -37,8 +38,9 @@ def start_from(
     `recipe` is that of the model.
 
     An item that the run does not know keeps its fresh weights, and so do memory tokens, and the gains of attention that
-    are theirs, where the run had no memory. Position biases of another S + R go over by distance. Without `load` it is
-    only counted. Raises UserError for weights that do not fit, by name.
+    are theirs, where the run had no memory; projections of token rows begin as those of the other rows. Position
+    biases of another S + R go over by distance. Without `load` it is only counted. Raises UserError for weights that do
+    not fit, by name.
     """
     run = runs.load(folder)
     _check_items(run.recipe["items"], recipe.items, folder)
@@ -52,8 +54,12 @@ def start_from(
         _check_texts(given, model.state_dict(), folder)
         _check_fit(given, own, folder)
         both = _of_memory(given) and _of_memory(own)
+        _check_types(run.recipe, recipe, folder)
         _check_kinds(run.recipe, recipe, ("model.score", "memory.kind") if both else ("model.score",), folder)
         for name, value in given.items():
+            twin = name.replace(".inner.", ".token_inner.")
+            if fresh and name != twin and twin in own:
+                own[twin].copy_(value)
             if name in BY_ITEM:
                 own[name][torch.from_numpy(now)] = value[torch.from_numpy(before)]
             elif name in resized:
@@ -80,7 +86,7 @@ def matched(before: pa.Array, now: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 
 def _of_memory(weights: Mapping[str, Tensor]) -> set[str]:
     """The names that only models with a memory have."""
-    return {name for name in weights if name.startswith(MEMORY)}
+    return {name for name in weights if name.startswith(MEMORY) or any(part in name for part in OF_TOKEN_ROWS)}
 
 
 def _check_fit(given: Mapping[str, Tensor], own: Mapping[str, Tensor], folder: str | Path) -> None:
@@ -104,6 +110,16 @@ def _check_fit(given: Mapping[str, Tensor], own: Mapping[str, Tensor], folder: s
             f"--from {folder}: {len(wrong)} weights of the run do not fit the recipe ({listed}); expected the same "
             "model, memory, items.use, items.text_head, items.whiten, repeat and whether time is none. Print the run's "
             "recipe.yaml beside yours"
+        )
+
+
+def _check_types(before: Mapping[str, Any], now: Recipe, folder: str | Path) -> None:
+    """Weights of types stand in the order of `data.events`."""
+    got, wanted = ([str(kind) for kind in types or ()] for types in (now.data.events, before["data"]["events"]))
+    if "event" in now.model.inputs and got != wanted:
+        raise UserError(
+            f"--from {folder}: got data.events [{', '.join(got)}], expected [{', '.join(wanted)}], in whose order the "
+            "run's weights number the types; list them so, or fit without --from"
         )
 
 

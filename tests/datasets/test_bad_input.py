@@ -314,7 +314,7 @@ OTHERS: dict[str, tuple[Callable[[Path], Any], list[Case]]] = {
         ],
     ),
     "candidates by user": (
-        lists.read_candidates,
+        lists.read_pairs,
         [
             Case("nothing", "pairs.csv", b""),
             Case("no users", "pairs.csv", b"item_id\n1\n"),

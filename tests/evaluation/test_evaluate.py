@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from persrec import cells
 from persrec.batches import Budget, collate, evaluation_windows
 from persrec.errors import UserError
 from persrec.evaluation import evaluate as evaluation
@@ -226,6 +227,22 @@ def test_an_index_is_measured_and_set_to_exact_it_changes_nothing(
         assert got.rank.tolist() == exact.rank.tolist()
         assert got.lists.tolist() == exact.lists.tolist()
     assert exact.summary()["protocol"]["retrieval"] == {"kind": "flat"}
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({"kind": "ivf_pq"}, "retrieval.kind: got ivf_pq for 30 items, expected at least 256"),
+        ({"kind": "ivf", "lists": 31}, "retrieval.lists: got 31, expected at most 30"),
+    ],
+)
+def test_an_index_that_cannot_be_is_refused_before_a_model_is_trained(
+    tmp_path: Path, keys: dict[str, Any], expected: str
+) -> None:
+    chosen, data = prepared_of(tmp_path, events(), retrieval=keys)
+    with pytest.raises(UserError, match=expected):
+        cells.fit(chosen.grid()[0], data, tmp_path / "run", resume=False, overwrite=False, progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def answer(form: Form, contents: bytes, read: Callable[[Path], Any]) -> Any:
 
 def candidates(path: Path) -> list[str]:
     """The ids of a table of pairs."""
-    return [one for user, items in lists.read_candidates(path).items() for one in (user, *items)]
+    return [one for pair in lists.read_pairs(path).rows() for one in pair]
 
 
 @pytest.mark.parametrize("name", TABLES)

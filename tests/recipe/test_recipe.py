@@ -174,6 +174,14 @@ def test_all_faults_come_at_once() -> None:
             "loss.break_target=any",
             "loss.break_target: got any, expected first: without loss.break_hours no target is after a break",
         ),
+        (
+            "loss.break_weight=2",
+            "loss.break_weight: got 2, expected 1: without loss.break_hours no target is after a break",
+        ),
+        (
+            "items.encoder=model",
+            "items.use: got id, its default, beside items.encoder, which is read with text or id+text; set it to one",
+        ),
         ("seeds=[]", "seeds: got [], expected to have at least 1 item after validation, not 0"),
         (
             "model.layers=1",

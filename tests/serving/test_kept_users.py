@@ -218,6 +218,19 @@ def test_candidates_by_user_of_histories_are_scored_in_the_order_of_the_candidat
         kept.score(None, {"a": ["чай 1"], "ü-0": ["чай 1"], "b": []}, histories=pl.concat([given, strange]))
 
 
+@pytest.mark.parametrize("given", [None, MIXED])
+def test_pairs_are_scored_in_their_order(kept: Recommender, given: pl.DataFrame | None, tmp_path: Path) -> None:
+    rows = [("ü-3", "чай 4"), ("ü-0", "чай 3"), ("ü-3", "чай 3"), ("ü-0", "чай 3"), ("ü-3", "чай 4")]
+    pairs = pl.DataFrame(rows, schema=["user_id", "item_id"], orient="row")
+    pairs.write_csv(tmp_path / "pairs.csv")
+    for form in (pairs, tmp_path / "pairs.csv"):
+        found = kept.score(None, form, histories=given)
+        assert found.select("user_id", "item_id").rows() == rows
+        scores = found["score"].to_list()
+        assert (scores[0], scores[1]) == (scores[4], scores[3])
+        same(found.unique(), kept.score(None, {"ü-3": ["чай 4", "чай 3"], "ü-0": ["чай 3"]}))
+
+
 def test_unknown_candidates_are_named(kept: Recommender) -> None:
     with pytest.raises(UserError, match="score: got both users and candidates by user, expected None for the users"):
         kept.score(["ü-0"], {"ü-0": ["чай 1"]})

@@ -138,7 +138,7 @@ def test_a_file_of_pairs_is_scored_as_by_the_recommender(
     pairs = [("ü-3", "чай 4"), ("ü-0", "чай 1"), ("ü-3", "чай 1")]
     frame = pl.DataFrame(pairs, schema=["user_id", "item_id"], orient="row").with_columns(note=pl.lit("x"))
     frame.write_csv(tmp_path / "pairs.csv")
-    expected = recommender.score(None, {"ü-3": ["чай 4", "чай 1"], "ü-0": ["чай 1"]})
+    expected = recommender.score(None, {"ü-3": ["чай 4", "чай 1"], "ü-0": ["чай 1"]})[[0, 2, 1]]
     LOG.write_csv(tmp_path / "log.csv")
     for more in ([], ["--histories", str(tmp_path / "log.csv"), "--out", str(tmp_path / "scores.parquet")]):
         monkeypatch.setattr(sys, "argv", ["persrec", "score", str(run), str(tmp_path / "pairs.csv"), *more])
@@ -168,7 +168,7 @@ def test_pairs_that_cannot_be(tmp_path: Path, name: str, content: str | None, me
     if content is not None:
         (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match=message):
-        lists.read_candidates(tmp_path / name)
+        lists.read_pairs(tmp_path / name)
 
 
 def test_unknown_users_get_what_is_popular_where_asked_for(recommender: Recommender) -> None:

@@ -127,6 +127,48 @@ def test_a_model_that_had_no_memory_is_given_one(tmp_path: Path, kind: str, begi
     torch.testing.assert_close(model.queries(few), Recommender.load(old).model.queries(few))
 
 
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("hstu", {"count_weight": True, "own_projections": True}),
+        ("sasrec", {"count_weight": True, "own_projections": True, "compete": True}),
+        ("decoder", {"own_projections": True}),
+    ],
+)
+def test_a_memory_with_weights_of_its_own_in_the_backbone_begins_with_what_the_other_rows_have(
+    tmp_path: Path, kind: str, options: dict[str, Any]
+) -> None:
+    model_keys, sizes = {"kind": kind, "width": 8, "heads": 2}, {"segment": 6, "recent": 5, "tokens": 2}
+    old = run_of(tmp_path, events(), history="full", time="none", model=model_keys, memory=sizes)
+    recipe, data = prepared_of(
+        tmp_path, events(), history="compressed", time="none", model=model_keys, memory={**sizes, **options}
+    )
+    model, given = build(recipe, items=data.items_count), Recommender.load(old).model.state_dict()
+    assert start_from(model, old, data, recipe=recipe)["fresh_memory"]
+    own = {name: value for name, value in model.state_dict().items() if ".token_inner." in name}
+    assert len(own) == {"hstu": 2, "sasrec": 4, "decoder": 0}[kind]
+    assert all(torch.equal(value, given[name.replace("token_inner", "inner")]) for name, value in own.items())
+
+
+def test_types_of_events_in_another_order_are_refused(tmp_path: Path) -> None:
+    log = events().with_columns(event=pl.Series(["view", "buy"] * (len(events()) // 2)))
+    kept = {"source": "table", "path": str(tmp_path / "log.csv"), "keep": ["event"]}
+    old = run_of(tmp_path, log, model={"inputs": ["event"]}, data={**kept, "events": ["view", "buy"]})
+    recipe, data = prepared_of(tmp_path, log, model={"inputs": ["event"]}, data={**kept, "events": ["buy", "view"]})
+    with pytest.raises(UserError, match=r"got data\.events \[buy, view\], expected \[view, buy\], in whose order"):
+        start_from(build(recipe, items=data.items_count), old, data, recipe=recipe)
+
+
+def test_a_complete_run_that_was_started_otherwise_is_not_resumed(tmp_path: Path) -> None:
+    old = run_of(tmp_path, events())
+    recipe, data = prepared_of(tmp_path, events(), training={"epochs": 1, "warmup_steps": 2})
+    options: dict[str, Any] = {"overwrite": False, "progress": False}
+    cells.fit(recipe.grid()[0], data, tmp_path / "whole", resume=False, **options)
+    with pytest.raises(UserError, match=r"whole was started from fresh weights, and --from now says .*; give the"):
+        cells.fit(recipe.grid()[0], data, tmp_path / "whole", resume=True, start=old, **options)
+    assert cells.fit(recipe.grid()[0], data, tmp_path / "whole", resume=True, **options)["epochs"]
+
+
 @pytest.mark.parametrize("again", [True, False])
 def test_a_resumed_fit_starts_from_the_same_run(tmp_path: Path, again: bool) -> None:
     """A fit that was interrupted: its note on what it is about is read before its checkpoint, which is empty."""
