@@ -17,6 +17,7 @@ from rich.text import Text
 from persrec import figures_json, report
 from persrec.errors import UserError, whole
 from persrec.evaluation import sheets
+from persrec.event_inputs import HIGHEST
 from persrec.interactions import log as logs
 from persrec.interactions import prepare as preparing
 from persrec.interactions.facts import Facts
@@ -102,6 +103,7 @@ def fit(
         data = open_prepared(prepare(loaded, frame=frame), loaded.split.name, verify=False)  # `prepare` has looked
     _check_fits(data, loaded)
     _warn_of_short_histories(data, loaded)
+    _warn_of_far_ratings(data, loaded)
     _warn_of_unused_gpu(loaded)
     rows = []
     for cell in grid:
@@ -503,6 +505,18 @@ def _warn_of_unused_gpu(recipe: Recipe) -> None:
 
     if recipe.histories and recipe.training.accelerator == "cpu" and torch.cuda.is_available():
         say("Note: there is a GPU, and training.accelerator is cpu; --set training.accelerator=gpu trains on it.")
+
+
+def _warn_of_far_ratings(data: Prepared, recipe: Recipe) -> None:
+    """Say so where a model is to read ratings that have no bucket of their own."""
+    if "rating" not in recipe.model.inputs or data.ratings is None:
+        return
+    known = data.ratings[np.isfinite(data.ratings)]
+    if len(known) and (known.min() < 0 or known.max() > HIGHEST):
+        say(
+            f"Note: ratings go from {known.min():g} to {known.max():g}, of which model.inputs reads those below 0 as 0 "
+            f"and those above {HIGHEST} as {HIGHEST}; bring them into this range."
+        )
 
 
 def _warn_of_short_histories(data: Prepared, recipe: Recipe) -> None:

@@ -20,7 +20,8 @@ FIELDS: Final[dict[str, str]] = {  # of prepared data
     "dwell": "dwells",
     "event": "events",
 }
-RATINGS, WEIGHTS, DWELLS = 22, 34, 34  # buckets, with the one for what is not known
+HIGHEST = 10  # rating that has a bucket of its own
+RATINGS, WEIGHTS, DWELLS = 2 * HIGHEST + 2, 34, 34  # buckets, with the one for what is not known
 LEAST, MOST = -16, 15  # doublings of a weight of 1
 
 Ints = npt.NDArray[np.int64]

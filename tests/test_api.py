@@ -472,6 +472,18 @@ def test_short_histories_are_said_before_the_training(
     )
 
 
+@pytest.mark.parametrize(("times", "said"), [(1.0, False), (20.0, True)])
+def test_ratings_that_share_a_bucket_are_said(
+    empty: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, times: float, said: bool
+) -> None:
+    interrupt(monkeypatch)
+    log = events()
+    log.with_columns(rating=times * (1 + pl.int_range(pl.len()) % 5)).write_csv("log.csv")
+    call(monkeypatch, "fit", "log.csv", "--set", "evaluation.k=[10]", "--set", "model.inputs=[rating]")
+    note = "Note: ratings go from 20 to 100, of which model.inputs reads those below 0 as 0 and those above 10 as 10"
+    assert (note in capsys.readouterr().err) == said
+
+
 def test_a_gpu_that_is_not_used_is_said(
     empty: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
