@@ -283,7 +283,7 @@ def compare(
         title = f"{metric}, {name if by is None else f'{by} {name}'}, {targets:,} targets"
         found.append(report.sides_sheet(title, sides, means, metric))
         found += [report.pairs_sheet(f"Pairs, {title}", pairs)] if pairs else []
-        sentences += report.retention_sentences(kept, title)
+        sentences += report.retention_sentences(kept, title, "" if by is None else f", {by} {name}")
         rows += report.comparison_rows({"group": name, "metric": metric}, sides, means, pairs, kept)
     if by == comparison.SHORT["consumption"]:
         sentences += comparison.recent_notes(sides)

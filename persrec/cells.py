@@ -43,6 +43,7 @@ from persrec.training import ranks
 from persrec.training.loggers import FOLDERS
 from persrec.training.settings import carrying, loss_settings, training_settings
 from persrec.training.starting import start_from
+from persrec.training.trainer import check_accelerator
 
 ASKED = "evaluation", "retrieval"  # sections of a recipe that a trained model may be asked by otherwise
 LISTS = "recommendations"  # in the metrics of lists made elsewhere: what of them did not fit the log
@@ -74,6 +75,11 @@ def fit(
     model, fitted, notes = train(cell, data, folder, resume=resume, progress=progress, start=start, say=say)
     if ranks.rank():  # one process evaluates and saves
         return {}
+    if fitted.best_epoch == cell.epochs > 1:
+        say(
+            f"Note: the last of {cell.epochs} epochs is the best by validation; more may be better "
+            f"(training.{'tune_epochs' if cell.tuned else 'epochs'})."
+        )
     found, summary = evaluate(model, data, cell)
     metrics = {
         "history": cell.history,
@@ -113,6 +119,7 @@ def train(
     model, notes = fresh(cell, data, say, start=start)
     asked_by = cell.retrieval.kind, cell.retrieval.options
     check_index(*asked_by, items=data.items_count, width=model.query_width)  # now, not when the model is evaluated
+    check_accelerator(training_settings(cell))
     if start is not None:
         with ranks.first_rank_first():  # which may just have saved that run
             notes["start"] = started = start_from(model, start, data, recipe=cell, load=not goes_on)

@@ -144,8 +144,8 @@ def comparison_rows(
     return [{**group, **row} for row in found]
 
 
-def retention_sentences(found: Sequence["Retention"], metric: str) -> list[str]:
-    """What compression keeps of what history brings, or that there is nothing to keep."""
+def retention_sentences(found: Sequence["Retention"], metric: str, group: str = "") -> list[str]:
+    """What compression keeps of what history brings, or that there is nothing to keep; `group` names the targets."""
     sentences = []
     for one in found:
         gain = f"full / recent {_number(one.gain.mean, '.3f')} {_bounds(one.gain, 3)}"
@@ -155,7 +155,7 @@ def retention_sentences(found: Sequence["Retention"], metric: str) -> list[str]:
             text = f"No history effect shown: {gain} in {metric}; retention is not defined."
         else:
             kept = f"{one.kept.mean:.2f} {_bounds(one.kept, 2)}"
-            text = f"Retention, (compressed - recent) / (full - recent), is {kept}; {gain}."
+            text = f"Retention{group}, (compressed - recent) / (full - recent), is {kept}; {gain}."
         sentences.append(f"{one.recipe}: {text}")
     return sentences
 

@@ -35,6 +35,9 @@ def compress(run: Path, store: Path, log: Path | None, raw: bool, seen_rate: flo
 
     with Recommender.load(run, store) as recommender, _bar("users") as done:
         found = recommender.compress(log, raw=raw, seen_rate=seen_rate, say=say, done=done)
+    if found.already and not found.applied:
+        say(f"{store}: is complete already; nothing was done.")
+        return
     say(f"{store}: {found.new_users:,} users, {found.applied:,} events, {found.folded:,} segments folded.")
 
 

@@ -120,4 +120,5 @@ def _where_from(path: Path) -> str:
     """How to come by the file of a known data set; nothing of others."""
     from persrec.datasets import catalogue  # which reads through this module
 
-    return catalogue.where_from(path)
+    how = catalogue.where_from(path)
+    return how and f"{how} If you have it, set PERSREC_DATASETS to the folder that holds {path.parent.name}/."

@@ -233,7 +233,7 @@ def where_from(path: Path) -> str:
     for one in DATA_SETS:
         published, get = one.path(root()), f" `persrec datasets get {one.name}` gets"
         if path == published:
-            return f"{get} it." if one.url else f" To get it, {one.by_hand} ({one.page})."
+            return f"{get} it." if one.url else f" It comes from {one.page}: {one.by_hand}."
         if one.other and path == published.with_name(one.other):
             way = f"--set 'data={{source: {one.source}, path: {published}}}'"
             return f"{get} the log as it was published; read that by {way}."

@@ -29,7 +29,10 @@ def shown(probe: Probe) -> Group:
     seen = f"{facts['repeat_share']:.1%} of the events repeat an item of the user; seen items are {facts['seen']}"
     asked = list(dict.fromkeys(row["asked"] for row in probe.rows))
     tables = [rich(_sheet(name, [row for row in probe.rows if row["asked"] == name])) for name in asked]
-    signs = "±: half of a 95% interval; had > R: share of the targets whose item the user last had so long ago"
+    signs = (
+        "[ ]: 95% intervals; had > R: share of the targets whose item the user last had so long ago; certain is what "
+        "lies more than three standard errors above 0, as many figures are looked at"
+    )
     return Group(Text(head), Text(seen), *tables, *[Text(signs)] * bool(tables), Text(str(probe.advice), style="bold"))
 
 
@@ -102,8 +105,8 @@ def _counted(row: dict[str, Any]) -> list[str]:
 
 
 def _change(change: float, low: float, high: float) -> str:
-    """In percent, with half the width of its 95% interval."""
-    return f"{100 * change:+.1f}% ±{50 * (high - low):.1f}"
+    """In percent, with its 95% interval."""
+    return f"{100 * change:+.1f}% [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
 def _gains(panel: "Axes", title: str, rows: list[dict[str, Any]], keys: tuple[str, str, str], label: str) -> None:

@@ -38,6 +38,8 @@ from persrec.serving.updates import Update
 from persrec.serving.users import Users, about, opened, parts, stats
 
 POPULAR = "popular"  # how users are answered whom nobody knows, where that is asked for
+NEW = "for new users give their histories, or ask for `unknown` popular"
+WHOLE = "give by `log` a log of all that the store has taken in of them"
 
 
 def _silent(sentence: str) -> None:
@@ -265,11 +267,11 @@ class Recommender:
         (name,) = users.ids([user])
         advice = "a model knows the items that it was fitted on"
         index = 1 + int(logs.places(self.item_ids, [item], "items", "the run's catalogue", advice)[0])
-        writing.forget_event(users, name, index, timestamp, self._named(log, [user], say))
+        writing.forget_event(users, name, index, timestamp, self._named(log, [user], say, WHOLE))
 
     def rebuild(self, users: OneOrMore, log: Any = None, *, say: Say = _silent) -> None:
         """Make the records of users anew from a log, by default the run's."""
-        writing.rebuild(self._open(write=True), self._named(log, ids_of(users), say))
+        writing.rebuild(self._open(write=True), self._named(log, ids_of(users), say, WHOLE))
 
     def adopt(
         self, old: "Recommender", log: Any = None, *, users: int = 2000, say: Say = _silent, done: writing.Done = None
@@ -324,10 +326,10 @@ class Recommender:
             return logs.of_log(self.prepared(), self.recipe.model.inputs)
         return logs.of_events(log, self.recipe, self.item_ids, say)
 
-    def _named(self, log: Any, users: Sequence[Any], say: Say) -> Histories:
+    def _named(self, log: Any, users: Sequence[Any], say: Say, advice: str) -> Histories:
         """Those of some users."""
         where = "the run's log" if log is None else "the log"
-        return self._log(log, say).named(users, where, "for new users give their histories")
+        return self._log(log, say).named(users, where, advice)
 
     def _open(self, *, write: bool = False) -> Users:
         """The users of the store; raises UserError where there is none."""
@@ -418,7 +420,7 @@ class Recommender:
         if self.store is None or histories is not None:
             found = histories
             if found is None:
-                found = self._log(None, say) if users is None else self._named(None, users, say)
+                found = self._log(None, say) if users is None else self._named(None, users, say, NEW)
             last = None if found.times is None else found.times[found.offsets[1:] - 1]
             self._say_when(found.ids, last, at, say)
             yield self._discounted(self._of_histories(found, at))

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 
+from persrec.errors import UserError
 from persrec.training.loggers import Kind, loggers
 from persrec.training.progress import TrainingProgress
 from persrec.training.stages import LastValidation, LateStopping
@@ -78,6 +80,15 @@ class TimedCheckpoint(ModelCheckpoint):
         """Save, if it is time to."""
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+
+def check_accelerator(settings: TrainingSettings) -> None:
+    """Raise UserError where there is no GPU that is asked for."""
+    if settings.accelerator == "gpu" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        raise UserError(
+            "training.accelerator: got gpu, but torch finds none here; set cpu, or auto, which takes a GPU where there "
+            "is one, or install a torch that is built for yours"
+        )
 
 
 def trainer_of(settings: TrainingSettings, folder: Path, *, batches: int, first: int, progress: bool) -> L.Trainer:

@@ -60,15 +60,17 @@ def test_real_counts(name):
             "`persrec datasets get ml-1m` gets the log as it was published; read that by --set 'data={source: ",
         ),
         ("amazon-beauty", "`persrec datasets get amazon-beauty` gets the log as it was published; read that by --set "),
-        ("amazon-games-text", "To get it, make it as UniSRec and its followers do"),
-        ("globo-news", "To get it, download it there and join its hourly csv files"),
-        ("online-retail", "To get it, download the Excel sheet there"),
+        ("amazon-games-text", "It comes from {page}: make it as UniSRec and its followers do"),
+        ("globo-news", "It comes from {page}: download it there and join its hourly csv files"),
+        ("online-retail", "It comes from {page}: download the Excel sheet there"),
     ],
 )
 def test_a_recipe_whose_data_are_not_there_says_how_to_come_by_them(recipe, way, tmp_path, monkeypatch):
     monkeypatch.setenv("PERSREC_DATASETS", str(tmp_path))
-    with pytest.raises(UserError, match=re.escape(f"does not exist (looked from {Path.cwd()}). {way}")):
+    way = way.format(page=catalogue.find(recipe.removesuffix("-text")).page) if "{page}" in way else way
+    with pytest.raises(UserError, match=re.escape(f"does not exist (looked from {Path.cwd()}). {way}")) as found:
         api.prepare(load(recipe))
+    assert re.search(r"If you have it, set PERSREC_DATASETS to the folder that holds [\w-]+/\.$", str(found.value))
 
 
 def test_the_log_as_it_was_published_is_read_by_what_is_said(tmp_path, monkeypatch):
