@@ -434,13 +434,13 @@ LOSS_KEYS: dict[str, tuple[str, ...]] = {
 class Training(Section):
     epochs: Count = 50
     tune_epochs: Count | None = None  # of recent and compressed, which then start from full; null: afresh
-    batch_events: Count | None = 8192
+    batch_events: Count | None = 2048
     batch_users: Count | None = None
     learning_rate: float = Field(0.002, gt=0)
-    warmup_steps: int = Field(300, ge=0)
+    warmup_steps: int = Field(100, ge=0)
     weight_decay: float = Field(0.01, ge=0)
     clip: float | None = Field(1.0, gt=0)  # most that a step's gradient may be long; null: as long as it is
-    ema: float | None = Field(0.999, gt=0, lt=1)
+    ema: float | None = Field(0.99, gt=0, lt=1)
     patience: Count | None = 10
     validate_every: Count = 1
     validation_users: Count | None = None
