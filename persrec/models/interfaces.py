@@ -20,7 +20,7 @@ class Rows(NamedTuple):
     valid: Tensor  # (B, L) bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Memory:
     """What is kept of the compressed events of a batch of users: a value, never changed in place."""
 
@@ -31,6 +31,11 @@ class Memory:
     weight: Tensor  # (B, M) events behind each row
     count: Tensor  # (B,) int64, events folded so far
     maker: str = ""  # fingerprint of the parameters that made it; empty while they are being trained
+
+    def __repr__(self) -> str:
+        """Its sizes: the tensors would fill screens."""
+        users, planes, rows, width = self.states.shape
+        return f"Memory(users={users}, rows={rows}, planes={planes}, width={width}, dtype={self.states.dtype})"
 
     @property
     def rows(self) -> int:
