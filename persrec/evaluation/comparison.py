@@ -89,6 +89,8 @@ def load(folders: Sequence[str | Path]) -> list[Side]:
         name = f"{run.recipe['name']} {form}" if several else form
         side = sides.setdefault(name, Side(name, form, run.recipe, {}))
         seed = int(run.metrics["seed"])
+        if form in ORDER:
+            _check_recipes(side, run.recipe, name)
         if seed in side.tables:
             raise UserError(
                 f"{run.folder}: a second run of {name} with seed {seed}; compare runs of one recipe under one name, or "
@@ -97,7 +99,6 @@ def load(folders: Sequence[str | Path]) -> list[Side]:
         side.tables[seed] = run.targets()
         _check_same(found[0], run)
         if form in ORDER:
-            _check_recipes(side, run.recipe, name)
             _check_recipes(next(one for one in sides.values() if _alike(one, side)), run.recipe, name)
     return sorted(sides.values(), key=lambda side: ORDER.index(side.history) if side.history in ORDER else len(ORDER))
 
@@ -289,7 +290,8 @@ def _check_recipes(side: Side, now: dict[str, Any], name: str) -> None:
     if differing:
         raise UserError(
             f"{side.name} and {name}: recipes of one name, {now['name']}, that differ ({'; '.join(differing)}); "
-            "expected runs of one recipe, with other seeds and histories only; give the other recipe a name of its own"
+            "expected runs of one recipe, with other seeds and histories only; fit the other one under a name of its "
+            "own (--set name=ANOTHER)"
         )
 
 

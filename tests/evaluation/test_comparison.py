@@ -240,7 +240,7 @@ def test_other_recipes_of_one_name_are_refused(
     items: Path, history: str, seed: int, values: dict[str, Any], words: str
 ) -> None:
     folders = [save(items, "full", 1.0), save(items, history, 1.0, seed=seed, recipe=values)]
-    with pytest.raises(UserError, match="give the other recipe a name of its own") as error:
+    with pytest.raises(UserError, match="fit the other one under a name of its own") as error:
         load(folders)
     assert words in str(error.value)
 
